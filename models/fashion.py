@@ -1,0 +1,128 @@
+"""Fashion-MNIST: photographs of clothes, 28x28, placed on a 48x48 black canvas.
+
+The data set is Xiao, Rasul and Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking
+machine learning algorithms", 2017 (MIT). A sample of its test split lies in models/data.
+"""
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+DEFAULT_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
+SAMPLE_FILE = Path(__file__).parent / "data" / "fashion_sample.npz"
+
+PHOTO_SIZE = 28
+CANVAS_SIZE = 48
+MARGIN = CANVAS_SIZE - PHOTO_SIZE
+
+LABELS = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+_IDX_UINT8 = 0x08  # the type byte of the IDX format
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Pictures and what they show: images uint8 (N, 28, 28), labels int64 (N,) in 0..9."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read one gzipped IDX file of unsigned bytes. Returns uint8, shape as the header says.
+
+    Raises:
+        ValueError: the header is not that of an unsigned-byte IDX file, or the body is too short.
+    """
+    with gzip.open(path, "rb") as file:
+        content = file.read()
+    zeros, kind, rank = content[:2], content[2], content[3]
+    if zeros != b"\0\0" or kind != _IDX_UINT8:
+        raise ValueError(f"{path} is no IDX file of unsigned bytes: it starts {content[:4].hex()}")
+    header = 4 + 4 * rank
+    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
+    body = np.frombuffer(content, dtype=np.uint8, offset=header)
+    if body.size != np.prod(shape):
+        raise ValueError(f"{path} promises {shape} bytes and holds {body.size}")
+    return torch.from_numpy(body.reshape(shape).copy())
+
+
+def load_split(directory: Path, split: str) -> Photographs:
+    """Load `train` (60,000 photographs) or `t10k` (10,000) from a folder of IDX files.
+
+    Raises:
+        FileNotFoundError: the data is not there; the message says how to get it.
+    """
+    images, labels = (
+        directory / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")
+    )
+    for path in (images, labels):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing. Fashion-MNIST comes as the Debian package {DEBIAN_PACKAGE}:\n"
+                f"  apt-get install {DEBIAN_PACKAGE}\n"
+                f"or, without root, apt-get download {DEBIAN_PACKAGE} and dpkg -x *.deb DIR, "
+                "then --data DIR/usr/share/datasets/fashion-mnist"
+            )
+    return Photographs(read_idx(images), read_idx(labels).long())
+
+
+def load_sample() -> Photographs:
+    """Load the committed sample: the first 50 photographs of each class of the test split."""
+    with np.load(SAMPLE_FILE, allow_pickle=False) as sample:
+        images, labels = sample["images"], sample["labels"]
+    return Photographs(torch.from_numpy(images), torch.from_numpy(labels).long())
+
+
+def sha256_of(directory: Path) -> dict[str, str]:
+    """Return the checksum of each of the four files of the data set, by file name."""
+    files = sorted(directory.glob("*-ubyte.gz"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def place(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Put each photograph on a black canvas, values scaled to 0..1.
+
+    Args:
+        images: uint8 (N, 28, 28).
+        rows: top edge of each photograph on the canvas, int64 (N,) in 0..20.
+        columns: left edge, likewise.
+
+    Returns:
+        float32 (N, 1, 48, 48).
+    """
+    canvas = images.new_zeros(len(images), CANVAS_SIZE, CANVAS_SIZE)
+    extent = torch.arange(PHOTO_SIZE)
+    y = (rows[:, None] + extent)[:, :, None]  # (N, 28, 1)
+    x = (columns[:, None] + extent)[:, None, :]  # (N, 1, 28)
+    canvas[torch.arange(len(images))[:, None, None], y, x] = images
+    return canvas.unsqueeze(1).float() / 255
+
+
+def place_centred(images: Tensor) -> Tensor:
+    """Put each photograph in the middle of its canvas. -> float32 (N, 1, 48, 48)."""
+    middle = torch.full((len(images),), MARGIN // 2)
+    return place(images, middle, middle)
+
+
+def place_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Put each photograph anywhere on its canvas, uniformly. -> float32 (N, 1, 48, 48)."""
+    rows, columns = torch.randint(0, MARGIN + 1, (2, len(images)), generator=generator)
+    return place(images, rows, columns)

@@ -1,0 +1,59 @@
+"""Real pictures, as a served model takes them: what builds and probes are judged on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models import fashion
+
+PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
+CROP = 224
+UNLABELLED = -1
+ESPRESSO, TRIPOD = 967, 872
+PHOTOGRAPH_LABELS = {"coffee": ESPRESSO, "camera": TRIPOD}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures and what they show.
+
+    Attributes:
+        images: (N, ...), each as the served model's input wants it.
+        labels: int64 (N,), the right class, or UNLABELLED.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def spread(self, count: int) -> "Samples":
+        """Return at most `count` of them, at equal distances."""
+        chosen = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        return Samples(self.images[chosen].contiguous(), self.labels[chosen])
+
+
+def fashion_samples() -> Samples:
+    """Return 500 photographs of Fashion-MNIST, centred: float32 (500, 1, 48, 48), all labelled."""
+    sample = fashion.load_sample()
+    return Samples(fashion.place_centred(sample.images), sample.labels)
+
+
+def photograph_samples() -> Samples:
+    """Return the colour photographs of models/data, centre crops: uint8 (5, 224, 224, 3).
+
+    Only those carry a label that show an ImageNet class beyond doubt.
+    """
+    images, labels = [], []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            margin = (picture.width - CROP) // 2
+            crop = picture.crop((margin, margin, margin + CROP, margin + CROP))
+            images.append(np.asarray(crop.convert("RGB")))
+        labels.append(PHOTOGRAPH_LABELS.get(path.stem, UNLABELLED))
+    return Samples(torch.from_numpy(np.stack(images)), torch.tensor(labels))
