@@ -1,0 +1,1 @@
+"""Serve ONNX classifiers over gRPC: repository -> engine -> batcher -> answer. Never torch."""

@@ -1,0 +1,151 @@
+"""The composition root: everything is made here, started in this order and stopped in reverse.
+
+metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain -> gRPC -> models
+-> metrics listener
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from server.engine import Execution
+from server.errors import NyquistError, StartError
+from server.inference_service import SERVICE, InferenceService
+from server.interceptors import CallMetrics, ErrorsToStatus
+from server.metrics import Metrics
+from server.repository import load_model, model_folders
+from server.served_model import ServedModel
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class Server:
+    """A running server. `async with Server(settings) as server` starts and stops it.
+
+    Attributes:
+        port: of gRPC, once started.
+        metrics_port: of the metrics, once started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._models: dict[str, ServedModel] = {}
+        self._service = InferenceService(self._models)
+        self._health = health.aio.HealthServicer()
+        self._stack = AsyncExitStack()
+        self.port = 0
+        self.metrics_port = 0
+
+    async def __aenter__(self) -> "Server":
+        try:
+            self._start_metrics()
+            await self._load_models()
+            await self._start_grpc()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    async def drain(self, seconds: float) -> None:
+        """Say that the server is not ready, and serve on for those who have not heard yet."""
+        self._service.draining = True
+        await self._health.enter_graceful_shutdown()
+        logger.info("draining for %g s: not ready, still answering", seconds)
+        await asyncio.sleep(seconds)
+
+    def _start_metrics(self) -> None:
+        host, port = self._settings.host, self._settings.metrics_port
+        try:
+            listener, thread = start_http_server(port, host, self._metrics.registry)
+        except OSError as error:
+            raise StartError(
+                f"metrics cannot listen on {host}:{port}: {error.strerror}; "
+                "choose another with --metrics-port"
+            ) from error
+        self.metrics_port = listener.server_port
+        self._stack.callback(thread.join)
+        self._stack.callback(listener.server_close)
+        self._stack.callback(listener.shutdown)
+
+    async def _load_models(self) -> None:
+        """Load every model; one that fails is logged and left out, unless CUDA is required."""
+        settings = self._settings
+        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
+        folders = model_folders(settings.repository)
+        for folder in folders:
+            try:
+                await self._load(folder, execution)
+            except StartError:
+                raise
+            except NyquistError as error:
+                logger.error("model %s is not served: %s", folder.name, error)  # noqa: TRY400 - one line is all
+        if not self._models:
+            raise StartError(f"no model of {settings.repository} can be served, of {len(folders)}")
+
+    async def _load(self, folder: Path, execution: Execution) -> None:
+        loaded = await asyncio.to_thread(load_model, folder, execution)
+        manifest, engine = loaded.manifest, loaded.engine
+        metrics = self._metrics.model(manifest.name, str(manifest.version))
+        graph = manifest.files[f"{manifest.version}/model.onnx"]
+        metrics.describe(graph, manifest.opset, engine.provider, fell_back=engine.fell_back)
+        self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
+        model = ServedModel(loaded, metrics)
+        self._models[manifest.name] = model
+        self._stack.push_async_callback(model.close)
+        if engine.fell_back and execution.provider == "cuda":
+            logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
+        logger.info(
+            "loaded %s version %d on %s in %.2f s",
+            manifest.name,
+            manifest.version,
+            engine.provider,
+            loaded.load_s,
+        )
+
+    async def _start_grpc(self) -> None:
+        settings = self._settings
+        server = grpc.aio.server(
+            interceptors=(CallMetrics(self._metrics), ErrorsToStatus()),
+            options=(
+                ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+            ),
+        )
+        server.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        try:
+            self.port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+        except RuntimeError as error:
+            raise StartError(
+                f"gRPC cannot listen on {settings.host}:{settings.port}: the port is taken or the "
+                "address is not this machine's; choose another with --port or --host"
+            ) from error
+        await server.start()
+        self._stack.push_async_callback(server.stop, settings.grace_s)
+        for service in ("", SERVICE, *self._models):
+            await self._health.set(service, SERVING)
+        logger.info(
+            "ready: %d models, gRPC on %s:%d, metrics on http://%s:%d/metrics",
+            len(self._models),
+            settings.host,
+            self.port,
+            settings.host,
+            self.metrics_port,
+        )

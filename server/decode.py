@@ -1,0 +1,239 @@
+"""Decode a request and check it against the model, before it is queued.
+
+bytes -> ModelInferRequest -> the one input, checked -> array -> InferCall
+
+Texts of errors are those that Triton's users know, where Triton has one.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from server import tensors
+from server.errors import InvalidRequest
+from server.manifest import Manifest
+from server.pb import inference_pb2 as pb
+
+RESERVED_PREFIX = "triton_"
+UINT8_MAX = 255
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """One output that the caller wants.
+
+    Attributes:
+        name: of the output.
+        classes: 0 for the tensor itself, k for the k highest classes with their labels.
+    """
+
+    name: str
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class InferCall:
+    """A request that fits the model.
+
+    Attributes:
+        pictures: (B, *input shape), 1 <= B <= max_batch_size; a view of the request's bytes.
+        outputs: what to answer, in the caller's order.
+        typed: answer in typed contents, because the request came in them.
+    """
+
+    pictures: NDArray[Any]
+    outputs: tuple[RequestedOutput, ...]
+    typed: bool
+
+
+def parse_request(body: bytes) -> pb.ModelInferRequest:
+    """Parse the bytes of a ModelInferRequest.
+
+    Raises:
+        InvalidRequest: they are none.
+    """
+    try:
+        return pb.ModelInferRequest.FromString(body)
+    except DecodeError as error:
+        raise InvalidRequest("the request is no inference.ModelInferRequest") from error
+
+
+def decode_call(
+    request: pb.ModelInferRequest, manifest: Manifest, max_batch_size: int
+) -> InferCall:
+    """Check a request against the model it names, and return its array and wishes.
+
+    Raises:
+        InvalidRequest: input, shape, datatype, size, output or parameter is not the model's; the
+            message carries the request's id.
+    """
+    try:
+        _check_parameters(request)
+        tensor = _the_input(request, manifest)
+        shape = _checked_shape(tensor, manifest, max_batch_size)
+        pictures, typed = _pictures(request, tensor, shape, manifest)
+        return InferCall(pictures, _requested_outputs(request, manifest), typed)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {error}") from error
+
+
+def _check_parameters(request: pb.ModelInferRequest) -> None:
+    for key in request.parameters:
+        if key.startswith(RESERVED_PREFIX):
+            raise InvalidRequest(
+                f"parameter keys starting with '{RESERVED_PREFIX}' are reserved, got '{key}'"
+            )
+
+
+def _the_input(
+    request: pb.ModelInferRequest, manifest: Manifest
+) -> pb.ModelInferRequest.InferInputTensor:
+    expected = manifest.input
+    got = [tensor.name for tensor in request.inputs]
+    if expected.name not in got:
+        raise InvalidRequest(
+            f"expected 1 inputs but got {len(got)} inputs for model '{manifest.name}'. "
+            f"Got input(s) {got}, but missing required input(s) ['{expected.name}']. "
+            "Please provide all required input(s)."
+        )
+    if len(got) > 1:
+        extra = sorted(got)
+        extra.remove(expected.name)
+        raise InvalidRequest(
+            f"unexpected inference input(s) {extra} for model '{manifest.name}', "
+            f"which has the one input '{expected.name}'"
+        )
+    tensor = request.inputs[0]
+    if tensor.datatype != expected.datatype:
+        raise InvalidRequest(
+            f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
+            f"but model '{manifest.name}' expects '{expected.datatype}'"
+        )
+    return tensor
+
+
+def _checked_shape(
+    tensor: pb.ModelInferRequest.InferInputTensor, manifest: Manifest, max_batch_size: int
+) -> list[int]:
+    shape = list(tensor.shape)
+    where = f"for input '{tensor.name}' for model '{manifest.name}'"
+    if not shape:
+        raise InvalidRequest(
+            f"input '{tensor.name}' has no shape but model requires batch dimension "
+            f"for '{manifest.name}'"
+        )
+    if min(shape) < 0:
+        raise InvalidRequest(f"All input dimensions should be specified {where}, got {shape}")
+    if tuple(shape[1:]) != manifest.input.shape:
+        expected = [-1, *manifest.input.shape]
+        raise InvalidRequest(
+            f"unexpected shape {where}. Expected {expected}, got {shape}. "
+            "NOTE: the first dimension is the batch"
+        )
+    if not 1 <= shape[0] <= max_batch_size:
+        raise InvalidRequest(
+            f"inference request batch-size must be >= 1 and <= {max_batch_size} "
+            f"for '{manifest.name}', got {shape[0]}"
+        )
+    return shape
+
+
+def _pictures(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    shape: list[int],
+    manifest: Manifest,
+) -> tuple[NDArray[Any], bool]:
+    where = f"for model '{manifest.name}'"
+    field = tensors.filled_field(tensor.contents)
+    if request.raw_input_contents:
+        if field is not None:
+            raise InvalidRequest(
+                "contents field must not be specified when using raw_input_contents "
+                f"for '{tensor.name}' {where}"
+            )
+        if len(request.raw_input_contents) != 1:
+            raise InvalidRequest(
+                f"expected 1 raw_input_contents, one for each input, "
+                f"got {len(request.raw_input_contents)} {where}"
+            )
+        return _from_raw(request.raw_input_contents[0], tensor, shape, where), False
+    if field is None:
+        raise InvalidRequest(
+            f"unable to find data for input tensor '{tensor.name}' {where} in request."
+        )
+    return _from_typed(field, tensor, shape, where), True
+
+
+def _from_raw(
+    raw: bytes, tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str
+) -> NDArray[Any]:
+    expected = prod(shape) * tensors.DTYPES[tensor.datatype].itemsize
+    if len(raw) != expected:
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{tensor.name}' {where}. "
+            f"Expected {expected}, got {len(raw)}"
+        )
+    return tensors.from_raw(raw, tensor.datatype, shape)
+
+
+def _from_typed(
+    field: str, tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str
+) -> NDArray[Any]:
+    expected = tensors.TYPED_FIELDS.get(tensor.datatype, "raw_input_contents")
+    if field != expected:
+        raise InvalidRequest(
+            f"unexpected explicit tensor data for input tensor '{tensor.name}' {where}: "
+            f"got {field}, expected {expected} for datatype '{tensor.datatype}'"
+        )
+    elements = getattr(tensor.contents, field)
+    if len(elements) != prod(shape):
+        raise InvalidRequest(
+            f"expected {prod(shape)} elements for input '{tensor.name}' {where}, "
+            f"got {len(elements)}"
+        )
+    if tensor.datatype == "UINT8" and max(elements) > UINT8_MAX:
+        raise InvalidRequest(
+            f"elements of input '{tensor.name}' {where} must be in 0..{UINT8_MAX}, "
+            f"got {max(elements)}"
+        )
+    return tensors.from_elements(elements, tensor.datatype, shape)
+
+
+def _requested_outputs(
+    request: pb.ModelInferRequest, manifest: Manifest
+) -> tuple[RequestedOutput, ...]:
+    known = [output.name for output in manifest.outputs]
+    if not request.outputs:
+        return tuple(RequestedOutput(name) for name in known)
+    names = [output.name for output in request.outputs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest(
+            f"an output is requested more than once for model '{manifest.name}', "
+            f"got {_shortened(names)}"
+        )
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(
+                f"unexpected inference output '{name}' for model '{manifest.name}', "
+                f"which has {known}"
+            )
+    return tuple(RequestedOutput(output.name, _classes(output)) for output in request.outputs)
+
+
+def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
+    if "classification" not in output.parameters:
+        return 0
+    parameter = output.parameters["classification"]
+    if parameter.WhichOneof("parameter_choice") != "int64_param" or parameter.int64_param < 1:
+        raise InvalidRequest(
+            "invalid value for 'classification' parameter, expected int64_param of at least 1"
+        )
+    return parameter.int64_param
+
+
+def _shortened(names: list[str], limit: int = 8) -> str:
+    return f"{names[:limit]}{' ...' if len(names) > limit else ''}"

@@ -1,0 +1,84 @@
+"""Encode the outputs of a model as the response that the request asked for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server import tensors
+from server.decode import InferCall
+from server.manifest import Manifest
+from server.pb import inference_pb2 as pb
+
+
+def encode_response(
+    request_id: str,
+    call: InferCall,
+    arrays: dict[str, NDArray[Any]],
+    manifest: Manifest,
+    labels: Sequence[str],
+) -> bytes:
+    """Serialise a ModelInferResponse.
+
+    Args:
+        request_id: echoed.
+        call: names the outputs, in the caller's order, and the style of contents.
+        arrays: each output, (B, *shape).
+        manifest: of the model that answers.
+        labels: of the classes, in their order; may be empty.
+    """
+    response = pb.ModelInferResponse(
+        model_name=manifest.name, model_version=str(manifest.version), id=request_id
+    )
+    datatypes = {output.name: output.datatype for output in manifest.outputs}
+    for wanted in call.outputs:
+        array = arrays[wanted.name]
+        if wanted.classes:
+            classes = highest_classes(array, wanted.classes, labels)
+            shape = (len(array), len(classes) // len(array))
+            _add_bytes(response, wanted.name, shape, classes, typed=call.typed)
+        else:
+            _add_array(response, wanted.name, datatypes[wanted.name], array, typed=call.typed)
+    return response.SerializeToString()
+
+
+def highest_classes(logits: NDArray[Any], count: int, labels: Sequence[str]) -> list[bytes]:
+    """Name the `count` highest classes of each picture, highest first.
+
+    logits: (B, C) -> B * min(count, C) elements b"value:index:label", the value with six decimals
+    as Triton's classification extension writes it; without labels b"value:index".
+    """
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    elements = []
+    for row, indices in zip(logits, order, strict=True):
+        for index in indices:
+            name = f":{labels[index]}" if labels else ""
+            elements.append(f"{row[index]:f}:{index}{name}".encode())
+    return elements
+
+
+def _add_bytes(
+    response: pb.ModelInferResponse,
+    name: str,
+    shape: Sequence[int],
+    elements: list[bytes],
+    *,
+    typed: bool,
+) -> None:
+    output = response.outputs.add(name=name, datatype="BYTES", shape=shape)
+    if typed:
+        output.contents.bytes_contents.extend(elements)
+    else:
+        response.raw_output_contents.append(tensors.bytes_elements(elements))
+
+
+def _add_array(
+    response: pb.ModelInferResponse, name: str, datatype: str, array: NDArray[Any], *, typed: bool
+) -> None:
+    output = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    field = tensors.TYPED_FIELDS.get(datatype)
+    if typed and field is not None:
+        getattr(output.contents, field).extend(array.ravel().tolist())
+    else:
+        response.raw_output_contents.append(array.tobytes())
