@@ -1,0 +1,68 @@
+"""The network of an artifact, in PyTorch, and the pictures that it is judged on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from models.architectures import create
+from models.preprocessing import PreprocessedNetwork, Preprocessing
+from models.samples import Samples
+from server.errors import ArtifactError
+from server.manifest import REFERENCE_FILE, SAMPLES_FILE, Manifest
+
+
+class Reference:
+    """A frozen network that takes and gives numpy arrays, as a served model does.
+
+    Args:
+        network: takes a batch of served inputs, gives logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network.eval()
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values."""
+        return sum(parameter.numel() for parameter in self._network.parameters())
+
+    def predict(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
+        """Compute the logits in eager PyTorch. (B, *input shape) -> (B, C)."""
+        with torch.inference_mode():
+            logits: Tensor = self._network(torch.from_numpy(pictures))
+        return logits.numpy()
+
+
+def load_reference(folder: Path, manifest: Manifest) -> Reference:
+    """Build the network that an artifact was made from, with its weights.
+
+    Args:
+        folder: of the model, the one that holds config.pbtxt.
+        manifest: of the version wanted.
+
+    Raises:
+        ArtifactError: the weights are damaged, or are not those of the architecture named.
+    """
+    architecture = manifest.architecture
+    weights = load(manifest.read_file(folder, f"{manifest.version}/{REFERENCE_FILE}"))
+    try:
+        network = create(architecture.name, **architecture.options)
+        network.load_state_dict(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{manifest.name!r} does not fit architecture {architecture.name!r}: {error}"
+        ) from error
+    described = manifest.preprocessing
+    preprocessing = Preprocessing(described.layout, described.mean, described.scale)
+    return Reference(PreprocessedNetwork(network, preprocessing))
+
+
+def load_samples(folder: Path, manifest: Manifest) -> Samples:
+    """Read the pictures of an artifact. Raises ArtifactError if they are damaged."""
+    tensors = load(manifest.read_file(folder, f"{manifest.version}/{SAMPLES_FILE}"))
+    return Samples(tensors["images"], tensors["labels"])
