@@ -1,0 +1,1 @@
+"""Network -> checked, judged, documented artifact in a model repository."""
