@@ -37,7 +37,6 @@ async def serve(settings: Settings) -> None:
         if await stop is signal.SIGTERM:
             await server.drain(settings.drain_s)
         logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)
-    logger.info("stopped")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

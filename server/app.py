@@ -6,6 +6,7 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+REFUSAL_S = 0.25
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -48,6 +50,7 @@ class Server:
 
     async def __aenter__(self) -> "Server":
         try:
+            self._check_port()
             self._start_metrics()
             await self._load_models()
             await self._start_grpc()
@@ -57,7 +60,13 @@ class Server:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        await self._refuse()
         await self._stack.aclose()
+        logger.info(
+            "stopped: %d requests accepted, %d answered",
+            self._service.accepted,
+            self._service.answered,
+        )
 
     async def drain(self, seconds: float) -> None:
         """Say that the server is not ready, and serve on for those who have not heard yet."""
@@ -65,6 +74,27 @@ class Server:
         await self._health.enter_graceful_shutdown()
         logger.info("draining for %g s: not ready, still answering", seconds)
         await asyncio.sleep(seconds)
+
+    async def _refuse(self) -> None:
+        """Turn new requests away with a status before gRPC does so without one.
+
+        What lies unread in gRPC's own queue when its server stops is cancelled, which no client
+        takes for a reason to try elsewhere.
+        """
+        self._service.refusing = True
+        await asyncio.sleep(REFUSAL_S)
+
+    def _check_port(self) -> None:
+        """Find a taken port before the models are loaded, and without gRPC's own page of log."""
+        host, port = self._settings.host, self._settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            raise StartError(
+                f"gRPC cannot listen on {host}:{port}: {error.strerror}; "
+                "choose another with --port or --host"
+            ) from error
 
     def _start_metrics(self) -> None:
         host, port = self._settings.host, self._settings.metrics_port
@@ -130,13 +160,8 @@ class Server:
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        try:
-            self.port = server.add_insecure_port(f"{settings.host}:{settings.port}")
-        except RuntimeError as error:
-            raise StartError(
-                f"gRPC cannot listen on {settings.host}:{settings.port}: the port is taken or the "
-                "address is not this machine's; choose another with --port or --host"
-            ) from error
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.port = server.add_insecure_port(f"{host}:{settings.port}")
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         for service in ("", SERVICE, *self._models):

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from server.decode import parse_request
-from server.errors import InvalidRequest, ModelNotFound
+from server.errors import InvalidRequest, ModelNotFound, Stopping
 from server.interceptors import Behaviour, Context, MethodHandler
 from server.manifest import Tensor
 from server.model_config import PLATFORM
@@ -30,11 +30,20 @@ class InferenceService:
 
     Args:
         models: what is served, by name; the owner may change it while the server runs.
+
+    Attributes:
+        draining: set to say that nothing here is ready, while everything is still answered.
+        refusing: set to answer every inference request that comes from now on with UNAVAILABLE.
+        accepted: inference requests taken in so far.
+        answered: those of them that got an answer, be it an error.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self._models = models
         self.draining = False
+        self.refusing = False
+        self.accepted = 0
+        self.answered = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
@@ -101,11 +110,17 @@ class InferenceService:
     async def model_infer(self, body: bytes, context: Context) -> bytes:
         """Answer a request within its deadline."""
         began = perf_counter()
+        if self.refusing:
+            raise Stopping("Server is stopping and has stopped accepting new inference requests")
+        self.accepted += 1
         remaining = context.time_remaining()
         deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-        request = parse_request(body)
-        model = self._resolve(request.model_name, request.model_version)
-        return await model.infer(request, began, deadline)
+        try:
+            request = parse_request(body)
+            model = self._resolve(request.model_name, request.model_version)
+            return await model.infer(request, began, deadline)
+        finally:
+            self.answered += 1
 
     def _resolve(self, name: str, version_asked: str) -> ServedModel:
         model = self._models.get(name)

@@ -1,0 +1,69 @@
+# Nyquist: `make serve` and `make test` need nothing but Python 3.11 on Linux.
+
+PYTHON ?= python3
+RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+VENV := .venv
+IN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed-$(RUNTIME)
+REPOSITORY := model_repository
+BUILT := $(REPOSITORY)/.built
+DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
+SOURCES := $(wildcard models/*.py models/data/* models/weights/* companion/*.py export/*.py \
+  server/engine.py server/manifest.py server/model_config.py server/repository.py)
+
+.PHONY: help serve test check lint types models install proto lock clean
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
+	@$(IN) -m server --repository $(REPOSITORY)
+
+test: $(BUILT) ## install, build the models, run the whole test suite
+	@$(IN) -m pytest
+
+check: lint types test ## what CI runs
+
+lint: $(INSTALLED) ## formatting, rules of style, arrows between the folders, dependencies
+	@$(IN) -m ruff format --check .
+	@$(IN) -m ruff check .
+	@$(VENV)/bin/lint-imports
+	@$(IN) -m deptry .
+	@$(IN) -m vulture
+
+types: $(INSTALLED) ## mypy --strict
+	@$(IN) -m mypy models server companion export deploy tests
+
+models: $(BUILT) ## build the models that changed
+
+install: $(INSTALLED) ## make the virtual environment
+
+$(BUILT): $(INSTALLED) $(SOURCES)
+	@$(IN) export/build.py --output $(REPOSITORY)
+	@touch $(BUILT)
+
+# The lock leaves torch out: its wheel is another on machines with and without a GPU.
+$(INSTALLED): pyproject.toml requirements/dev-$(RUNTIME).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: Nyquist needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); name another with make PYTHON=python3.11" >&2; exit 1; }
+	@df -Pm . | awk 'NR == 2 && $$4 < $(DISK_MB) {print "error: $(DISK_MB) MB of disk are needed here, " $$4 " are free" > "/dev/stderr"; exit 1}'
+	@echo "Installing into $(VENV) for $(RUNTIME): some minutes the first time."
+	@if [ -n "$$(find $(VENV) -maxdepth 1 -name 'installed-*' ! -name installed-$(RUNTIME) 2>/dev/null)" ] || ! $(IN) -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear $(VENV); fi
+	$(IN) -m pip install --require-hashes -r requirements/dev-$(RUNTIME).txt
+	$(IN) -m pip install torch==2.13.0
+	$(IN) -m pip install --no-deps --no-build-isolation -e .
+	@touch $(INSTALLED)
+
+proto: $(INSTALLED) ## generate server/pb from proto/
+	$(IN) -m grpc_tools.protoc -I server/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+
+LOCK := uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-annotate \
+  --no-emit-package torch --custom-compile-command "make lock"
+
+lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a folder with torch's CPU wheel)
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra dev -o requirements/dev-cpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra dev -o requirements/dev-gpu.txt
+	$(LOCK) --extra cpu -o requirements/server-cpu.txt
+	$(LOCK) --extra gpu --extra cuda -o requirements/server-gpu.txt
+
+clean: ## remove what make made
+	rm -rf $(VENV) .venvs $(REPOSITORY)

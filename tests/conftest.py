@@ -1,0 +1,43 @@
+"""What every test may ask for: the built models, and a server that serves them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from server.client import InferenceClient
+from server.pb import inference_pb2_grpc as stubs
+from tests.processes import ROOT, RunningServer, start_server
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    folder = ROOT / "model_repository"
+    if not (folder / "fashion_blur" / "1" / "manifest.json").is_file():
+        pytest.fail("the models are not built; run the tests with make test", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[RunningServer]:
+    running = start_server(repository)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def channel(server: RunningServer) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.target) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def stub(channel: grpc.Channel) -> stubs.GRPCInferenceServiceStub:
+    return stubs.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[InferenceClient]:
+    with InferenceClient(server.target) as connected:
+        yield connected

@@ -1,0 +1,118 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.engine import Execution
+from server.errors import ArtifactError
+from server.manifest import read_manifest
+from server.repository import latest_version, load_model, model_folders
+from tests.processes import run, start_server
+
+ON_CPU = Execution(provider="cpu")
+NAME = "fashion_strided"
+
+
+@pytest.fixture
+def copy(repository: Path, tmp_path: Path) -> Path:
+    """A repository of one model, to be damaged."""
+    shutil.copytree(repository / NAME, tmp_path / NAME)
+    return tmp_path
+
+
+def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "1" / "manifest.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
+    loaded = load_model(copy / NAME, ON_CPU)
+    assert loaded.manifest.name == NAME
+    assert len(loaded.labels) == 10
+    assert loaded.limits.max_batch_size == 64
+    assert loaded.limits.max_queue_size == 1024
+
+
+@pytest.mark.parametrize("file", ["1/model.onnx", "config.pbtxt", "labels.txt"])
+def test_a_changed_byte_is_found_before_the_model_is_opened(copy: Path, file: str) -> None:
+    path = copy / NAME / file
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="its manifest says"):
+        load_model(copy / NAME, ON_CPU)
+
+
+@pytest.mark.parametrize("file", ["1/model.onnx", "config.pbtxt", "labels.txt"])
+def test_a_missing_file_is_named(copy: Path, file: str) -> None:
+    (copy / NAME / file).unlink()
+    with pytest.raises(ArtifactError, match=f"{file} cannot be read"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_version_without_its_manifest_is_not_there_yet(copy: Path) -> None:
+    shutil.copytree(copy / NAME / "1", copy / NAME / "2")
+    (copy / NAME / "2" / "manifest.json").unlink()
+    assert latest_version(copy / NAME) == 1
+    (copy / NAME / "1" / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="no complete version"):
+        latest_version(copy / NAME)
+
+
+def test_the_highest_version_is_the_latest_and_other_folders_are_none(copy: Path) -> None:
+    for name in ("10", "9", "x", "-3", "²"):
+        shutil.copytree(copy / NAME / "1", copy / NAME / name)
+    assert latest_version(copy / NAME) == 10
+
+
+def test_a_manifest_in_the_wrong_place_is_refused(copy: Path) -> None:
+    (copy / NAME).rename(copy / "impostor")
+    with pytest.raises(ArtifactError, match="describes 'fashion_strided' version 1, its place"):
+        read_manifest(copy / "impostor", 1)
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "1/../../x", "a//b", "", "1/.x"])
+def test_a_manifest_that_names_a_path_outside_its_folder_is_refused(copy: Path, path: str) -> None:
+    edit_manifest(copy / NAME, lambda content: content["files"].update({path: "0" * 64}))
+    with pytest.raises(ArtifactError, match="no plain relative path"):
+        read_manifest(copy / NAME, 1)
+
+
+def test_a_manifest_of_another_format_says_which_field_is_wrong(copy: Path) -> None:
+    edit_manifest(copy / NAME, lambda content: content["input"].update(datatype="FP8"))
+    with pytest.raises(ArtifactError, match=r"input.datatype: Input should be 'FP32'"):
+        read_manifest(copy / NAME, 1)
+
+
+def test_labels_that_do_not_fit_the_classes_are_refused(copy: Path) -> None:
+    edit_manifest(copy / NAME, lambda content: content["outputs"][0].update(shape=[11]))
+    with pytest.raises(ArtifactError, match="10 labels for 11 classes"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_only_folders_with_a_configuration_are_models(copy: Path) -> None:
+    (copy / "report").mkdir()
+    shutil.copytree(copy / NAME, copy / ".half_written")
+    assert [folder.name for folder in model_folders(copy)] == [NAME]
+
+
+def test_one_damaged_model_does_not_stop_the_others(repository: Path, copy: Path) -> None:
+    shutil.copytree(repository / "fashion_blur", copy / "fashion_blur")
+    (copy / NAME / "1" / "model.onnx").write_bytes(b"damaged")
+    server = start_server(copy)
+    assert server.stop() == 0
+    log = "".join(server.log)
+    assert "model fashion_strided is not served" in log
+    assert "loaded fashion_blur version 1" in log
+
+
+def test_a_repository_without_a_sound_model_does_not_start(copy: Path) -> None:
+    (copy / NAME / "1" / "model.onnx").write_bytes(b"damaged")
+    ended = run("server", "--repository", str(copy), "--port", "0", "--metrics-port", "0")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("nyquist-server: error: no model of ")

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server import tensors
+from server.encode import highest_classes
+
+
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_bytes_elements_survive_the_wire(elements: list[bytes]) -> None:
+    assert tensors.parse_bytes_elements(tensors.bytes_elements(elements)) == elements
+
+
+@pytest.mark.parametrize("raw", [b"\x01", b"\x05\x00\x00\x00ab", b"\xff\xff\xff\xffab"])
+def test_a_length_that_points_behind_the_end_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"length|promised"):
+        tensors.parse_bytes_elements(raw)
+
+
+def test_raw_bytes_are_little_endian_and_row_major() -> None:
+    array = tensors.from_raw(b"\x00\x00\x80\x3f\x00\x00\x00\x40", "FP32", [2, 1])
+    assert array.tolist() == [[1.0], [2.0]]
+
+
+def test_classes_are_named_highest_first_with_six_decimals() -> None:
+    logits = np.array([[0.5, 2.0, -1.0], [3.0, 1.0, 2.0]], np.float32)
+    assert highest_classes(logits, 2, ["a", "b", "c"]) == [
+        b"2.000000:1:b",
+        b"0.500000:0:a",
+        b"3.000000:0:a",
+        b"2.000000:2:c",
+    ]
+
+
+def test_classes_without_labels_have_two_fields() -> None:
+    assert highest_classes(np.array([[0.0, 1.0]]), 9, []) == [b"1.000000:1", b"0.000000:0"]
