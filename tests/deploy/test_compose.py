@@ -1,0 +1,175 @@
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from server.settings import Settings
+
+Services = dict[str, dict[str, Any]]
+DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Return what a service is given of the working tree: source by target."""
+    split = (volume.split(":") for volume in service["volumes"])
+    return {target: source for source, target, *_ in split if source.startswith(".")}
+
+
+def names(services: Services, service: str) -> set[str]:
+    """Return the names that a service answers to on the default network."""
+    default = services[service].get("networks", {}).get("default", {})
+    return {service, *default.get("aliases", ())}
+
+
+def in_profile(services: Services, profile: str) -> set[str]:
+    """Return the services that a profile starts."""
+    return {
+        name for name, service in services.items() if profile in service.get("profiles", (profile,))
+    }
+
+
+def test_plain_up_starts_the_cpu_server_prometheus_and_grafana(
+    root: Path, services: Services
+) -> None:
+    lines = (root / ".env").read_text(encoding="utf-8").splitlines()
+    settings = dict(line.split("=") for line in lines if not line.startswith("#"))
+    started = in_profile(services, settings["COMPOSE_PROFILES"])
+    assert started == {"server", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_one_service_of_each_profile_answers_to_the_name_server(
+    services: Services, profile: str
+) -> None:
+    named = [name for name in in_profile(services, profile) if "server" in names(services, name)]
+    assert len(named) == 1
+
+
+def test_a_gpu_is_reserved_in_the_gpu_profile_alone(services: Services) -> None:
+    devices = {
+        name: service["deploy"]["resources"]["reservations"]["devices"]
+        for name, service in services.items()
+        if "deploy" in service
+    }
+    assert devices == {"server-gpu": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}
+    assert services["server-gpu"]["profiles"] == ["gpu"]
+    assert services["server-gpu"]["environment"] == {"NYQUIST_REQUIRE_CUDA": "true"}
+
+
+def test_each_server_is_built_with_its_own_runtime(services: Services) -> None:
+    runtimes = {
+        name: service["build"]["args"]["RUNTIME"]
+        for name, service in services.items()
+        if "build" in service
+    }
+    assert runtimes == {"server": "cpu", "server-gpu": "gpu,cuda"}
+
+
+def test_every_file_of_the_tree_is_mounted_read_only(services: Services) -> None:
+    bound = [
+        volume
+        for service in services.values()
+        for volume in service["volumes"]
+        if volume.startswith(".")
+    ]
+    assert bound
+    assert [volume for volume in bound if not volume.endswith(":ro")] == []
+
+
+def test_every_mount_exists(root: Path, services: Services) -> None:
+    sources = {
+        source for name in ("prometheus", "grafana") for source in mounts(services[name]).values()
+    }
+    assert len(sources) == 4
+    assert [source for source in sources if not (root / source).is_dir()] == []
+
+
+@pytest.mark.parametrize("name", ["server", "server-gpu"])
+def test_the_servers_models_are_those_that_the_build_writes(services: Services, name: str) -> None:
+    assert mounts(services[name]) == {"/models": f"./{DEFAULTS['repository']}"}
+
+
+def test_ports_are_published_to_this_machine_alone(services: Services) -> None:
+    published = {name: service["ports"] for name, service in services.items()}
+    server = [f"127.0.0.1:{port}:{port}" for port in (DEFAULTS["port"], DEFAULTS["metrics_port"])]
+    assert published == {
+        "server": server,
+        "server-gpu": server,
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
+
+
+def test_every_service_is_locked_down(services: Services) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["tmpfs"] == ["/tmp"], name  # noqa: S108 - a path in the container
+        assert "user" not in service, f"{name} does not run as the user of its image"
+
+
+def test_every_image_is_pinned_and_every_service_has_a_health_check(
+    services: Services, instructions: list[tuple[str, str]]
+) -> None:
+    assert "HEALTHCHECK" in dict(instructions)
+    for name, service in services.items():
+        if "build" not in service:
+            assert service["image"].rpartition(":")[2][-1].isdigit(), name
+            assert service["healthcheck"]["test"][0] == "CMD", name
+
+
+def test_a_stopping_server_has_the_time_that_it_asks_for(services: Services) -> None:
+    needed_s = DEFAULTS["drain_s"] + DEFAULTS["grace_s"]
+    for name in ("server", "server-gpu"):
+        assert float(services[name]["stop_grace_period"].removesuffix("s")) > needed_s
+
+
+def test_prometheus_scrapes_the_server_every_five_seconds(
+    services: Services, scrape: dict[str, Any]
+) -> None:
+    (job,) = scrape["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    assert host in names(services, "server") & names(services, "server-gpu")
+    assert int(port) == DEFAULTS["metrics_port"]
+    assert scrape["global"]["scrape_interval"] == "5s"
+
+
+def test_prometheus_finds_its_configuration_where_its_image_looks(
+    root: Path, services: Services
+) -> None:
+    folder = mounts(services["prometheus"])["/etc/prometheus"]
+    assert (root / folder / "prometheus.yml").is_file()
+    assert "command" not in services["prometheus"]
+    assert "prometheus:/prometheus" in services["prometheus"]["volumes"]
+
+
+def test_grafana_asks_prometheus_at_its_scrape_interval(
+    services: Services, scrape: dict[str, Any], source: dict[str, Any]
+) -> None:
+    address = urlsplit(source["url"])
+    assert address.hostname in names(services, "prometheus")
+    assert services["prometheus"]["ports"] == [f"127.0.0.1:{address.port}:{address.port}"]
+    assert source["jsonData"]["timeInterval"] == scrape["global"]["scrape_interval"]
+
+
+def test_grafana_finds_its_dashboards_and_its_front_page(
+    root: Path, services: Services, provider: dict[str, Any]
+) -> None:
+    grafana = services["grafana"]
+    for kind in ("dashboards", "datasources"):
+        provisioned = mounts(grafana)[f"/etc/grafana/provisioning/{kind}"]
+        assert list((root / provisioned).glob("*.yml")), kind
+    folder = root / mounts(grafana)[provider["options"]["path"]]
+    home = PurePosixPath(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert str(home.parent) == provider["options"]["path"]
+    assert (folder / home.name).is_file()
+
+
+def test_grafana_has_no_account_and_no_password(services: Services) -> None:
+    environment = services["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not any("PASSWORD" in name for name in environment)
