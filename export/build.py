@@ -90,11 +90,9 @@ def build_model(spec: ModelSpec, output: Path, on_station: Callable[[str], None]
     return Built(spec.name, figures, len(graph), perf_counter() - start)
 
 
-def build_by_name(
-    name: str, output: Path, threads: int, stations: "Queue[tuple[str, str]]"
-) -> Built:
+def build_by_name(name: str, output: Path, stations: "Queue[tuple[str, str]]") -> Built:
     """Build one model of the zoo in a worker process; specs hold functions, names travel."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # the jobs share the cores; waiting for each other would cost them
     return build_model(specs()[name], output, lambda station: stations.put((name, station)))
 
 
@@ -109,7 +107,6 @@ def build_all(
     built: dict[str, Built] = {}
     failed: dict[str, str] = {}
     context = get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     columns = (
         TextColumn("{task.description:>20}"),
         BarColumn(),
@@ -122,9 +119,7 @@ def build_all(
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
     ):
         stations = _follow(manager, progress, names)
-        futures = {
-            pool.submit(build_by_name, name, output, threads, stations): name for name in names
-        }
+        futures = {pool.submit(build_by_name, name, output, stations): name for name in names}
         try:
             for future in as_completed(futures):
                 _collect(future, futures[future], built, failed)

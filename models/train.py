@@ -6,6 +6,7 @@ python -m models.train --families blur     one of them
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall beside any neighbour
 import torch
 import torch.nn.functional as F
 from rich.console import Console

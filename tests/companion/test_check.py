@@ -1,0 +1,112 @@
+"""nyquist-companion check, against a live server."""
+
+import json
+import re
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from companion.__main__ import main
+from companion.check import batches, median_latency_ms
+from server.manifest import REFERENCE_FILE
+from tests.processes import RunningServer, start_server
+
+
+def test_every_model_of_a_sound_server_holds_its_tolerances(
+    server: RunningServer, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["check", "--target", server.target, "--repository", str(repository)]
+    assert main(command) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " ok" in line]
+    assert len(rows) == 7
+    for name, _provider, parity, agreement, *_rest in rows:
+        assert float(parity) <= 1e-4, name
+        assert agreement == "100.0%", name
+    (polyphase,) = (row for row in rows if row[0] == "fashion_polyphase")
+    assert polyphase[4] == "100.00%"
+
+
+def perturbed(repository: Path, name: str, folder: Path) -> Path:
+    """Copy a model and add a little to one weight of its reference, with the right checksum."""
+    shutil.copytree(repository / name, folder / name)
+    path = folder / name / "1" / REFERENCE_FILE
+    weights = load_file(path)
+    weights["classifier.bias"][3] += 1e-3
+    save_file(weights, path)
+    return refreshed(folder / name, f"1/{REFERENCE_FILE}")
+
+
+def refreshed(folder: Path, file: str) -> Path:
+    manifest = folder / "1" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"][file] = sha256((folder / file).read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
+    return folder
+
+
+def test_one_perturbed_weight_is_a_miss_and_exit_status_1(
+    server: RunningServer, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    perturbed(repository, "fashion_avg_pool", tmp_path)
+    assert main(["check", "--target", server.target, "--repository", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"fashion_avg_pool: parity: logits differ by 0.001, at most 0.0001", out)
+
+
+def test_a_strided_network_under_the_name_of_a_blurred_one_misses_its_consistency(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reference and its promise are blur's; the served graph is that of strided."""
+    shutil.copytree(repository / "fashion_blur", tmp_path / "served" / "fashion_blur")
+    graph = "1/model.onnx"
+    target = tmp_path / "served" / "fashion_blur"
+    shutil.copy(repository / "fashion_strided" / graph, target / graph)
+    refreshed(target, graph)
+    impostor = start_server(tmp_path / "served")
+    command = ["check", "--target", impostor.target, "--repository", str(repository)]
+    assert main([*command, "--model", "fashion_blur"]) == 1
+    assert impostor.stop() == 0
+    out = capsys.readouterr().out
+    assert "fashion_blur: parity" in out
+    assert "fashion_blur: shift consistency is" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "nobody"], "no model 'nobody'"),
+        (["--repository", "/nowhere"], "there is no model repository at /nowhere"),
+        (["--target", "127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE"),
+    ],
+)
+def test_what_cannot_be_checked_is_exit_status_2(
+    server: RunningServer,
+    repository: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    command = ["check", "--target", server.target, "--repository", str(repository), *options]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_picture_is_in_one_batch_and_the_sizes_alternate() -> None:
+    parts = list(batches(np.arange(14)))
+    assert [len(part) for part in parts] == [1, 3, 8, 1, 1]
+    assert np.concatenate(parts).tolist() == list(range(14))
+
+
+def test_latency_is_a_positive_median_of_calls_after_warming() -> None:
+    calls: list[int] = []
+
+    def predict(picture: np.ndarray) -> np.ndarray:
+        calls.append(len(picture))
+        return picture
+
+    assert median_latency_ms(predict, np.zeros((1, 2))) > 0
+    assert len(calls) > 20

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from companion.parity import compare, measure_parity
+
+
+def test_errors_and_agreement_are_what_they_are_by_hand() -> None:
+    reference = np.array([[1.0, 2.0], [5.0, 4.0]], np.float32)
+    served = np.array([[1.0, 2.5], [3.0, 4.0]], np.float32)
+    parity = compare(reference, served)
+    assert parity.max_abs_error == 2.0
+    assert parity.mean_abs_error == pytest.approx(2.5 / 4)
+    assert parity.agreement == 0.5
+    assert parity.pictures == 2
+
+
+def test_a_nan_on_either_side_is_an_infinite_error() -> None:
+    sound, broken = np.zeros((1, 2)), np.array([[0.0, np.nan]])
+    assert compare(sound, broken).max_abs_error == np.inf
+    assert compare(broken, sound).max_abs_error == np.inf
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((0, 3), (0, 3)), ((2, 3), (1, 3))])
+def test_logits_that_cannot_be_compared_are_refused(
+    shapes: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    with pytest.raises(ValueError, match="cannot compare"):
+        compare(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def test_every_batch_goes_through_both_paths_as_it_is() -> None:
+    sizes: list[int] = []
+
+    def first(batch: np.ndarray) -> np.ndarray:
+        sizes.append(len(batch))
+        return batch
+
+    parity = measure_parity(first, lambda batch: batch + 1, [np.zeros((n, 2)) for n in (1, 3, 8)])
+    assert sizes == [1, 3, 8]
+    assert (parity.max_abs_error, parity.pictures) == (1.0, 12)

@@ -1,0 +1,274 @@
+"""Building one model for real, and what happens when it must not be published."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from google.protobuf import text_format
+
+from export.artifact import exchange, remove_leftovers
+from export.build import GateMissed, build_model
+from export.graph import OPSET, ExportError, check_graph, export_graph, strip_metadata
+from models.zoo import ModelSpec, specs
+from server.engine import Execution
+from server.manifest import read_manifest
+from server.pb import model_config_pb2 as pb
+from server.repository import load_model
+from tests.processes import ROOT, run
+
+NAME = "fashion_blur"
+
+
+def ignore(station: str) -> None:
+    """Watch no stations."""
+
+
+def build(spec: ModelSpec, output: Path) -> Path:
+    build_model(spec, output, ignore)
+    return output / spec.name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(specs()[NAME], tmp_path_factory.mktemp("repository"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_stations_are_reported_in_their_order(tmp_path: Path) -> None:
+    seen: list[str] = []
+    build_model(specs()["fashion_strided"], tmp_path, seen.append)
+    assert seen == ["weights", "export", "measure", "publish"]
+
+
+def test_an_artifact_holds_these_files_and_nothing_else_is_left(folder: Path) -> None:
+    assert sorted(contents(folder)) == [
+        "1/manifest.json",
+        "1/model.onnx",
+        "1/reference.safetensors",
+        "1/samples.safetensors",
+        "config.pbtxt",
+        "labels.txt",
+    ]
+    assert [entry.name for entry in folder.parent.iterdir()] == [NAME]
+
+
+def test_the_manifest_has_the_checksum_of_every_other_file(folder: Path) -> None:
+    manifest = read_manifest(folder, 1)
+    found = {path: sha256(content).hexdigest() for path, content in contents(folder).items()}
+    del found["1/manifest.json"]
+    assert manifest.files == found
+
+
+def test_what_was_measured_is_in_the_manifest_and_within_its_promise(folder: Path) -> None:
+    manifest = read_manifest(folder, 1)
+    figures, tolerances = manifest.figures, manifest.tolerances
+    assert figures.parameters == 79_866
+    assert 0 < figures.parity <= tolerances.parity == 1e-4
+    assert figures.agreement == 1.0
+    assert tolerances.accuracy <= figures.accuracy < 1
+    assert tolerances.consistency <= figures.consistency < 1
+    assert figures.torch_accuracy == figures.accuracy
+    assert (figures.labelled, figures.samples) == (500, 500)
+
+
+def test_building_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    assert contents(build(specs()[NAME], tmp_path)) == contents(folder)
+
+
+def test_the_built_repository_is_the_one_that_is_served(folder: Path, repository: Path) -> None:
+    assert contents(repository / NAME) == contents(folder)
+
+
+def test_the_server_loads_what_was_built(folder: Path) -> None:
+    assert load_model(folder, Execution(provider="cpu")).manifest == read_manifest(folder, 1)
+
+
+def test_the_configuration_is_in_the_schema_that_triton_documents(folder: Path) -> None:
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert (config.name, config.platform, config.max_batch_size) == (NAME, "onnxruntime_onnx", 64)
+    (picture,), (output,) = config.input, config.output
+    assert (picture.name, picture.data_type, list(picture.dims)) == (
+        "image",
+        pb.TYPE_FP32,
+        [1, 48, 48],
+    )
+    assert (output.name, list(output.dims), output.label_filename) == ("logits", [10], "labels.txt")
+    assert config.HasField("dynamic_batching")
+
+
+def test_the_graph_is_one_file_at_opset_18_without_a_trace_of_its_build(folder: Path) -> None:
+    content = (folder / "1" / "model.onnx").read_bytes()
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", OPSET)}
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert [value.name for value in model.graph.output] == ["logits"]
+    assert all(not node.metadata_props and not node.doc_string for node in model.graph.node)
+    assert not any(len(entry.external_data) for entry in model.graph.initializer)
+    for trace in (str(ROOT).encode(), b"stack_trace", b".py"):
+        assert trace not in content
+
+
+@pytest.mark.parametrize("name", sorted(specs()))
+def test_no_classifier_computes_shapes_at_run_time(repository: Path, name: str) -> None:
+    model = onnx.load(str(repository / name / "1" / "model.onnx"))
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"Shape", "Range", "Loop", "If", "BatchNormalization"}
+
+
+def test_a_missed_gate_says_by_how_much_and_leaves_the_old_artifact(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / NAME)
+    before = contents(tmp_path / NAME)
+    strict = replace(specs()[NAME], parity=1e-12, consistency=1.0, accuracy=0.99)
+    with pytest.raises(GateMissed) as missed:
+        build(strict, tmp_path)
+    assert "parity" in str(missed.value)
+    assert "at most 1e-12 is allowed" in str(missed.value)
+    assert "consistency 0.9" in str(missed.value)
+    assert "accuracy 0.9" in str(missed.value)
+    assert contents(tmp_path / NAME) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_rebuild_replaces_the_old_artifact_whole(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / NAME / "1"
+    old.mkdir(parents=True)
+    (old / "stale.bin").write_bytes(b"old")
+    assert contents(build(specs()[NAME], tmp_path)) == contents(folder)
+    assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
+
+
+def test_two_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    exchange(tmp_path / "first", tmp_path / "second")
+    assert [path.name for path in (tmp_path / "first").iterdir()] == ["second"]
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["first"]
+
+
+def test_what_a_killed_build_left_is_removed_and_models_stay(tmp_path: Path) -> None:
+    (tmp_path / ".fashion_blur.abc" / "fashion_blur").mkdir(parents=True)
+    (tmp_path / "fashion_blur").mkdir()
+    remove_leftovers(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fashion_blur"]
+
+
+class Doubler(torch.nn.Module):
+    """The smallest network that exports."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x.flatten(1)
+
+
+def test_a_graph_of_the_wrong_opset_or_names_is_refused() -> None:
+    example = torch.zeros(2, 1, 2, 2)
+    model = onnx.load_from_string(export_graph(Doubler(), example))
+    check_graph(model, example)
+    model.opset_import[0].version = 17
+    with pytest.raises(ExportError, match="asked for opset 18, got"):
+        check_graph(model, example)
+    model.opset_import[0].version = 18
+    model.graph.output[0].name = "scores"
+    with pytest.raises(ExportError, match=r"got .*'scores'"):
+        check_graph(model, example)
+
+
+def test_a_batch_that_is_burnt_in_is_refused() -> None:
+    example = torch.zeros(2, 1, 2, 2)
+    model = onnx.load_from_string(export_graph(Doubler(), example))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    with pytest.raises(ExportError, match="dynamic batch"):
+        check_graph(model, example)
+
+
+def test_stripping_leaves_no_metadata() -> None:
+    model = onnx.load_from_string(export_graph(Doubler(), torch.zeros(2, 1, 2, 2)))
+    model.graph.node[0].metadata_props.add(key="stack_trace", value="/home/someone/x.py")
+    model.graph.node[0].doc_string = "/home/someone"
+    strip_metadata(model)
+    assert b"someone" not in model.SerializeToString()
+
+
+def test_list_names_every_model() -> None:
+    listed = run("export.build", "--list")
+    assert listed.stdout.split() == list(specs())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "fashion_blurr"], "unknown model 'fashion_blurr'; choose from fashion"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_option_names_the_right_ones(options: list[str], message: str) -> None:
+    ended = run("export.build", *options)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+
+
+def test_the_script_builds_prints_its_table_and_ends_with_0(tmp_path: Path) -> None:
+    command = [sys.executable, "export/build.py", "--only", "fashion_strided"]
+    environment = os.environ | {"COLUMNS": "80"}
+    ended = subprocess.run(
+        [*command, "--output", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "model             params    parity   accuracy" in ended.stdout
+    assert "fashion_strided" in ended.stdout
+    assert "1 of 1 models in " in ended.stdout
+    assert (tmp_path / "fashion_strided" / "1" / "manifest.json").is_file()
+
+
+def test_a_repository_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = run("export.build", "--only", "fashion_strided", "--output", str(tmp_path / "file"))
+    assert ended.returncode == 1
+    assert "error:" in ended.stdout
+    assert "File exists" in ended.stdout
+
+
+def test_ctrl_c_leaves_no_half_artifact(tmp_path: Path) -> None:
+    command = [sys.executable, "export/build.py", "--only", "fashion_max_blur"]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=5)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_manifest_is_readable_by_people(folder: Path) -> None:
+    text = (folder / "1" / "manifest.json").read_text()
+    assert text.startswith("{\n  ")
+    assert json.loads(text)["built_with"]["torch"].startswith("2.13.0")
