@@ -174,7 +174,7 @@ def _collect(
 def built_table(built: Sequence[Built]) -> Table:
     """Lay out what was built, a line a model, within 80 columns."""
     headers = ("model", "params", "parity", "accuracy", "consistency", "size", "time")
-    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for model in built:

@@ -11,6 +11,12 @@ from models.padding import PadMode, check_pad_mode, pad2d
 MAX_TAPS = 7
 
 
+def check_taps(taps: int) -> None:
+    """Raise ValueError, naming the range, if `taps` is outside 1..7."""
+    if not 1 <= taps <= MAX_TAPS:
+        raise ValueError(f"taps must be in 1..{MAX_TAPS}, got {taps}")
+
+
 def blur_kernel(taps: int) -> Tensor:
     """Return the normalised binomial low-pass filter, shape (taps, taps), sum 1.
 
@@ -20,8 +26,7 @@ def blur_kernel(taps: int) -> Tensor:
     Raises:
         ValueError: taps is not in 1..7.
     """
-    if not 1 <= taps <= MAX_TAPS:
-        raise ValueError(f"taps must be in 1..{MAX_TAPS}, got {taps}")
+    check_taps(taps)
     row = torch.tensor([comb(taps - 1, k) for k in range(taps)], dtype=torch.float32)
     return torch.outer(row, row) / row.sum() ** 2
 
@@ -31,7 +36,12 @@ def blur_pool2d(x: Tensor, kernel: Tensor, stride: int, pad_mode: PadMode) -> Te
 
     Padding is (floor((k - 1) / 2), ceil((k - 1) / 2)) on each axis, so the output size does not
     depend on the number of taps. (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: the map holds integers, in which the filter would round to zero.
     """
+    if not x.is_floating_point():
+        raise ValueError(f"a map of floating point is needed, got {x.dtype}")
     before, after = (kernel.shape[-1] - 1) // 2, kernel.shape[-1] // 2
     channels = x.shape[1]
     weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)  # (C, 1, taps, taps)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from models.blur import BlurPool2d
+from models.blur import BlurPool2d, check_taps
 from models.padding import PadMode, check_pad_mode, pad2d
 from models.polyphase import PolyphasePool2d
 
@@ -17,11 +17,20 @@ DOWNSAMPLING_KINDS: tuple[DownsamplingKind, ...] = get_args(DownsamplingKind)
 
 
 class DenseMaxPool2d(nn.Module):
-    """2x2 maximum at every position. (B, C, H, W) -> (B, C, H, W); pads right and bottom by one."""
+    """2x2 maximum at every position. (B, C, H, W) -> (B, C, H, W); pads right and bottom by one.
+
+    Args:
+        pad_mode: how the border continues. Under `zero` what lies outside takes no part, which is
+            what replicate computes; zeros that take part, onnxruntime would fuse away.
+
+    Raises:
+        ValueError: pad_mode is none of its choices.
+    """
 
     def __init__(self, pad_mode: PadMode) -> None:
         super().__init__()
-        self.pad_mode = pad_mode
+        check_pad_mode(pad_mode)
+        self.pad_mode: PadMode = "replicate" if pad_mode == "zero" else pad_mode
         self.pool = nn.MaxPool2d(kernel_size=2, stride=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,6 +59,7 @@ class Downsampling:
             choices = ", ".join(DOWNSAMPLING_KINDS)
             raise ValueError(f"unknown downsampling {self.kind!r}; choose from {choices}")
         check_pad_mode(self.pad_mode)
+        check_taps(self.taps)
 
     @property
     def conv_stride(self) -> int:

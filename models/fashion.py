@@ -6,6 +6,8 @@ machine learning algorithms", 2017 (MIT). A sample of its test split lies in mod
 
 import gzip
 import hashlib
+import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,19 +51,22 @@ def read_idx(path: Path) -> Tensor:
     """Read one gzipped IDX file of unsigned bytes. Returns uint8, shape as the header says.
 
     Raises:
-        ValueError: the header is not that of an unsigned-byte IDX file, or the body is too short.
+        ValueError: it is no such file, or is cut short.
     """
-    with gzip.open(path, "rb") as file:
-        content = file.read()
-    zeros, kind, rank = content[:2], content[2], content[3]
-    if zeros != b"\0\0" or kind != _IDX_UINT8:
+    try:
+        with gzip.open(path, "rb") as file:
+            content = file.read()
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}") from error
+    if content[:3] != bytes((0, 0, _IDX_UINT8)) or len(content) < 4:
         raise ValueError(f"{path} is no IDX file of unsigned bytes: it starts {content[:4].hex()}")
+    rank = content[3]
     header = 4 + 4 * rank
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
-    body = np.frombuffer(content, dtype=np.uint8, offset=header)
-    if body.size != np.prod(shape):
-        raise ValueError(f"{path} promises {shape} bytes and holds {body.size}")
-    return torch.from_numpy(body.reshape(shape).copy())
+    shape = struct.unpack_from(f">{rank}I", content, 4) if len(content) >= header else ()
+    body = content[header:]
+    if not shape or len(body) != math.prod(shape):
+        raise ValueError(f"{path} promises {shape or 'a header'} and holds {len(body)} bytes")
+    return torch.frombuffer(bytearray(body), dtype=torch.uint8).reshape(shape)
 
 
 def load_split(directory: Path, split: str) -> Photographs:
@@ -69,6 +74,7 @@ def load_split(directory: Path, split: str) -> Photographs:
 
     Raises:
         FileNotFoundError: the data is not there; the message says how to get it.
+        ValueError: a file is damaged, or images and labels do not belong together.
     """
     images, labels = (
         directory / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")
@@ -81,7 +87,14 @@ def load_split(directory: Path, split: str) -> Photographs:
                 f"or, without root, apt-get download {DEBIAN_PACKAGE} and dpkg -x *.deb DIR, "
                 "then --data DIR/usr/share/datasets/fashion-mnist"
             )
-    return Photographs(read_idx(images), read_idx(labels).long())
+    loaded = Photographs(read_idx(images), read_idx(labels).long())
+    if len(loaded.images) != len(loaded.labels):
+        raise ValueError(
+            f"{images} holds {len(loaded.images)} images, {labels} {len(loaded.labels)} labels"
+        )
+    if int(loaded.labels.max()) >= len(LABELS):
+        raise ValueError(f"{labels} holds label {int(loaded.labels.max())}, the last one is 9")
+    return loaded
 
 
 def load_sample() -> Photographs:
@@ -107,7 +120,13 @@ def place(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
     Returns:
         float32 (N, 1, 48, 48).
+
+    Raises:
+        ValueError: a photograph would leave its canvas.
     """
+    for edges in (rows, columns):
+        if len(edges) and not 0 <= int(edges.min()) <= int(edges.max()) <= MARGIN:
+            raise ValueError(f"edges must be in 0..{MARGIN}, got {edges.min()}..{edges.max()}")
     canvas = images.new_zeros(len(images), CANVAS_SIZE, CANVAS_SIZE)
     extent = torch.arange(PHOTO_SIZE)
     y = (rows[:, None] + extent)[:, :, None]  # (N, 28, 1)

@@ -21,6 +21,9 @@ def pad2d(x: Tensor, pads: Sequence[int], pad_mode: PadMode) -> Tensor:
     """Pad height and width by (left, right, top, bottom). (B, C, H, W) -> (B, C, H', W').
 
     No pad may exceed its axis; for reflect it must be smaller.
+
+    Raises:
+        ValueError: a circular pad exceeds its axis.
     """
     if pad_mode == "circular":
         return _pad_circularly(x, pads)
@@ -35,6 +38,8 @@ def _pad_circularly(x: Tensor, pads: Sequence[int]) -> Tensor:
 
 def _wrap(x: Tensor, before: int, after: int, dim: int) -> Tensor:
     """Continue one axis at both ends. An empty part would cost cat the memory format."""
+    if max(before, after) > x.shape[dim]:
+        raise ValueError(f"{max(before, after)} samples cannot continue an axis of {x.shape[dim]}")
     parts = [x]
     if before:
         parts.insert(0, x.narrow(dim, x.shape[dim] - before, before))
@@ -54,6 +59,9 @@ class PaddedConv2d(nn.Conv2d):
         kernel_size: odd.
         stride: subsampling factor.
         pad_mode: how the border continues.
+
+    Raises:
+        ValueError: kernel_size is even, or pad_mode none of its choices.
     """
 
     def __init__(
@@ -61,6 +69,8 @@ class PaddedConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias=False)
         check_pad_mode(pad_mode)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         self.pad_mode = pad_mode
         self._pads = [kernel_size // 2] * 4
 

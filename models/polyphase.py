@@ -49,6 +49,9 @@ class PolyphasePool2d(nn.Module):
 
     Raises:
         ValueError: stride is below 1.
+
+    Two components of exactly the same norm (a mirror-symmetric map has them) are not told apart:
+    the first is taken, and that may be the other one once the map has moved.
     """
 
     def __init__(self, stride: int = 2) -> None:

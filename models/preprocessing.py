@@ -1,6 +1,7 @@
 """From the picture that a client sends to what the network was trained on, inside the graph."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.layout not in ("CHW", "HWC"):
             raise ValueError(f"unknown layout {self.layout!r}; choose from CHW, HWC")
-        if self.scale <= 0:
-            raise ValueError(f"scale must be above 0, got {self.scale}")
+        if not (isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"scale must be above 0 and finite, got {self.scale}")
 
     @property
     def shift_axes(self) -> tuple[int, int]:

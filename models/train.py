@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models import fashion
@@ -43,12 +43,22 @@ class Recipe:
         epochs: passes over them.
         batch: photographs a step.
         seed: of the initial weights, the subset, its order, the positions and the flips.
+
+    Raises:
+        ValueError: there would be no step.
     """
 
     images: int = 42_000
     epochs: int = 2
     batch: int = 128
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images < self.batch or self.epochs < 1:
+            raise ValueError(
+                f"at least {self.batch} images and 1 epoch are needed, "
+                f"got {self.images} and {self.epochs}"
+            )
 
     @property
     def steps(self) -> int:
@@ -120,6 +130,8 @@ def train_family(
 ) -> tuple[nn.Module, Figures]:
     """Train one family from its seed and measure it on the whole test split."""
     train, test = fashion.load_split(data, "train"), fashion.load_split(data, "t10k")
+    if len(train.labels) < recipe.images:
+        raise ValueError(f"{recipe.images} images are asked for, {data} has {len(train.labels)}")
     bar = progress.add_task(kind, total=recipe.steps)
     torch.manual_seed(recipe.seed)
     network = CompactClassifier(Downsampling(kind))
@@ -139,29 +151,29 @@ def train_family(
     return network, figures
 
 
-def save(network: nn.Module, path: Path) -> None:
-    """Write the weights whole or not at all."""
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_suffix(".partial")
-    save_file(weights, partial)
+    partial.write_bytes(content)
     partial.replace(path)
 
 
 def record(
-    output: Path, recipe: Recipe, data: Path, command: str, figures: dict[str, Figures]
+    output: Path, kind: DownsamplingKind, recipe: Recipe, data: Path, figures: Figures
 ) -> None:
-    """Write what made the weights, and what was measured, beside them."""
+    """Write what made the weights of a family, and what was measured, beside them."""
     path = output / FIGURES_FILE
-    earlier = json.loads(path.read_text())["figures"] if path.exists() else {}
-    facts = {
-        "command": command,
+    families = json.loads(path.read_text()) if path.exists() else {}
+    families[kind] = {
+        "command": f"python -m models.train --families {kind} --images {recipe.images} "
+        f"--epochs {recipe.epochs} --seed {recipe.seed}",
         "recipe": asdict(recipe),
         "data": {"debian_package": fashion.DEBIAN_PACKAGE, "sha256": fashion.sha256_of(data)},
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "figures": earlier | {name: asdict(figure) for name, figure in figures.items()},
+        "figures": asdict(figures),
     }
-    path.write_text(json.dumps(facts, indent=2) + "\n")
+    write_whole(path, (json.dumps(families, indent=2) + "\n").encode())
 
 
 def print_table(console: Console, figures: dict[str, Figures]) -> None:
@@ -207,18 +219,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the families asked for; return the exit status."""
     options = parse(arguments)
-    recipe = Recipe(images=options.images, epochs=options.epochs, seed=options.seed)
     console = Console()
     figures: dict[str, Figures] = {}
-    command = " ".join(["python -m models.train", *(arguments or sys.argv[1:])])
     try:
+        recipe = Recipe(images=options.images, epochs=options.epochs, seed=options.seed)
         options.output.mkdir(parents=True, exist_ok=True)
         columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             for kind in options.families:
                 network, figures[kind] = train_family(kind, options.data, recipe, progress)
-                save(network, options.output / f"fashion_{kind}.safetensors")
-                record(options.output, recipe, options.data, command, figures)
+                weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+                write_whole(options.output / f"fashion_{kind}.safetensors", save(weights))
+                record(options.output, kind, recipe, options.data, figures[kind])
     except (OSError, ValueError) as error:
         console.print(f"[red]error:[/red] {error}", highlight=False)
         return 1

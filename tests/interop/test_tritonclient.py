@@ -1,0 +1,71 @@
+"""An unmodified tritonclient, in an environment of its own: its pins clash with ours."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.samples import photograph_samples
+from tests.processes import ROOT, RunningServer
+
+REQUIREMENT = "tritonclient[grpc]==2.73.0"
+ENVIRONMENT = ROOT / ".venvs" / "tritonclient-2.73.0"
+FAMILIES = ("max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase")
+
+ESPRESSO = """
+import sys
+import numpy as np
+import tritonclient.grpc as triton
+
+pixels = np.load(sys.argv[2])[None]
+image = triton.InferInput("image", pixels.shape, "UINT8")
+image.set_data_from_numpy(pixels)
+client = triton.InferenceServerClient(sys.argv[1])
+logits = client.infer("efficientnet_lite0", [image]).as_numpy("logits")[0]
+probabilities = np.exp(logits - logits.max())
+print(logits.argmax(), probabilities.max() / probabilities.sum())
+"""
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    """The interpreter of the client's own environment, made when it is first wanted."""
+    ready = ENVIRONMENT / "ready"
+    if not ready.is_file():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+        pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip"]
+        subprocess.run([*pip, "install", "-q", "--only-binary", ":all:", REQUIREMENT], check=True)
+        ready.touch()
+    return ENVIRONMENT / "bin" / "python"
+
+
+def run(python: Path, script: str, *arguments: str) -> list[str]:
+    command = [str(python), "-c", script, *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_the_readme_example_names_an_ankle_boot_by_every_family(
+    python: Path, server: RunningServer
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    printed = run(python, example.replace("localhost:8001", server.target))
+    assert [line.split()[0] for line in printed] == list(FAMILIES)
+    assert all(line.endswith(":9:ankle boot") for line in printed)
+    assert "\n".join(printed) in readme
+
+
+def test_the_espresso_is_found_with_more_than_nine_tenths(
+    python: Path, server: RunningServer, tmp_path: Path
+) -> None:
+    coffee = photograph_samples().images[3].numpy()
+    np.save(tmp_path / "coffee.npy", coffee)
+    (line,) = run(python, ESPRESSO, server.target, str(tmp_path / "coffee.npy"))
+    index, probability = line.split()
+    assert int(index) == 967
+    assert float(probability) > 0.9
