@@ -1,6 +1,6 @@
 """Train the compact classifiers on Fashion-MNIST: photographs -> models/weights/fashion_*.
 
-python -m models.train                     all six families, under 8 minutes on two cores
+python -m models.train                     all six families; 10 to 13 minutes on two busy cores
 python -m models.train --families blur     one of them
 """
 

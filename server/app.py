@@ -63,9 +63,9 @@ class Server:
         await self._refuse()
         await self._stack.aclose()
         logger.info(
-            "stopped: %d requests accepted, %d answered",
+            "stopped: %d requests accepted, %d finished",
             self._service.accepted,
-            self._service.answered,
+            self._service.finished,
         )
 
     async def drain(self, seconds: float) -> None:

@@ -5,6 +5,7 @@ can be exchanged; the other calls are small and use message objects.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from operator import methodcaller
@@ -24,6 +25,8 @@ from server.served_model import ServedModel
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = ("classification",)
 
+_VERSION = re.compile(r"[0-9]{1,18}")
+
 
 class InferenceService:
     """The six calls of the Open Inference Protocol.
@@ -35,7 +38,7 @@ class InferenceService:
         draining: set to say that nothing here is ready, while everything is still answered.
         refusing: set to answer every inference request that comes from now on with UNAVAILABLE.
         accepted: inference requests taken in so far.
-        answered: those of them that got an answer, be it an error.
+        finished: those of them that are over: answered, refused or given up by the caller.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
@@ -43,7 +46,7 @@ class InferenceService:
         self.draining = False
         self.refusing = False
         self.accepted = 0
-        self.answered = 0
+        self.finished = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
@@ -120,7 +123,7 @@ class InferenceService:
             model = self._resolve(request.model_name, request.model_version)
             return await model.infer(request, began, deadline)
         finally:
-            self.answered += 1
+            self.finished += 1
 
     def _resolve(self, name: str, version_asked: str) -> ServedModel:
         model = self._models.get(name)
@@ -134,7 +137,7 @@ class InferenceService:
 
 
 def _version_number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if not (_VERSION.fullmatch(text) and int(text) > 0):
         raise InvalidRequest(
             f"failed to get model version from specified version string '{text}', "
             "version should be an integral value > 0"

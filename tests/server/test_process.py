@@ -130,7 +130,7 @@ def test_a_terminated_server_answers_every_request_that_it_accepted(repository: 
     assert load.outcomes["UNAVAILABLE"] <= 8, "at most one refusal a caller, none of it accepted"
     server.reader.join()
     (summary,) = (line for line in server.log if "accepted" in line)
-    assert f"{load.outcomes['OK']} requests accepted, {load.outcomes['OK']} answered" in summary
+    assert f"{load.outcomes['OK']} requests accepted, {load.outcomes['OK']} finished" in summary
 
 
 def test_a_second_signal_ends_the_server_at_once(repository: Path) -> None:

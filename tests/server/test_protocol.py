@@ -315,6 +315,7 @@ def test_an_error_of_a_request_without_id_says_so(stub: stubs.GRPCInferenceServi
         ("fashion_blur", "abc", grpc.StatusCode.INVALID_ARGUMENT,
          "failed to get model version from specified version string 'abc', "
          "version should be an integral value > 0"),
+        ("fashion_blur", "9" * 5000, grpc.StatusCode.INVALID_ARGUMENT, "integral value > 0"),
         ("fashion_blur", "0", grpc.StatusCode.INVALID_ARGUMENT, "integral value > 0"),
         ("fashion_blur", "-1", grpc.StatusCode.INVALID_ARGUMENT, "integral value > 0"),
         ("fashion_blur", "²", grpc.StatusCode.INVALID_ARGUMENT, "integral value > 0"),
