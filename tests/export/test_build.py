@@ -237,8 +237,11 @@ def test_the_script_builds_prints_its_table_and_ends_with_0(tmp_path: Path) -> N
         text=True,
         check=True,
     )
-    assert "model             params    parity   accuracy" in ended.stdout
-    assert "fashion_strided" in ended.stdout
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert ["model", "params", "parity", "accuracy", "consistency", "size", "time"] in lines
+    (row,) = (line for line in lines if line[:1] == ["fashion_strided"] and "k" in line)
+    assert row[1:3] == ["80", "k"]
+    assert max(len(line) for line in ended.stdout.splitlines()) <= 80
     assert "1 of 1 models in " in ended.stdout
     assert (tmp_path / "fashion_strided" / "1" / "manifest.json").is_file()
 

@@ -53,7 +53,7 @@ def test_a_taken_port_is_one_clear_line(repository: Path, taken_port: int, optio
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options: list[str], message: str) -> None:
-    ended = run("server", "--metrics-port", "0", *options)
+    ended = run("server", "--port", "0", "--metrics-port", "0", *options)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("nyquist-server: error: ")
