@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from companion.parity import Predict, measure_parity
 from companion.reference import Reference
-from companion.shift_consistency import circular_consistency
+from companion.shift_consistency import circular_consistency, evaluate
 from export.graph import OUTPUT
 from models.samples import UNLABELLED, Samples
 from models.zoo import ModelSpec
@@ -44,7 +44,7 @@ def measure(spec: ModelSpec, reference: Reference, served: Predict, samples: Sam
     axes = spec.preprocessing.shift_axes
     batch = min(EVALUATION_BATCH, spec.max_batch_size)
     parity = measure_parity(reference.predict, served, parity_inputs(spec, pictures))
-    logits, torch_logits = (_evaluate(f, pictures, batch) for f in (served, reference.predict))
+    logits, torch_logits = (evaluate(f, pictures, batch) for f in (served, reference.predict))
     consistency = circular_consistency(served, pictures, axes, batch=batch)
     torch_consistency = circular_consistency(reference.predict, pictures, axes, batch=batch)
     labels = samples.labels.numpy()
@@ -98,9 +98,3 @@ def misses(figures: Figures, tolerances: Tolerances) -> list[str]:
         if value < least:
             found.append(f"{name} {value:.4f}, at least {least:.4f} is required")
     return found
-
-
-def _evaluate(predict: Predict, pictures: NDArray[Any], batch: int) -> NDArray[Any]:
-    return np.concatenate(
-        [predict(pictures[at : at + batch]) for at in range(0, len(pictures), batch)]
-    )

@@ -6,6 +6,7 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
+import os
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -92,7 +93,7 @@ class Server:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             raise StartError(
-                f"gRPC cannot listen on {host}:{port}: {error.strerror}; "
+                f"gRPC cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
                 "choose another with --port or --host"
             ) from error
 
