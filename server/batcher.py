@@ -167,8 +167,6 @@ class Batcher:
         room = self._limits.max_batch_size
         while self._queue and len(self._queue[0].pictures) <= room:
             ticket = self._queue.popleft()
-            if ticket.answer.done():
-                continue
             self._metrics.stages["queue"].observe(perf_counter() - ticket.arrived)
             batch.append(ticket)
             room -= len(ticket.pictures)
