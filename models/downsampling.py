@@ -3,7 +3,7 @@
 conv (stride 1, or the whole stride) -> norm -> activation -> pool
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -115,6 +115,15 @@ class Downsampling:
         """Stride of the convolution in front: all of it where there is no pool, else 1."""
         return self.stride if self.kind == "strided" else 1
 
+    @property
+    def in_stem(self) -> "Downsampling":
+        """The same for a network's first convolution, which keeps its stride (Zhang 2019).
+
+        There are the most pixels, and stride 1 would cost as many times more as the stride has
+        samples. Polyphase alone is exact only where no stride is left.
+        """
+        return self if self.kind == "polyphase" else replace(self, kind="strided")
+
     def pool(self) -> nn.Module:
         """Return what stands behind the activation. -> (B, C, H / stride, W / stride)."""
         match self.kind:
@@ -132,3 +141,7 @@ class Downsampling:
                 return AntialiasedMaxPool(
                     self.taps, self.stride, self.pad_mode, max_pad_mode=self.pad_mode
                 )
+
+
+PLAIN = Downsampling("strided", pad_mode="reflect", conv_pad_mode="zero")
+"""Strided convolutions with zeros around, as in the networks that were published."""

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.padding import SameConv2d
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
@@ -39,41 +40,11 @@ LITE0_GROUPS = (
 )
 
 
-def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Return TensorFlow's SAME padding of one axis, (before, after), the odd pixel after.
-
-    It makes the output ceil(size / stride), and depends on the size: a stride-2 convolution of an
-    even map pads one pixel less in front than behind.
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
-    return total // 2, total - total // 2
-
-
-class SameConv2d(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's SAME. -> (B, out, ceil(H/s), ceil(W/s))."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        groups: int = 1,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel_size, stride = self.kernel_size[0], self.stride[0]
-        rows = same_padding(x.shape[2], kernel_size, stride)
-        columns = same_padding(x.shape[3], kernel_size, stride)
-        return super().forward(F.pad(x, (*columns, *rows)))
-
-
 def conv_norm(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """Return convolution -> norm."""
-    conv = SameConv2d(in_channels, out_channels, kernel_size, stride, groups)
+    conv = SameConv2d(in_channels, out_channels, kernel_size, stride, groups=groups)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels, eps=NORM_EPSILON))
 
 

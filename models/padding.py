@@ -94,3 +94,57 @@ class PaddedConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         parent: str = super().extra_repr()  # type: ignore[no-untyped-call] # torch leaves it bare
         return f"{parent}, pad_mode={self.pad_mode}"
+
+
+def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Return TensorFlow's SAME padding of one axis, (before, after), the odd pixel after.
+
+    It makes the output ceil(size / stride), and depends on the size: a stride-2 convolution of an
+    even map pads one pixel less in front than behind.
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution of any kernel size, padded as TensorFlow's SAME.
+
+    (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel_size: odd or even.
+        stride: subsampling factor.
+        pad_mode: how the border continues.
+        groups: parts that the channels are split into; in_channels makes it depthwise.
+        bias: whether each output channel has an offset.
+
+    Raises:
+        ValueError: pad_mode is none of its choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        pad_mode: PadMode = "zero",
+        *,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+        check_pad_mode(pad_mode)
+        self.pad_mode = pad_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel_size, stride = self.kernel_size[0], self.stride[0]
+        rows = same_padding(x.shape[2], kernel_size, stride)
+        columns = same_padding(x.shape[3], kernel_size, stride)
+        return super().forward(pad2d(x, (*columns, *rows), self.pad_mode))
+
+    def extra_repr(self) -> str:
+        parent: str = super().extra_repr()  # type: ignore[no-untyped-call] # torch leaves it bare
+        return f"{parent}, padding=same, pad_mode={self.pad_mode}"

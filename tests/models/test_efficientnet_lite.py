@@ -12,10 +12,9 @@ from models.efficientnet_lite import (
     BlockGroup,
     EfficientNetLite0,
     InvertedResidual,
-    SameConv2d,
     rename_published,
-    same_padding,
 )
+from models.padding import SameConv2d, same_padding
 from models.preprocessing import PreprocessedNetwork, Preprocessing
 from models.samples import ESPRESSO, TRIPOD, photograph_samples
 from models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
