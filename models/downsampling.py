@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.blur import BlurPool2d, check_taps
 from models.padding import PadMode, check_pad_mode, pad2d
-from models.polyphase import PolyphasePool2d
+from models.polyphase import PolyphasePair, PolyphasePool2d
 
 DownsamplingKind = Literal["max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase"]
 DOWNSAMPLING_KINDS: tuple[DownsamplingKind, ...] = get_args(DownsamplingKind)
@@ -72,6 +72,22 @@ class AntialiasedMaxPool(nn.Sequential):
     ) -> None:
         maximum = DenseMaxPool2d(max_pad_mode, kernel_size)
         super().__init__(maximum, BlurPool2d(taps, stride, pad_mode))
+
+
+class PairedPool(nn.Module):
+    """Two pools side by side, one of a residual branch and one of its shortcut.
+
+    Args:
+        branch: what stands in the branch.
+        shortcut: what stands in the shortcut.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut = branch, shortcut
+
+    def forward(self, branch: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        return self.branch(branch), self.shortcut(shortcut)
 
 
 @dataclass(frozen=True)
@@ -141,6 +157,12 @@ class Downsampling:
                 return AntialiasedMaxPool(
                     self.taps, self.stride, self.pad_mode, max_pad_mode=self.pad_mode
                 )
+
+    def paired_pool(self) -> nn.Module:
+        """Return what halves a residual branch and its shortcut alike: (x, y) -> (x', y')."""
+        if self.kind == "polyphase":
+            return PolyphasePair(self.stride)
+        return PairedPool(self.pool(), self.pool())
 
 
 PLAIN = Downsampling("strided", pad_mode="reflect", conv_pad_mode="zero")
