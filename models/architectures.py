@@ -1,19 +1,43 @@
-"""Networks by name: `create("compact", downsampling="blur")`."""
+"""Networks by name: `create("resnet50", downsampling="blur", num_classes=10)`."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 from torch import nn
 
 from models.compact import CompactClassifier
+from models.convnext import ConvNeXt
 from models.downsampling import Downsampling, DownsamplingKind
 from models.efficientnet_lite import EfficientNetLite0
+from models.mobilenet import MobileNetV2
 from models.padding import PadMode
+from models.resnet import RESNETS, Bottleneck, BottleneckV1, ResNet
+from models.stems import Placement
 
 Option = str | int | float
+BottleneckVersion = Literal["v1", "v1.5"]
+BOTTLENECKED = tuple(name for name, (block, _) in RESNETS.items() if block is Bottleneck)
+
+
+def published_downsampling(
+    kind: DownsamplingKind, taps: int = 4, pad_mode: PadMode | None = None
+) -> Downsampling:
+    """Return a downsampling with the borders of the published networks.
+
+    Args:
+        kind: the family.
+        taps: length of the blur filter; 4 is what Zhang recommends, being centred on even maps.
+        pad_mode: how every border continues. None: zeros around convolutions and reflection around
+            blurs, as weights were trained; circular throughout for polyphase, which needs it.
+    """
+    if pad_mode is None and kind != "polyphase":
+        return Downsampling(kind, taps, "reflect", conv_pad_mode="zero")
+    return Downsampling(kind, taps, pad_mode or "circular")
 
 
 def compact(
-    downsampling: DownsamplingKind,
+    downsampling: DownsamplingKind = "strided",
     taps: int = 3,
     pad_mode: PadMode = "circular",
     num_classes: int = 10,
@@ -24,9 +48,57 @@ def compact(
     return CompactClassifier(how, num_classes=num_classes, in_channels=in_channels)
 
 
+def resnet(
+    name: str,
+    downsampling: DownsamplingKind = "strided",
+    taps: int = 4,
+    pad_mode: PadMode | None = None,
+    placement: Placement = "zhang",
+    bottleneck: BottleneckVersion = "v1.5",
+    num_classes: int = 1000,
+    in_channels: int = 3,
+) -> nn.Module:
+    """Return the ResNet of this name; from 50 layers on, with bottlenecks of either version.
+
+    Raises:
+        ValueError: an argument is none of its choices.
+    """
+    if bottleneck not in ("v1", "v1.5"):
+        raise ValueError(f"unknown bottleneck {bottleneck!r}; choose from v1, v1.5")
+    block, depths = RESNETS[name]
+    if bottleneck == "v1":
+        if block is not Bottleneck:
+            raise ValueError(f"{name} has no bottlenecks; v1 is for {', '.join(BOTTLENECKED)}")
+        block = BottleneckV1
+    return ResNet(
+        block,
+        depths,
+        published_downsampling(downsampling, taps, pad_mode),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        placement=placement,
+    )
+
+
+def imagenet_network(
+    network: Callable[..., nn.Module],
+    downsampling: DownsamplingKind = "strided",
+    taps: int = 4,
+    pad_mode: PadMode | None = None,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+) -> nn.Module:
+    """Return a network whose only choices are these."""
+    how = published_downsampling(downsampling, taps, pad_mode)
+    return network(downsampling=how, num_classes=num_classes, in_channels=in_channels)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "compact": compact,
-    "efficientnet_lite0": EfficientNetLite0,
+    "convnext_tiny": partial(imagenet_network, ConvNeXt),
+    "efficientnet_lite0": partial(imagenet_network, EfficientNetLite0),
+    "mobilenet_v2": partial(imagenet_network, MobileNetV2),
+    **{name: partial(resnet, name) for name in RESNETS},
 }
 
 
@@ -35,7 +107,8 @@ def create(name: str, **options: Option) -> nn.Module:
 
     Args:
         name: one of ARCHITECTURES.
-        options: of the architecture, by keyword.
+        options: of the architecture, by keyword: all have downsampling, taps, pad_mode,
+            num_classes and in_channels; ResNets also placement and bottleneck.
 
     Raises:
         ValueError: the name is unknown, or an option has a value that it may not have.

@@ -4,23 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.blocks import downsampling_block
 from models.downsampling import Downsampling
-from models.padding import PaddedConv2d
 
 WIDTHS = (16, 32, 64, 96)
-
-
-def stage(in_channels: int, out_channels: int, downsampling: Downsampling) -> nn.Sequential:
-    """Return one stage. (B, in_channels, H, W) -> (B, out_channels, H / 2, W / 2)."""
-    conv = PaddedConv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        stride=downsampling.conv_stride,
-        pad_mode=downsampling.pad_mode,
-    )
-    norm = nn.BatchNorm2d(out_channels)
-    return nn.Sequential(conv, norm, nn.ReLU(inplace=True), downsampling.pool())
 
 
 class CompactClassifier(nn.Module):
@@ -45,7 +32,7 @@ class CompactClassifier(nn.Module):
     ) -> None:
         super().__init__()
         pairs = zip((in_channels, *widths), widths, strict=False)
-        self.stages = nn.Sequential(*(stage(a, b, downsampling) for a, b in pairs))
+        self.stages = nn.Sequential(*(downsampling_block(a, b, downsampling) for a, b in pairs))
         self.classifier = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.downsampling import PLAIN, Downsampling
+from models.padding import SameConv2d
+from models.stems import EFFICIENTNET_EPSILON, EfficientNetStem
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
-NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,82 +41,83 @@ LITE0_GROUPS = (
 )
 
 
-def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Return TensorFlow's SAME padding of one axis, (before, after), the odd pixel after.
-
-    It makes the output ceil(size / stride), and depends on the size: a stride-2 convolution of an
-    even map pads one pixel less in front than behind.
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
-    return total // 2, total - total // 2
-
-
-class SameConv2d(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's SAME. -> (B, out, ceil(H/s), ceil(W/s))."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        groups: int = 1,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel_size, stride = self.kernel_size[0], self.stride[0]
-        rows = same_padding(x.shape[2], kernel_size, stride)
-        columns = same_padding(x.shape[3], kernel_size, stride)
-        return super().forward(F.pad(x, (*columns, *rows)))
-
-
-def conv_norm(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
+def conv_norm(conv: nn.Conv2d) -> nn.Sequential:
     """Return convolution -> norm."""
-    conv = SameConv2d(in_channels, out_channels, kernel_size, stride, groups)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels, eps=NORM_EPSILON))
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels, eps=EFFICIENTNET_EPSILON))
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expand -> depthwise -> 1x1 project, added to the input where the shapes allow it."""
+    """1x1 expand -> depthwise -> 1x1 project, added to the input where the shapes allow it.
 
-    def __init__(self, in_channels: int, group: BlockGroup, stride: int) -> None:
+    Where it halves, the depthwise convolution does so if strided; any other kind of downsampling
+    stands behind its activation.
+
+    Args:
+        in_channels: of the input.
+        group: what the block is like.
+        stride: 1 or 2.
+        downsampling: how stride 2 is done.
+    """
+
+    def __init__(
+        self, in_channels: int, group: BlockGroup, stride: int, downsampling: Downsampling = PLAIN
+    ) -> None:
         super().__init__()
         hidden = in_channels * group.expansion
+        halves = stride > 1
+        depthwise = SameConv2d(
+            hidden,
+            hidden,
+            group.kernel_size,
+            downsampling.conv_stride if halves else 1,
+            downsampling.conv_border,
+            groups=hidden,
+        )
         self.residual = stride == 1 and in_channels == group.out_channels
-        self.expand = conv_norm(in_channels, hidden, 1) if group.expansion > 1 else None
-        self.depthwise = conv_norm(hidden, hidden, group.kernel_size, stride, groups=hidden)
-        self.project = conv_norm(hidden, group.out_channels, 1)
+        expands = group.expansion > 1
+        self.expand = conv_norm(SameConv2d(in_channels, hidden, 1)) if expands else None
+        self.depthwise = conv_norm(depthwise)
+        self.pool = downsampling.pool() if halves else nn.Identity()
+        self.project = conv_norm(SameConv2d(hidden, group.out_channels, 1))
         self.activation = nn.ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = x if self.expand is None else self.activation(self.expand(x))
-        out = self.project(self.activation(self.depthwise(hidden)))
+        out = self.project(self.pool(self.activation(self.depthwise(hidden))))
         return x + out if self.residual else out
 
 
 class EfficientNetLite0(nn.Module):
-    """(B, in_channels, H, W) -> logits (B, num_classes); H = W = 224 in its pretrained form."""
+    """(B, in_channels, H, W) -> logits (B, num_classes); H = W = 224 in its pretrained form.
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+    Args:
+        num_classes: length of the logits.
+        in_channels: channels of the picture.
+        downsampling: how the four groups of stride 2 halve their map; polyphase, the stem too.
+    """
+
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, downsampling: Downsampling = PLAIN
+    ) -> None:
         super().__init__()
-        self.stem = conv_norm(in_channels, STEM_CHANNELS, 3, stride=2)
+        self.stem = EfficientNetStem(
+            downsampling.in_stem, in_channels, STEM_CHANNELS, activation=nn.ReLU6
+        )
         blocks: list[nn.Module] = []
         width = STEM_CHANNELS
         for group in LITE0_GROUPS:
             for repeat in range(group.repeats):
-                blocks.append(InvertedResidual(width, group, group.stride if repeat == 0 else 1))
+                stride = group.stride if repeat == 0 else 1
+                blocks.append(InvertedResidual(width, group, stride, downsampling))
                 width = group.out_channels
         self.blocks = nn.Sequential(*blocks)
-        self.head = conv_norm(width, HEAD_CHANNELS, 1)
+        self.head = conv_norm(SameConv2d(width, HEAD_CHANNELS, 1))
         self.activation = nn.ReLU6(inplace=True)
         self.classifier = nn.Linear(HEAD_CHANNELS, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.stem(x))  # (B, 32, 112, 112)
-        x = self.activation(self.head(self.blocks(x)))  # (B, 1280, 7, 7)
+        x = self.blocks(self.stem(x))  # (B, 320, 7, 7)
+        x = self.activation(self.head(x))  # (B, 1280, 7, 7)
         return self.classifier(x.mean(dim=(2, 3)))
 
 

@@ -49,7 +49,7 @@ def _wrap(x: Tensor, before: int, after: int, dim: int) -> Tensor:
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution of odd kernel size, without bias, padded on each side by kernel_size // 2.
+    """A convolution of odd kernel size, padded on each side by kernel_size // 2.
 
     (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
 
@@ -59,24 +59,92 @@ class PaddedConv2d(nn.Conv2d):
         kernel_size: odd.
         stride: subsampling factor.
         pad_mode: how the border continues.
+        groups: parts that the channels are split into; in_channels makes it depthwise.
+        bias: whether each output channel has an offset.
 
     Raises:
         ValueError: kernel_size is even, or pad_mode none of its choices.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, pad_mode: PadMode
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        pad_mode: PadMode,
+        *,
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias=False)
         check_pad_mode(pad_mode)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        margin = kernel_size // 2
+        own = margin if pad_mode == "zero" else 0  # zeros, a convolution pads itself
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, own, groups=groups, bias=bias
+        )
         self.pad_mode = pad_mode
-        self._pads = [kernel_size // 2] * 4
+        self._pads = [margin - own] * 4
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad2d(x, self._pads, self.pad_mode))
+        return super().forward(pad2d(x, self._pads, self.pad_mode) if any(self._pads) else x)
 
     def extra_repr(self) -> str:
         parent: str = super().extra_repr()  # type: ignore[no-untyped-call] # torch leaves it bare
         return f"{parent}, pad_mode={self.pad_mode}"
+
+
+def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Return TensorFlow's SAME padding of one axis, (before, after), the odd pixel after.
+
+    It makes the output ceil(size / stride), and depends on the size: a stride-2 convolution of an
+    even map pads one pixel less in front than behind.
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution of any kernel size, padded as TensorFlow's SAME.
+
+    (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel_size: odd or even.
+        stride: subsampling factor.
+        pad_mode: how the border continues.
+        groups: parts that the channels are split into; in_channels makes it depthwise.
+        bias: whether each output channel has an offset.
+
+    Raises:
+        ValueError: pad_mode is none of its choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        pad_mode: PadMode = "zero",
+        *,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+        check_pad_mode(pad_mode)
+        self.pad_mode = pad_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel_size, stride = self.kernel_size[0], self.stride[0]
+        rows = same_padding(x.shape[2], kernel_size, stride)
+        columns = same_padding(x.shape[3], kernel_size, stride)
+        return super().forward(pad2d(x, (*columns, *rows), self.pad_mode))
+
+    def extra_repr(self) -> str:
+        parent: str = super().extra_repr()  # type: ignore[no-untyped-call] # torch leaves it bare
+        return f"{parent}, padding=same, pad_mode={self.pad_mode}"

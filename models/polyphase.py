@@ -1,5 +1,6 @@
 """Adaptive polyphase sampling: subsample on the grid that the picture itself selects."""
 
+import torch
 from torch import Tensor, nn
 
 from models.padding import pad2d
@@ -29,11 +30,27 @@ def largest_component(components: Tensor) -> Tensor:
     return energy.argmax(dim=1)
 
 
+def norm_margin(components: Tensor) -> Tensor:
+    """Return by how much the largest l2 norm exceeds the next, as a share of it; 0 is a tie.
+
+    (B, K, C, H, W) -> float64 (B,), 0..1. Below the rounding of what computed the map, about 1e-6
+    behind convolutions in float32, two runtimes may select different components.
+    """
+    energy = components.square().double().sum(dim=(2, 3, 4))
+    largest, second = energy.topk(2, dim=1).values.sqrt().unbind(dim=1)
+    return (largest - second) / largest.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def select_component(components: Tensor, index: Tensor) -> Tensor:
+    """Return for each picture its component `index`. (B, K, C, H, W), (B,) -> (B, C, H, W)."""
+    chosen = index.view(-1, 1, 1, 1, 1).expand(-1, 1, *components.shape[2:])
+    return components.gather(1, chosen).squeeze(1)
+
+
 def polyphase_pool2d(x: Tensor, stride: int) -> Tensor:
     """Keep, for each picture, its component of largest l2 norm. -> (B, C, ceil(H/s), ceil(W/s))."""
     components = polyphase_components(x, stride)
-    index = largest_component(components).view(-1, 1, 1, 1, 1)
-    return components.gather(1, index.expand(-1, 1, *components.shape[2:])).squeeze(1)
+    return select_component(components, largest_component(components))
 
 
 class PolyphasePool2d(nn.Module):
@@ -62,6 +79,35 @@ class PolyphasePool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return polyphase_pool2d(x, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
+
+class PolyphasePair(nn.Module):
+    """Subsample a residual branch and its shortcut on the grid that the branch selects.
+
+    Were each to select its own, their sum would not move with the picture.
+    (B, C, H, W), (B, D, H, W) -> (B, C, H', W'), (B, D, H', W') with H' = ceil(H / stride).
+
+    Args:
+        stride: subsampling factor, at least 1.
+
+    Raises:
+        ValueError: stride is below 1.
+    """
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1, got {stride}")
+        self.stride = stride
+
+    def forward(self, branch: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        components = polyphase_components(branch, self.stride)
+        index = largest_component(components)
+        other = polyphase_components(shortcut, self.stride)
+        return select_component(components, index), select_component(other, index)
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}"

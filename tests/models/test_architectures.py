@@ -1,10 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
-from models.architectures import create
+import models
+from models.architectures import ARCHITECTURES, create
+from models.blur import BlurPool2d
 from models.compact import CompactClassifier
-from models.downsampling import DOWNSAMPLING_KINDS
+from models.downsampling import DOWNSAMPLING_KINDS, DownsamplingKind
 from models.efficientnet_lite import EfficientNetLite0
+from models.padding import PaddedConv2d, PadMode, SameConv2d
+from models.resnet import Bottleneck, BottleneckV1
 
 
 @pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)
@@ -45,13 +53,13 @@ def test_the_same_seed_gives_the_same_fresh_weights() -> None:
 
 
 def test_an_unknown_architecture_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"'resnet'.*compact, efficientnet_lite0"):
+    with pytest.raises(ValueError, match=r"'resnet'.*compact, .*resnet18, resnet34"):
         create("resnet")
 
 
 def test_an_option_that_the_architecture_lacks_is_refused() -> None:
-    with pytest.raises(TypeError, match="'taps'"):
-        create("efficientnet_lite0", taps=3)
+    with pytest.raises(TypeError, match="'placement'"):
+        create("efficientnet_lite0", placement="timm")
 
 
 @pytest.mark.parametrize(
@@ -65,3 +73,81 @@ def test_an_option_that_the_architecture_lacks_is_refused() -> None:
 def test_an_option_of_a_bad_value_is_refused(option: str, value: str | int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create("compact", **{"downsampling": "blur", option: value})
+
+
+def test_the_package_creates_and_lists() -> None:
+    assert models.list() == tuple(ARCHITECTURES)
+    assert len(models.list()) == 9
+    assert isinstance(models.create("compact", downsampling="blur"), CompactClassifier)
+
+
+@pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)
+@pytest.mark.parametrize("name", models.list())
+def test_every_architecture_takes_every_downsampling(name: str, kind: DownsamplingKind) -> None:
+    with torch.device("meta"):
+        network = models.create(name, downsampling=kind, taps=3, num_classes=7, in_channels=5)
+        plain = models.create(name, num_classes=7, in_channels=5)
+        logits = network(torch.rand(2, 5, 96, 96))
+
+    assert logits.shape == (2, 7)
+    assert list(network.state_dict()) == list(plain.state_dict())
+    assert ("BlurPool2d(taps=3" in repr(network)) == (kind in ("blur", "max_blur"))
+
+
+def borders(network: nn.Module) -> tuple[set[PadMode], set[PadMode]]:
+    """Return how borders continue in the convolutions of a network, and in its blurs."""
+    convolutions = {
+        module.pad_mode
+        for module in network.modules()
+        if isinstance(module, PaddedConv2d | SameConv2d) and module.kernel_size != (1, 1)
+    }
+    blurs = {module.pad_mode for module in network.modules() if isinstance(module, BlurPool2d)}
+    return convolutions, blurs
+
+
+@pytest.mark.parametrize(
+    "name", ["convnext_tiny", "efficientnet_lite0", "mobilenet_v2", "resnet18"]
+)
+def test_borders_are_those_of_the_published_networks_unless_asked_for(name: str) -> None:
+    with torch.device("meta"):
+        assert borders(create(name)) == ({"zero"}, set())
+        assert borders(create(name, downsampling="blur")) == ({"zero"}, {"reflect"})
+        assert borders(create(name, downsampling="polyphase")) == ({"circular"}, set())
+        everywhere = create(name, downsampling="blur", pad_mode="replicate")
+        assert borders(everywhere) == ({"replicate"}, {"replicate"})
+
+
+def test_bottlenecks_are_of_either_version() -> None:
+    with torch.device("meta"):
+        published = create("resnet50").get_submodule("layer1.0")
+        original = create("resnet50", bottleneck="v1").get_submodule("layer1.0")
+
+    assert type(published) is Bottleneck
+    assert type(original) is BottleneckV1
+
+
+@pytest.mark.parametrize(
+    ("name", "bottleneck", "message"),
+    [
+        ("resnet50", "v2", "unknown bottleneck 'v2'; choose from v1, v1.5"),
+        ("resnet18", "v1", "resnet18 has no bottlenecks; v1 is for resnet50, resnet101"),
+    ],
+)
+def test_a_bottleneck_that_there_is_not_is_refused(
+    name: str, bottleneck: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(name, bottleneck=bottleneck)
+
+
+def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "compact.safetensors"
+    trained = create("compact", downsampling="blur")
+    save_file(trained.state_dict(), path)
+
+    network = models.create("compact", downsampling="blur", weights=path)
+
+    x = torch.rand(2, 1, 16, 16)
+    assert torch.equal(network.eval()(x), trained.eval()(x))
+    with pytest.raises(ValueError, match=r"classifier\.weight \(10, 96\) instead of \(3, 96\)"):
+        models.create("compact", num_classes=3, weights=str(path))

@@ -1,13 +1,19 @@
 import hashlib
 import pickle
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
+import antialiased_cnns
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from models.checkpoints import load_pth, load_safetensors
+from models import create
+from models.blur import blur_kernel
+from models.checkpoints import load_checkpoint, load_pth, load_safetensors
+from models.zoo import LITE0_FILE, LITE0_PACKAGE
 
 
 class Intruder:
@@ -89,3 +95,191 @@ def test_tensors_come_back_from_safetensors(tmp_path: Path) -> None:
 def test_a_missing_safetensors_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
         load_safetensors(tmp_path / "absent.safetensors")
+
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[object], Path]:
+    """Write what torch.save can write and return its path."""
+
+    def save(content: object) -> Path:
+        path = tmp_path / "weights.pth"
+        torch.save(content, path)
+        return path
+
+    return save
+
+
+def fresh(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return create("compact", downsampling="blur")
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have the same weights under the same names."""
+    a, b = one.state_dict(), other.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 90, "arch": "compact"},
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"state_dict": {f"module.{name}": state[name] for name in state}},
+        lambda state: dict(reversed(state.items())),
+        lambda state: {name: state[name] for name in state if "num_batches" not in name},
+    ],
+    ids=["bare", "wrapped", "parallel", "wrapped parallel", "reordered", "without counters"],
+)
+def test_a_checkpoint_is_read_however_it_is_wrapped(
+    wrap: Callable[[State], object], saved: Callable[[object], Path]
+) -> None:
+    trained, network = fresh(1), fresh(2)
+
+    load_checkpoint(network, saved(wrap(trained.state_dict())))
+
+    assert same(network, trained)
+
+
+def test_a_checkpoint_is_read_from_safetensors(tmp_path: Path) -> None:
+    trained, network = fresh(1), fresh(2)
+    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
+
+    load_checkpoint(network, str(tmp_path / "weights.safetensors"))
+
+    assert same(network, trained)
+
+
+def test_the_published_weights_of_efficientnet_are_read() -> None:
+    network = create("efficientnet_lite0")
+
+    load_checkpoint(network, Path(str(files(LITE0_PACKAGE).joinpath(LITE0_FILE))))
+
+    published = torch.load(str(files(LITE0_PACKAGE).joinpath(LITE0_FILE)), weights_only=True)
+    assert torch.equal(network.state_dict()["classifier.bias"], published["_fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classifier.bias": None}, "it lacks classifier.bias"),
+        ({"extra.weight": torch.ones(1)}, "the network has no extra.weight"),
+        (
+            {"stages.0.0.weight": torch.ones(16, 3, 3, 3)},
+            r"stages.0.0.weight \(16, 3, 3, 3\) instead of \(16, 1, 3, 3\)",
+        ),
+        (
+            {"stages.0.1.bias": None, "stages.0.9.bias": torch.ones(16)},
+            "it lacks stages.0.1.bias; the network has no stages.0.9.bias",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_changes_nothing(
+    change: dict[str, Tensor | None], message: str, saved: Callable[[object], Path]
+) -> None:
+    state = {**fresh(1).state_dict(), **change}
+    network = fresh(2)
+
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(
+            network, saved({name: value for name, value in state.items() if value is not None})
+        )
+
+    assert same(network, fresh(2))
+
+
+def test_of_many_wrong_names_ten_are_shown(saved: Callable[[object], Path]) -> None:
+    with pytest.raises(ValueError, match=r"the network has no w0, .*, w9 and 15 more$"):
+        load_checkpoint(
+            fresh(1),
+            saved({**fresh(1).state_dict(), **{f"w{n}": torch.ones(1) for n in range(25)}}),
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(1)], "holds a list, not a state dict"),
+        ({"epoch": 3, "best": 0.7}, "no tensors are epoch, best"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_refused(
+    content: object, message: str, saved: Callable[[object], Path]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(fresh(1), saved(content))
+
+
+def test_code_in_a_checkpoint_is_refused(tmp_path: Path, saved: Callable[[object], Path]) -> None:
+    path = saved({"state_dict": {"a": Intruder(tmp_path / "made by the intruder")}})
+
+    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
+        load_checkpoint(fresh(1), path)
+
+    assert not (tmp_path / "made by the intruder").exists()
+
+
+def antialiased(name: str, taps: int) -> nn.Module:
+    """Return the network of antialiased-cnns with norms that are no identities."""
+    torch.manual_seed(0)
+    network: nn.Module = getattr(antialiased_cnns, name)(pretrained=False, filter_size=taps)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type] # a buffer
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [
+        ("resnet18", 2),
+        ("resnet18", 3),
+        ("resnet18", 4),
+        ("resnet18", 5),
+        ("resnet50", 4),
+        ("mobilenet_v2", 2),
+        ("mobilenet_v2", 5),
+    ],
+)
+@torch.inference_mode()
+def test_weights_of_antialiased_cnns_give_the_logits_that_they_give_there(
+    name: str, taps: int, saved: Callable[[object], Path]
+) -> None:
+    theirs = antialiased(name, taps)
+    path = saved({"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}})
+    x = torch.randn(2, 3, 96, 66, generator=torch.Generator().manual_seed(1))
+
+    ours = create(name, downsampling="blur", taps=taps, weights=path).eval()
+
+    expected = theirs(x)
+    assert (ours(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_filters_of_other_taps_are_refused(saved: Callable[[object], Path]) -> None:
+    path = saved(antialiased("mobilenet_v2", 4).state_dict())
+
+    with pytest.raises(ValueError, match=r"of 4 taps, the network has taps=3: .*taps=4"):
+        create("mobilenet_v2", downsampling="blur", taps=3, weights=path)
+    with pytest.raises(ValueError, match=r"of 4 taps, the network has no blur"):
+        create("mobilenet_v2", weights=path)
+
+
+def test_a_filter_that_is_not_binomial_is_refused(saved: Callable[[object], Path]) -> None:
+    state = antialiased("mobilenet_v2", 4).state_dict()
+    state["features.4.conv.2.filt"] = blur_kernel(4).roll(1, 1).expand(144, 1, 4, 4).clone()
+
+    with pytest.raises(ValueError, match=r"'features\.4\.conv\.2\.filt' is not the binomial"):
+        create("mobilenet_v2", downsampling="blur", taps=4, weights=saved(state))
+
+
+def test_weights_of_another_architecture_are_refused(saved: Callable[[object], Path]) -> None:
+    path = saved(antialiased("resnet18", 4).state_dict())
+
+    with pytest.raises(ValueError, match=r"it lacks layer1\.2\.conv1\.weight.* and \d+ more"):
+        create("resnet34", downsampling="blur", weights=path)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graph import export_graph
-from models.compact import WIDTHS, CompactClassifier, stage
+from models.compact import WIDTHS, CompactClassifier
 from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from server.engine import Engine, Execution
 
@@ -58,11 +58,6 @@ def test_a_batch_of_pictures_becomes_a_batch_of_logits(kind: DownsamplingKind) -
     classifier = CompactClassifier(Downsampling(kind), num_classes=7, in_channels=3)
 
     assert classifier(torch.rand(2, 3, 48, 32)).shape == (2, 7)
-
-
-@pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)
-def test_a_stage_halves_and_widens(kind: DownsamplingKind) -> None:
-    assert stage(3, 5, Downsampling(kind))(torch.rand(2, 3, 8, 12)).shape == (2, 5, 4, 6)
 
 
 def test_widths_are_a_choice() -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.downsampling import (
     DOWNSAMPLING_KINDS,
+    AntialiasedMaxPool,
     DenseMaxPool2d,
     Downsampling,
     DownsamplingKind,
@@ -195,3 +196,70 @@ def test_the_number_of_taps_reaches_the_blur(kind: DownsamplingKind) -> None:
 
     assert not torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[1], outputs[2])
+
+
+@pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)
+def test_the_stride_is_a_choice(kind: DownsamplingKind) -> None:
+    downsampling = Downsampling(kind, stride=4)
+    conv = PaddedConv2d(1, 1, 1, downsampling.conv_stride, "circular")
+
+    out = downsampling.pool()(conv(torch.rand(2, 1, 8, 12)))
+
+    assert out.shape == (2, 1, 2, 3)
+
+
+def test_a_stride_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
+        Downsampling("blur", stride=0)
+
+
+def test_convolutions_may_continue_their_border_in_another_way_than_the_pool() -> None:
+    downsampling = Downsampling("blur", pad_mode="reflect", conv_pad_mode="zero")
+
+    assert downsampling.conv_border == "zero"
+    assert Downsampling("blur", pad_mode="reflect").conv_border == "reflect"
+    with pytest.raises(ValueError, match="unknown pad_mode 'same'"):
+        Downsampling("blur", conv_pad_mode="same")  # type: ignore[arg-type] # the test's point
+
+
+def test_a_dense_maximum_without_padding_leaves_out_what_crosses_the_border() -> None:
+    x = torch.arange(9.0).view(1, 1, 3, 3)
+
+    assert DenseMaxPool2d(None)(x)[0, 0].tolist() == [[4, 5], [7, 8]]
+
+
+def test_a_dense_maximum_of_three_sees_one_sample_on_each_side() -> None:
+    x = integers(1, 2, 5, 6)
+
+    expected = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)(x)
+
+    assert torch.equal(DenseMaxPool2d("zero", kernel_size=3)(x), expected)
+
+
+def test_a_dense_maximum_of_no_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
+        DenseMaxPool2d("zero", kernel_size=0)
+
+
+@pytest.mark.parametrize("taps", range(1, 8))
+@pytest.mark.parametrize("size", [31, 32, 56])
+def test_an_antialiased_maximum_gives_the_size_of_the_maximum_it_replaces(
+    size: int, taps: int
+) -> None:
+    x = torch.rand(1, 1, size, 32)
+
+    assert AntialiasedMaxPool(taps)(x).shape == (1, 1, (size + 1) // 2, 16)
+    assert AntialiasedMaxPool(taps, max_pad_mode=None)(x).shape == nn.MaxPool2d(2)(x).shape
+
+
+def test_one_tap_of_an_antialiased_maximum_is_the_maximum_at_a_stride() -> None:
+    x = integers(2, 3, 8, 10)
+
+    assert torch.equal(AntialiasedMaxPool(taps=1)(x), nn.MaxPool2d(2)(x))
+
+
+def test_an_antialiased_maximum_blurs_the_values_worked_by_hand() -> None:
+    x = torch.tensor([0.0, 8.0, 0.0, 4.0, 0.0]).expand(1, 1, 5, 5)
+
+    # maxima of two neighbours: 8 8 4 4; reflected 8 | 8 8 4 4; 1/4 1/2 1/4 at 0 and 2
+    assert AntialiasedMaxPool(taps=3, max_pad_mode=None)(x)[0, 0, 0].tolist() == [8, 5]

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import load_pth
+from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from models.efficientnet_lite import (
     LITE0_GROUPS,
     BlockGroup,
     EfficientNetLite0,
     InvertedResidual,
-    SameConv2d,
     rename_published,
-    same_padding,
 )
+from models.padding import SameConv2d, same_padding
 from models.preprocessing import PreprocessedNetwork, Preprocessing
 from models.samples import ESPRESSO, TRIPOD, photograph_samples
 from models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
@@ -289,3 +289,40 @@ def test_the_exported_front_of_the_pretrained_network_computes_the_same_on_photo
         largest = network(images).abs().max().item()
 
     assert parity(network, images) <= 1e-5 * largest
+
+
+@pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)
+@torch.inference_mode()
+def test_every_family_has_the_same_state_and_halves_as_often(kind: DownsamplingKind) -> None:
+    plain = EfficientNetLite0().state_dict()
+    network = EfficientNetLite0(downsampling=Downsampling(kind, pad_mode="circular")).eval()
+
+    assert list(network.state_dict()) == list(plain)
+    assert network.blocks(network.stem(torch.rand(1, 3, 64, 96))).shape == (1, 320, 2, 3)
+
+
+@torch.inference_mode()
+def test_a_blur_of_one_tap_that_is_aligned_is_the_plain_block() -> None:
+    group = BlockGroup(expansion=2, kernel_size=3, stride=2, out_channels=4, repeats=1)
+    plain = InvertedResidual(4, group, stride=2).eval()
+    subsampled = InvertedResidual(4, group, 2, Downsampling("blur", 1, "zero")).eval()
+    subsampled.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 4, 9, 7)  # odd: SAME then pads as much in front at stride 2 as at stride 1
+
+    assert torch.allclose(subsampled(x), plain(x), atol=1e-6)
+
+
+@torch.inference_mode()
+def test_polyphase_logits_do_not_change_under_circular_shifts() -> None:
+    torch.manual_seed(0)
+    network = EfficientNetLite0(10, downsampling=Downsampling("polyphase")).eval()
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.constant_(norm.running_var, 0.1)  # type: ignore[arg-type] # a buffer
+    picture = torch.rand(3, 64, 64)
+    shifts = [(0, 0), (1, 0), (0, 1), (7, 12), (31, 33)]
+
+    logits = network(torch.stack([picture.roll(shift, dims=(1, 2)) for shift in shifts]))
+
+    assert (logits - logits[0]).abs().max().item() <= 1e-4 * logits.abs().max().item()
+    assert logits.argmax(1).unique().numel() == 1

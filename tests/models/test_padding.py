@@ -187,3 +187,11 @@ def test_an_exported_padded_convolution_computes_the_same(parity: Parity) -> Non
 
 def test_a_padded_convolution_shows_its_pad_mode() -> None:
     assert "pad_mode=replicate" in repr(PaddedConv2d(1, 1, 3, 1, "replicate"))
+
+
+def test_a_padded_convolution_may_be_depthwise_and_have_a_bias() -> None:
+    conv = PaddedConv2d(4, 4, 3, stride=2, pad_mode="circular", groups=4, bias=True)
+
+    assert conv.weight.shape == (4, 1, 3, 3)
+    assert conv.bias is not None
+    assert conv(torch.rand(2, 4, 6, 8)).shape == (2, 4, 3, 4)

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.polyphase import (
+    PolyphasePair,
     PolyphasePool2d,
     largest_component,
+    norm_margin,
     polyphase_components,
     polyphase_pool2d,
 )
@@ -186,3 +188,42 @@ def test_a_stride_below_one_is_refused(stride: int) -> None:
 
 def test_the_module_shows_its_stride() -> None:
     assert repr(PolyphasePool2d(3)) == "PolyphasePool2d(stride=3)"
+
+
+def test_a_shortcut_is_sampled_on_the_grid_of_its_branch() -> None:
+    branch, shortcut = torch.zeros(2, 1, 4, 4), torch.arange(32.0).view(2, 1, 4, 4)
+    branch[0, 0, 1, 2] = branch[1, 0, 2, 3] = 5.0  # grids (1, 0) and (0, 1)
+
+    halved, sampled = PolyphasePair()(branch, shortcut)
+
+    assert torch.equal(halved, PolyphasePool2d()(branch))
+    assert sampled[0, 0].tolist() == [[4, 6], [12, 14]]
+    assert sampled[1, 0].tolist() == [[17, 19], [25, 27]]
+
+
+def test_the_sum_of_a_branch_and_its_shortcut_only_moves_with_the_picture() -> None:
+    branch, shortcut = random(3, 4, 8, 6), random(3, 4, 8, 6, seed=1)
+    total = sum(PolyphasePair()(branch, shortcut))
+    assert isinstance(total, Tensor)
+
+    for shift in [(1, 0), (0, 1), (3, 5)]:
+        moved = sum(PolyphasePair()(branch.roll(shift, (2, 3)), shortcut.roll(shift, (2, 3))))
+        assert isinstance(moved, Tensor)
+        for picture, other in zip(total, moved, strict=True):
+            steps = [(dy, dx) for dy in range(4) for dx in range(3)]
+            assert any(torch.equal(picture.roll(step, (1, 2)), other) for step in steps)
+
+
+def test_a_pair_of_no_stride_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        PolyphasePair(0)
+
+
+def test_the_margin_is_the_share_by_which_the_largest_norm_leads() -> None:
+    x = torch.tensor([[4.0, 3.0], [1.0, -2.0]]).view(1, 1, 2, 2)
+    tie = torch.ones(1, 1, 2, 2)
+    nothing = torch.zeros(1, 1, 2, 2)
+
+    margins = norm_margin(polyphase_components(torch.cat([x, tie, nothing]), 2))
+
+    assert margins.tolist() == [0.25, 0, 0]

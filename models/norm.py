@@ -1,0 +1,18 @@
+"""Normalisation of feature maps beyond what torch.nn has."""
+
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of each position. (B, C, H, W) -> (B, C, H, W).
+
+    Args:
+        channels: of the map.
+        eps: added to the variance; 1e-6 is that of ConvNeXt, not the default of torch.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over (B, H, W, C)
