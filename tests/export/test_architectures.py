@@ -1,0 +1,55 @@
+"""Every architecture becomes a graph that computes the same, and polyphase does not mind shifts."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from companion.shifts import shift_circularly
+from export.graph import export_graph
+from server.engine import Engine, Execution
+
+SIZE = 64
+BATCHES = (1, 2, 3)
+SHIFTS = np.array([(0, 1), (1, 0), (7, 13), (31, 32), (63, 5)])
+EXACT = ("compact", "mobilenet_v2", "resnet18")
+DEEPER = {"resnet34", "resnet101", "resnet152"}  # the blocks of 18 and 50 again, minutes more
+
+
+def network(name: str, downsampling: str) -> tuple[nn.Module, torch.Tensor]:
+    """Return a network with seeded random weights and pictures for it."""
+    torch.manual_seed(0)
+    channels = 1 if name == "compact" else 3
+    built = models.create(name, downsampling=downsampling, num_classes=10).eval()
+    return built, torch.rand(6, channels, SIZE, SIZE)
+
+
+def exported(built: nn.Module, pictures: torch.Tensor) -> Engine:
+    return Engine(export_graph(built, pictures[:2]), Execution(provider="cpu"), max_batch_size=6)
+
+
+@pytest.mark.parametrize("name", sorted({*models.list()} - DEEPER))
+def test_every_architecture_computes_the_same_in_onnxruntime_at_any_batch(name: str) -> None:
+    built, pictures = network(name, "blur")
+    engine = exported(built, pictures)
+    for batch in BATCHES:
+        with torch.inference_mode():
+            expected = built(pictures[:batch]).numpy()
+        served = engine.run(pictures[:batch].numpy())["logits"]
+        assert served.shape == (batch, 10)
+        scale = np.abs(expected).max()
+        assert np.abs(served - expected).max() / scale <= 1e-4
+        assert (served.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_polyphase_network_answers_every_circular_shift_alike_in_onnxruntime(name: str) -> None:
+    built, pictures = network(name, "polyphase")
+    engine = exported(built, pictures)
+    unmoved = engine.run(pictures.numpy())["logits"]
+    for shift in SHIFTS:
+        offsets = np.broadcast_to(shift, (len(pictures), 2))
+        moved = engine.run(shift_circularly(pictures.numpy(), offsets, (2, 3)))["logits"]
+        assert np.abs(moved - unmoved).max() / np.abs(unmoved).max() <= 1e-4
+        assert (moved.argmax(axis=1) == unmoved.argmax(axis=1)).all()
