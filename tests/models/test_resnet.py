@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from export.graph import export_graph
 from models.blur import BlurPool2d
 from models.downsampling import DOWNSAMPLING_KINDS, PLAIN, Downsampling, DownsamplingKind
 from models.resnet import RESNETS, BasicBlock, Block, Bottleneck, BottleneckV1, ResNet, Site
-from models.stems import Placement
 from server.engine import Engine, Execution
 
 BLOCKS: tuple[Block, ...] = (BasicBlock, Bottleneck, BottleneckV1)
@@ -24,14 +23,11 @@ def published(kind: DownsamplingKind) -> Downsampling:
     return Downsampling(kind, taps=4, pad_mode="reflect", conv_pad_mode="zero")
 
 
-def small(
-    block: Block, downsampling: Downsampling = PLAIN, placement: Placement = "zhang"
-) -> ResNet:
+def small(block: Block, downsampling: Downsampling, widths: Sequence[int] = SMALL) -> ResNet:
     """Return a narrow network of a block a group, with logits of unit range, for evaluation."""
     torch.manual_seed(0)
-    network = ResNet(
-        block, (1, 1, 1, 1), downsampling, num_classes=10, widths=SMALL, placement=placement
-    ).eval()
+    depths = [1] * len(widths)
+    network = ResNet(block, depths, downsampling, num_classes=10, widths=widths).eval()
     with torch.inference_mode():
         scale = network(random(4, 3, 64, 64)).abs().max()
         for parameter in network.get_submodule("fc").parameters():
@@ -214,7 +210,10 @@ class TwoVersions(nn.Module):
         super().__init__()
         polyphase = Downsampling("polyphase", pad_mode="circular")
         self.networks = nn.ModuleList(
-            [small(BasicBlock, polyphase), small(Bottleneck, published("blur"))]
+            [
+                small(BasicBlock, polyphase, SMALL[:3]),
+                small(Bottleneck, published("blur"), SMALL[:2]),
+            ]
         )
 
     def forward(self, x: Tensor) -> Tensor:
