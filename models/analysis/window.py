@@ -100,7 +100,7 @@ def grid_offset(window: Window, size: int) -> float:
 
 
 COMMON_WINDOWS: dict[str, Window] = {
-    "1x1 s2 (shortcut)": Window(1, stride=2),
+    "1x1 s2": Window(1, stride=2),
     "2x2 s2": Window(2, stride=2),
     "3x3 s1 p1": Window(3, pad_before=1, pad_after=1),
     "3x3 s2 p0": Window(3, stride=2),
