@@ -87,7 +87,7 @@ def aliasing(options: Options, console: Console) -> None:
     if options.model:
         _stride_aliasing(_subject(options), options, console)
         return
-    console.print(_filter_table())
+    console.print(_filter_table(options.shift))
     path = options.plots / "filter_responses.png"
     plots.plot_filter_responses(path)
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -163,13 +163,13 @@ def _stride_aliasing(subject: Subject, options: Options, console: Console) -> No
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _filter_table() -> Table:
+def _filter_table(shift: float) -> Table:
     """Lay out the filters: gain at the limit of stride 2, leakage, shift errors of layers."""
     noise = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 16, 3, padding=1, bias=False, padding_mode="circular")
     dense = DenseMaxPool2d("circular")
-    title = "Blur at stride 2: leakage, and error under a shift by 1"
+    title = f"Blur at stride 2: leakage, and error under a shift by {shift:g} px"
     headers = ("leaks", "relu > blur", "relu > max > blur", "blur > relu")
     table = tables.new_table(title, "taps", *headers)
     for taps in range(1, 8):
@@ -177,7 +177,7 @@ def _filter_table() -> Table:
         right = nn.Sequential(conv, nn.ReLU(), blur)
         maximum = nn.Sequential(conv, nn.ReLU(), dense, blur)
         wrong = nn.Sequential(conv, blur, nn.ReLU())
-        errors = [shift_error(layers, noise) for layers in (right, maximum, wrong)]
+        errors = [shift_error(layers, noise, (0.0, shift)) for layers in (right, maximum, wrong)]
         table.add_row(str(taps), f"{leaked_energy(taps):.2%}", *(f"{e:.3f}" for e in errors))
     return table
 
@@ -199,6 +199,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--layout", choices=("CHW", "HWC"), default="CHW", help="of an ONNX file")
     parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
     parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
+    parser.add_argument("--shift", type=float, default=1.0, help="for aliasing, px (%(default)s)")
     parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
     options = parser.parse_args(arguments)
     if options.command not in COMMANDS:

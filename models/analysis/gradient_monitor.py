@@ -6,7 +6,6 @@ value as it was when the module returned it.
 """
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -89,12 +88,7 @@ class GradientMonitor:
                 self._watch(name, module)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

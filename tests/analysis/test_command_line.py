@@ -62,6 +62,17 @@ def test_aliasing_shows_the_filters_and_draws_their_responses(
     assert_drawn(tmp_path / "filter_responses.png")
 
 
+def test_aliasing_takes_a_shift_by_half_a_pixel(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = printed(capsys, "aliasing", "--shift", "0.5", "--plots", str(tmp_path))
+
+    rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
+    errors = [float(row[2]) for row in rows]
+    assert "a shift by 0.5 px" in text
+    assert errors == sorted(errors, reverse=True)
+
+
 def test_a_model_of_the_zoo_is_analysed_in_full(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
