@@ -120,8 +120,9 @@ def plot_stride_aliasing(lines: Sequence[StrideAliasing], path: Path) -> None:
     axes.set_yticks(places, [f"{line.name} ({line.kind})" for line in lines], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("share of the energy above the new Nyquist limit, mean removed")
+    axes.set_xlabel("share of the energy")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.suptitle("Above the new Nyquist limit, mean removed", fontsize=10)
     _save(figure, path)
 
 

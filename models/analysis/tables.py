@@ -152,12 +152,13 @@ def cost_table(cost: Cost, most: int = 12) -> Table:
 
 
 def _changes(lines: Sequence[LayerField]) -> list[LayerField]:
-    """Return the lines whose field or grid is not that of the line before."""
+    """Return the lines whose field is not as large, or not as far apart, as that before."""
     changed, before = [], None
     for line in lines:
-        if before is None or (line.field, line.grid) != (before.field, before.grid):
+        sizes = [(axis.size, axis.jump) for axis in (line.field.rows, line.field.columns)]
+        if sizes != before:
             changed.append(line)
-        before = line
+        before = sizes
     return changed
 
 
