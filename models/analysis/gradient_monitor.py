@@ -1,0 +1,114 @@
+"""Watch the gradients of a network, layer by layer, while it trains.
+
+Tensor hooks on the outputs of leaf modules: full backward hooks raise on an in-place ReLU and on
+`out += identity`, since they wrap the output in a view; a tensor hook sees the gradient of the
+value as it was when the module returned it.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """The gradient of the loss with respect to the output of one leaf module.
+
+    Attributes:
+        name: of the module in its network.
+        kind: its class.
+        passes: gradients seen; more than one where the module is used again or batches add up.
+        mean_magnitude: mean absolute gradient of an element, over all passes.
+        deviation: standard deviation of an element, over all passes; 0 for a single element.
+        sparsity: share of elements whose gradient is exactly zero, 0..1.
+        norm: Euclidean, over all passes.
+    """
+
+    name: str
+    kind: str
+    passes: int
+    mean_magnitude: float
+    deviation: float
+    sparsity: float
+    norm: float
+
+
+class _Sums:
+    """Running sums of one layer, float64 (4,): |g|, g, g squared, zeros; on the layer's device."""
+
+    def __init__(self) -> None:
+        self.passes, self.elements = 0, 0
+        self.values = torch.zeros(4, dtype=torch.float64)
+
+    def add(self, gradient: Tensor) -> None:
+        wide = gradient.detach().double()
+        zeros = (wide == 0).sum().double()
+        new = torch.stack([wide.abs().sum(), wide.sum(), wide.square().sum(), zeros])
+        self.values = self.values.to(new.device) + new  # no transfer back: that would wait
+        self.passes += 1
+        self.elements += gradient.numel()
+
+    def summary(self, name: str, kind: str) -> LayerGradient:
+        magnitude, total, squares, zeros = self.values.tolist()
+        variance = max(squares / self.elements - (total / self.elements) ** 2, 0.0)
+        return LayerGradient(
+            name=name,
+            kind=kind,
+            passes=self.passes,
+            mean_magnitude=magnitude / self.elements,
+            deviation=variance**0.5,
+            sparsity=zeros / self.elements,
+            norm=squares**0.5,
+        )
+
+
+class GradientMonitor:
+    """Measures every leaf module of a network between enter and exit, and leaves no hook behind.
+
+        with GradientMonitor(network) as monitor:
+            loss(network(x)).backward()
+        for layer in monitor.report(): ...
+
+    Args:
+        network: to watch; any nn.Module.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._handles: list[RemovableHandle] = []
+        self._sums: dict[str, _Sums] = {}
+        self._kinds: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        for name, module in self._network.named_modules():
+            if not any(True for _ in module.children()):
+                self._watch(name, module)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def report(self) -> tuple[LayerGradient, ...]:
+        """Return a line for each layer that got a gradient, in the order of the forward pass."""
+        return tuple(
+            sums.summary(name, self._kinds[name])
+            for name, sums in self._sums.items()
+            if sums.passes
+        )
+
+    def _watch(self, name: str, module: nn.Module) -> None:
+        self._kinds[name] = type(module).__name__
+
+        def follow(_module: nn.Module, _inputs: object, output: object) -> None:
+            sums = self._sums.setdefault(name, _Sums())
+            parts = output if isinstance(output, tuple | list) else (output,)
+            for part in parts:
+                if isinstance(part, Tensor) and part.requires_grad:
+                    self._handles.append(part.register_hook(sums.add))
+
+        self._handles.append(module.register_forward_hook(follow))

@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.analysis.__main__ import main
+from models.analysis.subject import load_subject
+
+
+@pytest.fixture(autouse=True)
+def _a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines() if "wrote " not in line) <= 80
+    assert "…" not in text
+    return text
+
+
+def assert_drawn(path: Path) -> None:
+    """Assert that a PNG has something on it."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= 600
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_outputs_shows_sizes_and_what_is_unread(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "outputs", "--sizes", "28", "224")
+
+    (line,) = (line for line in text.splitlines() if "3x3 s4 p1" in line)
+    assert line.split()[3:6] == ["7", "56", "48.98%"]
+
+
+def test_blocks_shows_the_factor_of_four(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "blocks")
+
+    assert text.count("74,112") == 2
+    assert "231,211,008    4.00" in text
+    assert "57,802,752    1.00" in text
+
+
+def test_gradients_shows_the_layers_and_draws_their_patterns(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = printed(capsys, "gradients", "--plots", str(tmp_path))
+
+    assert "max 2x2 s2         75.00%" in text
+    assert_drawn(tmp_path / "gradient_patterns.png")
+
+
+def test_aliasing_shows_the_filters_and_draws_their_responses(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = printed(capsys, "aliasing", "--plots", str(tmp_path))
+
+    assert "7.56%         0.257" in text
+    assert_drawn(tmp_path / "filter_responses.png")
+
+
+def test_aliasing_takes_a_shift_by_half_a_pixel(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = printed(capsys, "aliasing", "--shift", "0.5", "--plots", str(tmp_path))
+
+    rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
+    errors = [float(row[2]) for row in rows]
+    assert "a shift by 0.5 px" in text
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_a_model_of_the_zoo_is_analysed_in_full(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = printed(capsys, "fashion_strided", "--plots", str(tmp_path))
+
+    for part in ("79,866", "Theoretical receptive", "95 %", "Nyquist limit", "BatchNorm2d"):
+        assert part in text
+    for plot in ("receptive_field", "effective_field", "aliasing"):
+        assert_drawn(tmp_path / f"fashion_strided_{plot}.png")
+
+
+def test_an_architecture_takes_its_downsampling(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ("--downsampling", "max_blur", "--size", "64", "--plots", str(tmp_path))
+    text = printed(capsys, "receptive-field", "compact", *options)
+
+    (line,) = (line for line in text.splitlines() if "stages.3.3.1" in line)
+    assert line.split()[2:5] == ["4", "76", "16"]
+
+
+def test_noise_has_the_mean_and_the_deviation_of_the_pictures() -> None:
+    subject = load_subject("fashion_blur", count=4)
+    noise = subject.noise(64)
+
+    assert subject.pictures.shape == (4, 1, 48, 48)
+    assert noise.mean().item() == pytest.approx(subject.pictures.mean().item(), abs=0.01)
+    assert noise.std().item() == pytest.approx(subject.pictures.std().item(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet1"], "unknown architecture 'resnet1'"),
+        (["receptive-field", "missing.onnx"], "missing.onnx"),
+    ],
+)
+def test_what_cannot_be_analysed_is_an_error_that_says_why(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 2
+
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["output", "fashion_blur"], "no command 'output'; choose from outputs, blocks"),
+        (["receptive-field"], "receptive-field needs a MODEL"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+
+    assert message in capsys.readouterr().err
