@@ -22,7 +22,9 @@ from models.analysis.receptive_field import (
 )
 from models.analysis.window import Window
 from models.architectures import create
+from models.blur import BlurPool2d
 from models.downsampling import DownsamplingKind
+from models.padding import PAD_MODES, PaddedConv2d, PadMode
 from tests.analysis.networks import Gated, Lambda, Style, resnet, resnet_graph, vgg16
 
 PICTURE = torch.zeros(1, 3, 224, 224)
@@ -178,6 +180,13 @@ def test_paths_with_different_centres_are_reported_as_unaligned() -> None:
     assert not field.aligned
     assert field.rows == AxisField(3, 2, -1, (0.0, 0.5))
     assert final_field(blur, torch.zeros(1, 1, 48, 48)).aligned
+
+
+@pytest.mark.parametrize("pad_mode", PAD_MODES)
+def test_a_pad_moves_the_field_whatever_it_continues_the_map_with(pad_mode: PadMode) -> None:
+    network = nn.Sequential(PaddedConv2d(3, 3, 5, 2, pad_mode), BlurPool2d(4, 2, pad_mode))
+
+    assert final_field(network).rows == AxisField(11, 4, -4, centred_at(1))
 
 
 def test_paths_with_different_jumps_are_refused() -> None:
