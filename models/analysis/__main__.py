@@ -15,6 +15,7 @@ from torch import nn
 
 from models.analysis import plots, tables
 from models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
+from models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
 from models.analysis.cost import conv_pool_and_strided, cost
 from models.analysis.effective_field import effective_field
 from models.analysis.gradient_monitor import GradientMonitor
@@ -93,6 +94,22 @@ def aliasing(options: Options, console: Console) -> None:
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
+def stem_comparison(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+    """Compare the stems of five families, and their anti-aliased forms."""
+    console.print(tables.stem_table({name: block_figures(stem) for name, stem in stems().items()}))
+
+
+def bottleneck_comparison(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+    """Compare the bottlenecks v1 and v1.5 of ResNet-50."""
+    console.print(tables.bottleneck_table(bottlenecks()))
+
+
+def shift(options: Options, console: Console) -> None:
+    """Compare what a shift does to each kind of downsampling."""
+    shifts = tuple(dict.fromkeys((0.5, options.shift, 2.0)))
+    console.print(tables.shift_table(shift_errors(shifts), shifts))
+
+
 def everything(options: Options, console: Console) -> None:
     """Analyse MODEL: cost, receptive fields, aliasing, gradients."""
     subject = _subject(options)
@@ -110,6 +127,9 @@ COMMANDS: dict[str, Callable[[Options, Console], None]] = {
     "receptive-field": receptive_field,
     "effective-field": effective,
     "gradients": gradients,
+    "stems": stem_comparison,
+    "bottlenecks": bottleneck_comparison,
+    "shift": shift,
     "aliasing": aliasing,
 }
 
@@ -199,7 +219,9 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--layout", choices=("CHW", "HWC"), default="CHW", help="of an ONNX file")
     parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
     parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
-    parser.add_argument("--shift", type=float, default=1.0, help="for aliasing, px (%(default)s)")
+    parser.add_argument(
+        "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
+    )
     parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
     options = parser.parse_args(arguments)
     if options.command not in COMMANDS:

@@ -1,11 +1,12 @@
 """The figures of an analysis as tables for a terminal of 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from models.analysis.aliasing import StrideAliasing
+from models.analysis.comparisons import BlockFigures, BottleneckFigures
 from models.analysis.cost import Cost, LayerCost
 from models.analysis.effective_field import EffectiveField
 from models.analysis.gradient_monitor import LayerGradient
@@ -54,6 +55,40 @@ def block_table(compared: dict[str, Cost]) -> Table:
     for name, cost in compared.items():
         times = f"{cost.multiply_adds / least:.2f}"
         table.add_row(name, f"{cost.parameters:,}", f"{cost.multiply_adds:,}", times)
+    return table
+
+
+def stem_table(compared: Mapping[str, BlockFigures]) -> Table:
+    """Lay out stems with their cost and their receptive field, on pictures of 224 pixels."""
+    headers = ("parameters", "multiply-adds", "field", "jump")
+    table = new_table("Stems, RGB pictures of 224 pixels", "stem", *headers)
+    table.columns[0].max_width = 32
+    for name, figures in compared.items():
+        table.add_row(name, *_block_cells(figures))
+    return table
+
+
+def bottleneck_table(compared: Mapping[str, BottleneckFigures]) -> Table:
+    """Lay out the versions of ResNet-50's bottleneck; unread are inputs of its strided layers."""
+    headers = ("parameters", "multiply-adds", "field", "jump", "branch", "shortcut")
+    table = new_table("ResNet-50; unread share of branch and shortcut", "bottleneck", *headers)
+    for name, figures in compared.items():
+        unread = (f"{figures.branch_unread:.0%}", f"{figures.shortcut_unread:.0%}")
+        table.add_row(name, *_block_cells(figures.whole), *unread)
+    return table
+
+
+def _block_cells(figures: BlockFigures) -> tuple[str, str, str, str]:
+    work = f"{figures.multiply_adds / 1e6:,.1f} M"
+    return f"{figures.parameters:,}", work, str(figures.field), str(figures.jump)
+
+
+def shift_table(errors: Mapping[str, Sequence[float]], shifts: Sequence[float]) -> Table:
+    """Lay out the relative error of each kind of downsampling under shifts, in pixels."""
+    headers = (f"{shift:g} px" for shift in shifts)
+    table = new_table("Relative error under a shift: conv, ReLU, halving", "kind", *headers)
+    for kind, of_each in errors.items():
+        table.add_row(kind, *(f"{error:.3f}" for error in of_each))
     return table
 
 

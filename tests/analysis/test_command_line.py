@@ -132,3 +132,19 @@ def test_a_wrong_command_line_is_refused(
         main(arguments)
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("stems", ["590,592", "9,536", "28,768", "4,896", "928"]),
+        ("bottlenecks", ["3,858.0 M", "4,089.2 M", "483", "427", "515", "75%"]),
+        ("shift", ["0.5 px", "1 px", "2 px", "strided", "polyphase"]),
+    ],
+)
+def test_a_comparison_of_blocks_shows_its_figures(
+    capsys: pytest.CaptureFixture[str], command: str, shown: list[str]
+) -> None:
+    text = printed(capsys, command)
+
+    assert [figure for figure in shown if figure not in text] == []
