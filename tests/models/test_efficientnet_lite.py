@@ -326,3 +326,15 @@ def test_polyphase_logits_do_not_change_under_circular_shifts() -> None:
 
     assert (logits - logits[0]).abs().max().item() <= 1e-4 * logits.abs().max().item()
     assert logits.argmax(1).unique().numel() == 1
+
+
+@torch.inference_mode()
+def test_a_pool_sees_what_an_activation_clipped_at_zero_and_six_leaves() -> None:
+    group = BlockGroup(expansion=1, kernel_size=1, stride=2, out_channels=1, repeats=1)
+    block = InvertedResidual(1, group, 2, Downsampling("avg_pool", pad_mode="zero")).eval()
+    for conv in (block.depthwise[0], block.project[0]):
+        nn.init.ones_(conv.weight)  # type: ignore[arg-type] # of a Sequential
+    x = torch.tensor([[-8.0, 3.0], [8.0, 0.0]]).view(1, 1, 2, 2)
+
+    one = (1 + 1e-3) ** -0.5  # a norm divides by the root of variance + epsilon
+    assert block(x).item() == pytest.approx((3 * one + 6) / 4 * one)

@@ -119,3 +119,16 @@ def test_polyphase_logits_do_not_change_under_circular_shifts_and_blurred_ones_d
 @torch.inference_mode()
 def test_an_exported_network_computes_the_same(parity: Parity) -> None:
     assert parity(small(published("blur")), random(3, 3, 32, 32)) <= 1e-4
+
+
+@torch.inference_mode()
+def test_a_pool_sees_what_an_activation_clipped_at_zero_and_six_leaves() -> None:
+    block = InvertedResidual(1, 1, 1, Downsampling("avg_pool", pad_mode="zero"), halves=True)
+    depthwise = block.get_submodule("conv.0.0")
+    assert isinstance(depthwise, nn.Conv2d)
+    nn.init.dirac_(depthwise.weight)
+    nn.init.ones_(block.get_submodule("conv.1").weight)  # type: ignore[arg-type] # a convolution
+    x = torch.tensor([[-8.0, 3.0], [8.0, 0.0]]).view(1, 1, 2, 2)
+
+    one = (1 + 1e-5) ** -0.5  # a norm divides by the root of variance + epsilon
+    assert block.eval()(x).item() == pytest.approx((3 * one + 6) / 4 * one)

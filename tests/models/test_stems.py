@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blur import BlurPool2d
@@ -81,6 +82,35 @@ def test_patches_become_tokens_row_by_row() -> None:
 def test_a_picture_that_patches_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 16, got 224 and 225"):
         PatchEmbedding()(torch.zeros(1, 3, 224, 225))
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride", "pad"), [("strided", 2, (0, 1, 0, 1)), ("max_pool", 1, (1, 1, 1, 1))]
+)
+@torch.inference_mode()
+def test_an_efficientnet_stem_pads_an_even_picture_as_tensorflow_does(
+    kind: DownsamplingKind, stride: int, pad: tuple[int, int, int, int]
+) -> None:
+    stem = EfficientNetStem(Downsampling(kind, pad_mode="zero")).eval()
+    weight = stem.state_dict()["0.weight"]
+    x = random(2, 3, 8, 12)
+
+    expected = F.silu(F.conv2d(F.pad(x, pad), weight, stride=stride) * (1 + 1e-3) ** -0.5)
+
+    assert torch.allclose(stem(x), expected if stride == 2 else F.max_pool2d(expected, 2))
+
+
+@torch.inference_mode()
+def test_a_deep_stem_is_three_convolutions_and_a_maximum() -> None:
+    stem = ResNetDStem(out_channels=8).eval()
+    weights = [value for value in stem.state_dict().values() if value.ndim == 4]
+    x = expected = random(2, 3, 16, 24)
+
+    for stride, weight in zip((2, 1, 1), weights, strict=True):
+        out = F.conv2d(expected, weight, stride=stride, padding=1)
+        expected = (out * (1 + 1e-5) ** -0.5).relu()
+
+    assert torch.allclose(stem(x), F.max_pool2d(expected, 3, stride=2, padding=1), atol=1e-6)
 
 
 def test_layer_normalisation_is_over_the_channels_of_a_position() -> None:
