@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from export.graph import export_graph
+from models.analysis.window import Window
 from models.blur import MAX_TAPS, BlurPool2d, blur_kernel, blur_pool2d
 from models.padding import PAD_MODES, PadMode
+from server.engine import Engine, Execution
 
 Parity = Callable[[nn.Module, Tensor], float]
 
@@ -309,3 +313,24 @@ def test_the_module_shows_its_options() -> None:
 def test_a_map_of_integers_is_refused_instead_of_blurred_to_nothing() -> None:
     with pytest.raises(ValueError, match=r"floating point is needed, got torch\.int64"):
         BlurPool2d(taps=3)(torch.ones(1, 1, 4, 4, dtype=torch.int64))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    height=st.integers(4, 17),
+    width=st.integers(4, 17),
+    taps=st.integers(1, 7),
+    stride=st.integers(1, 3),
+    pad_mode=st.sampled_from(PAD_MODES),
+)
+def test_formula_layer_and_exported_layer_agree_on_any_map(
+    height: int, width: int, taps: int, stride: int, pad_mode: PadMode
+) -> None:
+    layer = BlurPool2d(taps, stride, pad_mode)
+    x = torch.rand(3, 2, height, width, generator=torch.Generator().manual_seed(0))
+    graph = export_graph(layer.eval(), x[:2])
+    served = Engine(graph, Execution(provider="cpu"), max_batch_size=3).run(x.numpy())["logits"]
+    window = Window(taps, stride, pad_before=(taps - 1) // 2, pad_after=taps // 2)
+
+    assert served.shape == (3, 2, window.output_size(height), window.output_size(width))
+    assert np.abs(served.astype(np.float32) - layer(x).numpy()).max() <= 1e-6
