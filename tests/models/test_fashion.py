@@ -100,6 +100,7 @@ def test_a_split_is_its_photographs_and_labels(
         (gzip.compress(b""), "no IDX file"),
         (gzip.compress(bytes([0, 0, 8, 3, 0, 0])), "promises a header"),
     ],
+    ids=["no gzip", "cut gzip", "empty", "cut header"],
 )
 def test_a_file_that_is_cut_short_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "cut.gz"
