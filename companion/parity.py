@@ -22,6 +22,9 @@ class Parity:
         spread: standard deviation of the reference's logits: what an error is small against.
         agreement: share of the pictures with the same highest class, 0..1.
         pictures: how many were compared.
+        spread: standard deviation of the reference's logits over the classes of a picture, in the
+            root mean square over the pictures: what an error is small or large beside. 0 if a
+            logit of the reference is infinite or NaN.
     """
 
     max_abs_error: float
@@ -29,6 +32,14 @@ class Parity:
     spread: float
     agreement: float
     pictures: int
+    spread: float
+
+    @property
+    def relative_error(self) -> float:
+        """Largest absolute difference, as a share of the spread; infinite if only that is 0."""
+        if not self.max_abs_error:
+            return 0.0
+        return self.max_abs_error / self.spread if self.spread else inf
 
     @property
     def relative_error(self) -> float:
@@ -46,7 +57,9 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
     """
     if reference.shape != served.shape or not len(reference):
         raise ValueError(f"cannot compare logits of shapes {reference.shape} and {served.shape}")
-    difference = np.abs(reference.astype(np.float64) - served)
+    with np.errstate(invalid="ignore"):  # an infinity less an infinity is a NaN
+        difference = np.abs(reference.astype(np.float64) - served)
+        spread = np.sqrt(reference.astype(np.float64).var(axis=1).mean())
     difference = np.where(np.isnan(difference), np.inf, difference)
     agreeing = reference.argmax(axis=1) == served.argmax(axis=1)
     return Parity(
@@ -55,6 +68,7 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
         spread=float(reference.std(dtype=np.float64)),
         agreement=float(agreeing.mean()),
         pictures=len(reference),
+        spread=float(spread) if np.isfinite(spread) else 0.0,
     )
 
 
