@@ -44,6 +44,34 @@ def fashion_samples() -> Samples:
     return Samples(fashion.place_centred(sample.images), sample.labels)
 
 
+def fashion_calibration() -> Tensor:
+    """Return 100 photographs that no model is judged on, each placed anywhere, from a seed.
+
+    float32 (100, 1, 48, 48). They are of the training split.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return fashion.place_randomly(fashion.load_calibration(), generator)
+
+
+def photograph_calibration() -> Tensor:
+    """Return the four corners of each photograph of models/data, and their mirror images.
+
+    uint8 (40, 224, 224, 3). The crops are others than those of `photograph_samples`, the
+    photographs are not: no more colour photographs are at hand.
+    """
+    crops = []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        corners = (
+            pixels[rows, columns]
+            for rows in (slice(CROP), slice(-CROP, None))
+            for columns in (slice(CROP), slice(-CROP, None))
+        )
+        crops += [view for corner in corners for view in (corner, corner[:, ::-1])]
+    return torch.from_numpy(np.stack(crops))
+
+
 def photograph_samples() -> Samples:
     """Return the colour photographs of models/data, centre crops: uint8 (5, 224, 224, 3).
 
