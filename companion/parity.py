@@ -19,7 +19,6 @@ class Parity:
     Attributes:
         max_abs_error: largest absolute difference of a logit.
         mean_abs_error: the mean over all logits.
-        spread: standard deviation of the reference's logits: what an error is small against.
         agreement: share of the pictures with the same highest class, 0..1.
         pictures: how many were compared.
         spread: standard deviation of the reference's logits over the classes of a picture, in the
@@ -29,7 +28,6 @@ class Parity:
 
     max_abs_error: float
     mean_abs_error: float
-    spread: float
     agreement: float
     pictures: int
     spread: float
@@ -40,13 +38,6 @@ class Parity:
         if not self.max_abs_error:
             return 0.0
         return self.max_abs_error / self.spread if self.spread else inf
-
-    @property
-    def relative_error(self) -> float:
-        """Largest difference as a multiple of the spread; infinite where only that is 0."""
-        if self.max_abs_error == 0:
-            return 0.0
-        return self.max_abs_error / self.spread if self.spread > 0 else inf
 
 
 def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
@@ -65,7 +56,6 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
     return Parity(
         max_abs_error=float(difference.max()),
         mean_abs_error=float(difference.mean()),
-        spread=float(reference.std(dtype=np.float64)),
         agreement=float(agreeing.mean()),
         pictures=len(reference),
         spread=float(spread) if np.isfinite(spread) else 0.0,

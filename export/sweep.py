@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in server.engine
 import onnxruntime as ort
 
 from companion.parity import Parity, compare
-from models.preprocessing import Layout
+from models.spec import Layout
 from server.engine import CPU
 
 Kind = Literal["samples", "noise", "constant", "extreme"]

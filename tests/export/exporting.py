@@ -15,8 +15,9 @@ from torch.onnx import ONNXProgram
 from companion.reference import Reference
 from export.drift import Trace, trace_of
 from export.graph import OPSET, strip_metadata
-from models.architectures import create
+from models.network import load_network
 from models.preprocessing import PreprocessedNetwork
+from models.samples import fashion_samples
 from models.zoo import specs
 
 
@@ -36,13 +37,11 @@ class Exported:
 
 def fashion_network(name: str) -> nn.Module:
     spec = specs()[name]
-    network = create(spec.architecture, **spec.options)
-    network.load_state_dict(spec.weights())
-    return PreprocessedNetwork(network, spec.preprocessing).eval()
+    return PreprocessedNetwork(load_network(spec), spec.preprocessing).eval()
 
 
 def fashion_pictures() -> NDArray[np.float32]:
-    return specs()["fashion_max_pool"].samples().images.numpy()
+    return fashion_samples().images.numpy()
 
 
 def export(network: nn.Module, example: Tensor, *, open_sizes: bool = False) -> ONNXProgram:

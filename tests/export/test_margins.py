@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from export.margins import ROUNDING, distinct_margin, measure_margins, misses
 from models.polyphase import PolyphasePair, PolyphasePool2d
-from models.zoo import specs
+from models.samples import fashion_samples
 from tests.export.exporting import fashion_network
 
 
@@ -71,7 +71,7 @@ def test_a_pair_is_measured_with_its_shortcut() -> None:
 
 
 def test_the_trained_polyphase_network_is_sure_of_every_picture() -> None:
-    samples = specs()["fashion_polyphase"].samples()
+    samples = fashion_samples()
     found = measure_margins(fashion_network("fashion_polyphase"), samples.images)
     assert [margin.layer for margin in found] == [f"network.stages.{n}.3" for n in range(4)]
     assert misses(found) == []
