@@ -12,11 +12,11 @@ from threading import Thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from export.outcome import Built, ExportError
+from export.outcome import BuildError, Built
 from models.spec import ModelSpec
 from server.errors import NyquistError
 
-STATIONS = ("weights", "export", "measure", "publish")
+STATIONS = ("weights", "export", "judge", "publish")
 Stations = Queue[tuple[str, str]]
 
 
@@ -121,5 +121,12 @@ def _collect(
         built[name] = future.result()
     except ExceptionGroup as group:
         failed[name] = [str(error) for error in group.exceptions]
-    except (ExportError, NyquistError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except (
+        BuildError,
+        NyquistError,
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:
         failed[name] = [f"{type(error).__name__}: {error}"]
