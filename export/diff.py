@@ -57,14 +57,14 @@ class Version:
     Attributes:
         manifest: of it.
         weights: by name.
-        graph: parsed.
+        graph: its nodes.
         graph_bytes: size of its file.
         labels: of its classes.
     """
 
     manifest: Manifest
     weights: Mapping[str, NDArray[Any]]
-    graph: onnx.ModelProto
+    graph: onnx.GraphProto
     graph_bytes: int
     labels: tuple[str, ...]
 
@@ -91,7 +91,7 @@ def read_version(folder: Path, number: int) -> Version:
         return Version(
             manifest,
             load(content(REFERENCE_FILE)),
-            onnx.load_from_string(model),
+            onnx.load_from_string(model).graph,
             len(model),
             tuple(content(LABELS_FILE).decode().splitlines()),
         )

@@ -16,7 +16,8 @@ from export.graph import INPUT, OPSET, Exported, export_graph
 from export.inputs import inputs_sha256, package_versions, weights_sha256
 from export.judge import measure, misses
 from export.outcome import Built, GateMissed
-from models.network import load_network
+from export.recipe_flags import command_of
+from models.network import class_count, load_network
 from models.outputs import OutputsNetwork
 from models.preprocessing import PreprocessedNetwork
 from models.samples import Samples, read_samples
@@ -124,13 +125,12 @@ def version_files(
 
 
 def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[Tensor, ...]:
-    """Describe the outputs of a graph; their sizes are those of the network's last linear layer."""
+    """Describe the outputs of a graph; features are what enters the network's last linear layer."""
+    classes = class_count(spec, network)
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    sizes: dict[Output, int] = {
-        "logits": heads[-1].out_features,
-        "probabilities": heads[-1].out_features,
-        "features": heads[-1].in_features,
-    }
+    sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
+    if heads:
+        sizes["features"] = heads[-1].in_features
     return tuple(Tensor(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs)
 
 
@@ -161,7 +161,7 @@ def describe(
         tolerances=Tolerances(**vars(spec.limits)),
         figures=figures,
         origin=Origin(
-            command=(),
+            command=command_of(spec),
             inputs_sha256=inputs_sha256(spec),
             weights_sha256=weights_sha256(spec),
             built_with=package_versions(),
