@@ -17,7 +17,8 @@ from export.graph import OPSET, Exported, add_facts, export_graph
 from export.inputs import inputs_sha256, package_versions, weights_sha256
 from export.judge import Subject
 from export.outcome import Built, GateMissed
-from models.network import load_network
+from export.recipe_flags import command_of
+from models.network import class_count, load_network
 from models.outputs import OutputsNetwork
 from models.samples import read_samples
 from models.spec import INPUT, ModelSpec, Output
@@ -123,13 +124,12 @@ def version_files(subject: Subject, graph: bytes, debug: bytes | None) -> dict[s
 
 
 def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[Tensor, ...]:
-    """Describe the outputs of a graph; their sizes are those of the network's last linear layer."""
+    """Describe the outputs of a graph; features are what enters the network's last linear layer."""
+    classes = class_count(spec, network)
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    sizes: dict[Output, int] = {
-        "logits": heads[-1].out_features,
-        "probabilities": heads[-1].out_features,
-        "features": heads[-1].in_features,
-    }
+    sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
+    if heads:
+        sizes["features"] = heads[-1].in_features
     return tuple(Tensor(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs)
 
 
@@ -160,7 +160,7 @@ def describe(subject: Subject, derived: Derived, version: int, digests: dict[str
         tolerances=Tolerances(**vars(spec.limits)),
         figures=derived.judgement.figures,
         origin=Origin(
-            command=(),
+            command=command_of(spec),
             inputs_sha256=inputs_sha256(spec),
             weights_sha256=weights_sha256(spec),
             built_with=package_versions(),
