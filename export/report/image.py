@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.analysis.plots import FAINTEST
-from models.preprocessing import Layout
+from models.spec import Layout
 
 LONGEST_SIDE = 112
 COLOURS = 256

@@ -33,7 +33,7 @@ from models.analysis.subject import Subject as AnalysisSubject
 from models.blur import BlurPool2d
 from models.preprocessing import PreprocessedNetwork
 from models.samples import Samples
-from models.zoo import ModelSpec
+from models.spec import ModelSpec
 from server.errors import NyquistError
 
 EVALUATION_BATCH = 16

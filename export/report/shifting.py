@@ -40,8 +40,8 @@ from companion.stability import (
 from export.report.effort import Effort
 from export.report.image import picture_uri
 from export.report.record import Share, ShiftLine, Shifts, SlidePicture, Unit
-from models.preprocessing import Layout
 from models.samples import UNLABELLED, Samples
+from models.spec import Layout
 
 Measured = Consistency | Estimate
 Result = TypeVar("Result")
