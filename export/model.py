@@ -3,6 +3,7 @@
 spec -> network with weights -> export -> precision -> judge -> publish
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from export.artifact import DEFAULT_KEEP, model_config, publish
 from export.derive import Derived, derive
 from export.graph import OPSET, Exported, add_facts, export_graph
 from export.inputs import inputs_sha256, package_versions, weights_sha256
-from export.judge import Subject
+from export.judge import Subject, open_graph
 from export.outcome import Built, GateMissed
 from export.recipe_flags import command_of
+from export.report.measurement import collect
+from export.report.record import ModelReport
 from models.network import class_count, load_network
 from models.outputs import OutputsNetwork
 from models.samples import read_samples
@@ -42,6 +45,7 @@ def build_model(
     *,
     keep: int = DEFAULT_KEEP,
     debug: bool = False,
+    report: bool = False,
 ) -> Built:
     """Build one model and put it into the repository.
 
@@ -51,6 +55,7 @@ def build_model(
         on_station: told the name of each station when it begins.
         keep: most versions that stay.
         debug: also write the graph with the names of modules and source lines.
+        report: also measure what the model's page shows.
 
     Raises:
         ExceptionGroup: of GateMissed, one for each limit that is missed.
@@ -79,7 +84,22 @@ def build_model(
         lambda version, digests: describe(subject, derived, version, digests),
         keep,
     )
+    if report:
+        on_station("report")
+        measure_page(subject, graph).write(repository)
     return Built(manifest, len(graph), perf_counter() - start)
+
+
+def measure_page(subject: Subject, graph: bytes) -> ModelReport:
+    """Measure what the page of a model shows."""
+    return collect(
+        subject.spec,
+        subject.network,
+        subject.preprocessed,
+        open_graph(graph, subject.spec.max_batch_size),
+        subject.samples,
+        hashlib.sha256(graph).hexdigest(),
+    )
 
 
 def export_spec(subject: Subject) -> Exported:

@@ -15,7 +15,6 @@ from export.report.measurement import collect, compare_logits
 from export.report.record import (
     Cost,
     Gradients,
-    Latency,
     ModelReport,
     Parity,
     ReceptiveField,
@@ -107,7 +106,6 @@ def test_every_part_of_a_model_of_the_zoo_is_measured(polyphase: ModelReport) ->
         "gradients": Gradients,
         "spectra": Spectra,
         "cost": Cost,
-        "latency": Latency,
     }
     for name, kind in parts.items():
         assert isinstance(getattr(polyphase, name), kind), getattr(polyphase, name)
@@ -194,7 +192,7 @@ def test_an_operator_that_is_not_known_costs_the_field_alone() -> None:
     assert isinstance(report.field, Unmeasured)
     assert "flip" in report.field.reason
     assert isinstance(report.shifts, Shifts)
-    assert isinstance(report.latency, Latency)
+    assert isinstance(report.cost, Cost)
 
 
 def test_frozen_networks_have_a_gradient_flow_too_and_keep_none() -> None:
@@ -254,20 +252,6 @@ def test_classes_without_names_go_by_their_number() -> None:
     answers = {answer for slide in shifts.slides for answer in slide.answers}
     assert answers <= {"class 0", "class 1", "class 2"}
     assert [slide.label for slide in shifts.slides][:3] == ["class 0", "class 1", "class 2"]
-
-
-def test_latency_is_measured_at_one_eight_and_the_largest_batch_that_is_served() -> None:
-    def batches(most: int) -> list[int]:
-        report = collect_small(Flat(), small_samples(), small_spec(max_batch_size=most))
-        assert isinstance(report.latency, Latency)
-        for line in report.latency.lines:
-            assert 0 < line.low <= line.median <= line.high
-            assert line.runs >= 3
-        return [line.batch for line in report.latency.lines]
-
-    assert batches(4) == [1, 4]
-    assert batches(8) == [1, 8]
-    assert batches(20) == [1, 8, 20]
 
 
 def test_pictures_of_bytes_are_taken_as_they_are_served() -> None:

@@ -26,6 +26,7 @@ from export.report.record import (
     Unmeasured,
     read_report,
 )
+from export.report.speed import measure_speed
 from export.report.wording import compact, decade, figure, milliseconds, percent
 from models.network import load_network
 from models.preprocessing import PreprocessedNetwork
@@ -63,6 +64,7 @@ def measured(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     torch.manual_seed(0)
     for name in MEASURED:
         record(folder / name).write(folder)
+    measure_speed(folder, [read_manifest(folder / name, 1) for name in MEASURED])
     return folder
 
 
@@ -81,6 +83,16 @@ def change(folder: Path, name: str, **parts: Any) -> ModelReport:
     changed = read_report(folder, name).model_copy(update=parts)
     changed.write(folder)
     return changed
+
+
+def test_latency_is_that_of_one_eight_and_the_largest_batch(folder: Path) -> None:
+    for name in MEASURED:
+        latency = read_report(folder, name).latency
+        assert isinstance(latency, Latency)
+        assert [line.batch for line in latency.lines] == [1, 8, 64]
+        for line in latency.lines:
+            assert 0 < line.low <= line.median <= line.high
+            assert line.runs >= 3
 
 
 def test_there_is_an_index_and_a_page_for_each_model_and_nothing_else(folder: Path) -> None:
