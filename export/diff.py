@@ -179,12 +179,9 @@ def _values(topic: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
     for what in dict.fromkeys((*old, *new)):
         before, after = old.get(what), new.get(what)
         if before != after:
-            by = after - before if _number(before) and _number(after) else None
+            numbers = [float(value) for value in (before, after) if type(value) in (int, float)]
+            by = numbers[1] - numbers[0] if len(numbers) == 2 else None
             yield Change(topic, what, _written(before), _written(after), by)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _written(value: object) -> str:
