@@ -183,7 +183,9 @@ def test_a_damaged_version_cannot_be_compared(
 def scale_all(folder: Path) -> None:
     """Double every weight that is no counter."""
     weights = load_file(folder / REFERENCE_FILE)
-    save_file({name: value * 2 for name, value in weights.items()}, folder / REFERENCE_FILE)
+    save_file(
+        {name: np.asarray(value * 2) for name, value in weights.items()}, folder / REFERENCE_FILE
+    )
 
 
 def test_of_many_tensors_those_that_changed_the_most_are_shown(
