@@ -16,8 +16,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from export.graph import INPUT
-from models.spec import ModelSpec
+from models.spec import INPUT, ModelSpec
 from server import manifest as artifact
 from server.errors import ArtifactError
 from server.manifest import Manifest, Tensor, read_manifest
@@ -103,6 +102,7 @@ def publish(
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
+    repository.mkdir(parents=True, exist_ok=True)
     target = repository / name
     versions = complete_versions(target) if target.is_dir() else []
     shared = {path: files[path] for path in (artifact.CONFIG_FILE, artifact.LABELS_FILE)}

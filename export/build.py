@@ -6,6 +6,7 @@ arguments -> specs -> which have changed -> build those, side by side -> table
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 
 from rich.box import SIMPLE_HEAD
@@ -27,11 +28,20 @@ from export.failures import file_reason
 from export.jobs import Task, build_all
 from export.outcome import Built
 from export.plan import Plan, plan
+from export.report.pages import write_pages
+from export.report.record import Latency, read_report
+from export.report.speed import measure_speed
+
+LEGEND = """\
+MMACs: million multiply-adds of a picture; parity: largest difference from PyTorch, as a
+share of the spread of the logits; shift: answers that hold under circular shifts;
+ms b1, ms b8: onnxruntime, a batch of 1 and of 8; s: time of the build, - if unchanged\
+"""
 
 
-def built_table(built: Sequence[Built]) -> Table:
-    """Lay out what was built, a line a model, within 80 columns."""
-    headers = ("model", "params", "parity", "accuracy", "consistency", "size", "time")
+def built_table(built: Sequence[Built], repository: Path) -> Table:
+    """Lay out what is in the repository, a line a model, within 80 columns."""
+    headers = ("model", "MMACs", "parity", "accuracy", "shift", "MB", "ms b1", "ms b8", "s")
     table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -40,14 +50,23 @@ def built_table(built: Sequence[Built]) -> Table:
         right = round((figures.accuracy or 0) * figures.labelled)
         table.add_row(
             model.manifest.name,
-            f"{figures.parameters / 1e3:,.0f} k",
+            f"{figures.multiply_adds / 1e6:,.0f}",
             f"{figures.parity:.1e}",
             f"{right}/{figures.labelled}" if figures.labelled else "-",
             f"{figures.consistency:.2%}",
-            f"{model.size / 1e6:.2f} MB",
-            f"{model.seconds:.1f} s" if model.seconds else "as it was",
+            f"{model.size / 1e6:.2f}",
+            *_latencies(repository, model.manifest.name),
+            f"{model.seconds:.0f}" if model.seconds else "-",
         )
     return table
+
+
+def _latencies(repository: Path, name: str) -> tuple[str, str]:
+    """Return the median times of batch 1 and 8, milliseconds."""
+    latency = read_report(repository, name).latency
+    lines = latency.lines if isinstance(latency, Latency) else ()
+    times = {line.batch: f"{line.median:.2f}" for line in lines}
+    return times.get(1, "-"), times.get(8, "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,11 +110,16 @@ def build(plans: Sequence[Plan], options: Namespace, console: Console, start: fl
     by_name = {built.manifest.name: built for built in fresh}
     found = [one.kept or by_name.get(one.spec.name) for one in plans]
     done = [built for built in found if built is not None]
+    if fresh:
+        console.print("timing the models side by side, and writing their pages")
+        measure_speed(options.output, [built.manifest for built in done])
+        write_pages(options.output)
     seconds = perf_counter() - start
     if options.json:
         write_json(outcome(plans, fresh, failed, seconds))
     elif done:
-        console.print(built_table(done))
+        console.print(built_table(done, options.output))
+        console.print(LEGEND, highlight=False)
     console.print(f"{len(done)} of {len(plans)} models in {seconds:.1f} s")
     for name, reasons in failed.items():
         console.print(f"[red]{name}[/red] is not published:", highlight=False)

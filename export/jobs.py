@@ -16,7 +16,7 @@ from export.failures import reasons
 from export.outcome import Built
 from models.spec import ModelSpec
 
-STATIONS = ("weights", "export", "measure", "publish")
+STATIONS = ("weights", "export", "judge", "publish", "report")
 Stations = Queue[tuple[str, str]]
 
 
@@ -48,7 +48,9 @@ def build_in_worker(task: Task, stations: Stations) -> Built:
     def tell(station: str) -> None:
         stations.put((task.spec.name, station))
 
-    return build_model(task.spec, task.repository, tell, keep=task.keep, debug=task.debug)
+    return build_model(
+        task.spec, task.repository, tell, keep=task.keep, debug=task.debug, report=True
+    )
 
 
 def build_all(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from export.inputs import inputs_sha256
 from export.outcome import Built
+from export.report.record import read_report
 from models.spec import ModelSpec
 from server.errors import ArtifactError
-from server.manifest import MODEL_FILE, read_manifest
+from server.manifest import MODEL_FILE, Manifest, read_manifest
 from server.repository import complete_versions
 
 
@@ -27,6 +28,15 @@ class Plan:
     spec: ModelSpec
     kept: Built | None
     reason: str
+
+
+def is_reported(repository: Path, manifest: Manifest) -> bool:
+    """Whether the measurements for the page of this version are there."""
+    try:
+        report = read_report(repository, manifest.name)
+    except ValueError:
+        return False
+    return report.graph_sha256 == manifest.files[f"{manifest.version}/{MODEL_FILE}"]
 
 
 def plan(spec: ModelSpec, repository: Path) -> Plan:
@@ -47,5 +57,7 @@ def plan(spec: ModelSpec, repository: Path) -> Plan:
         contents = {path: manifest.read_file(folder, path) for path in own}
     except ArtifactError as error:
         return Plan(spec, None, f"damaged: {error}")
+    if not is_reported(repository, manifest):
+        return Plan(spec, None, "its page is missing")
     size = len(contents[f"{manifest.version}/{MODEL_FILE}"])
     return Plan(spec, Built(manifest, size, seconds=0.0), "unchanged")

@@ -16,6 +16,8 @@ Size = tuple[int, int]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 OUTPUTS: tuple[Output, ...] = ("logits", "probabilities", "features")
 DYNAMIC = -1
+INPUT = "image"
+"""Name of the graph's input."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ class Limits:
     """What a build holds a graph to; a miss is not published. Shares are 0..1.
 
     Attributes:
-        parity: largest difference of an output between PyTorch and onnxruntime, as a multiple of
-            the standard deviation of PyTorch's outputs over the same batch.
+        parity: largest difference of an output between PyTorch and onnxruntime, as a share of the
+            spread of PyTorch's: their standard deviation over the classes of a picture, in the
+            root mean square over the pictures.
         agreement: least share of pictures with the same highest class, near-ties left out.
         accuracy: least share of right answers on the labelled samples.
         accuracy_drop: most that PyTorch's accuracy may exceed onnxruntime's by.
