@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
@@ -27,7 +29,7 @@ from server.manifest import LABELS_FILE, MODEL_FILE, REFERENCE_FILE, Manifest, r
 from server.repository import complete_versions
 
 SAME, DIFFERENT, CANNOT_TELL = 0, 1, 2
-NAMES_SHOWN = 3
+NAMES_SHOWN = 10
 WIDTH = 80
 
 
@@ -168,23 +170,31 @@ def _preprocessing(manifest: Manifest) -> dict[str, Any]:
 def _origin(manifest: Manifest) -> dict[str, Any]:
     origin = manifest.origin
     return {
-        "command": " ".join(origin.command) or None,
+        **_flags(origin.command),
         "checkpoint": origin.weights_sha256,
         "inputs": origin.inputs_sha256,
         **origin.built_with,
     }
 
 
+def _flags(command: Sequence[str]) -> dict[str, str]:
+    """Return the values of each flag of a command."""
+    values: dict[str, list[str]] = {}
+    flag = ""
+    for word in command:
+        if word.startswith("--"):
+            flag = word
+        values.setdefault(flag, []).extend([] if word == flag else [word])
+    return {flag: " ".join(words) or "given" for flag, words in values.items()}
+
+
 def _values(topic: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     for what in dict.fromkeys((*old, *new)):
         before, after = old.get(what), new.get(what)
         if before != after:
-            by = after - before if _number(before) and _number(after) else None
+            numbers = [float(value) for value in (before, after) if type(value) in (int, float)]
+            by = numbers[1] - numbers[0] if len(numbers) == 2 else None
             yield Change(topic, what, _written(before), _written(after), by)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _written(value: object) -> str:
@@ -196,16 +206,28 @@ def _written(value: object) -> str:
 def table(changes: Sequence[Change]) -> Table:
     """Lay changes out, a line each; of many tensors those that changed the most."""
     laid = Table("what", "old", "new", "by", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    laid.columns[0].overflow = laid.columns[1].overflow = laid.columns[2].overflow = "fold"
+    for column in laid.columns[:3]:
+        column.overflow = "fold"
     laid.columns[3].justify = "right"
-    tensors = [change for change in changes if change.topic == "weights"]
-    shown = sorted(tensors, key=lambda change: change.by is None or change.by, reverse=True)
-    for change in (*shown[:NAMES_SHOWN], *changes[len(tensors) :]):
+    topic = ""
+    for change in _shown(changes):
+        if change.topic != topic:
+            topic = change.topic
+            laid.add_row(Text(topic, style="bold"))
         by = "" if change.by is None else f"{change.by:+.3g}"
-        laid.add_row(f"{change.topic}: {change.what}", _short(change.old), _short(change.new), by)
-    if len(tensors) > NAMES_SHOWN:
-        laid.add_row(f"weights: {len(tensors) - NAMES_SHOWN} other tensors", "", "", "")
+        row = (f"  {change.what}", _short(change.old), _short(change.new), by)
+        laid.add_row(*map(Text, row))
     return laid
+
+
+def _shown(changes: Sequence[Change]) -> list[Change]:
+    tensors = [change for change in changes if change.topic == "weights"]
+    tensors.sort(key=lambda change: inf if change.by is None else change.by, reverse=True)
+    rest = changes[len(tensors) :]
+    if len(tensors) <= NAMES_SHOWN:
+        return [*tensors, *rest]
+    more = Change("weights", f"and {len(tensors) - NAMES_SHOWN} more", "", "")
+    return [*tensors[:NAMES_SHOWN], more, *rest]
 
 
 def _short(text: str) -> str:

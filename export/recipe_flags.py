@@ -70,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"pictures that the build is judged on: a folder, or {', '.join(SOURCES)}",
     )
     own.add_argument(
-        "--calibration", metavar="FOLDER", help="pictures that int8 is calibrated on (the samples)"
+        "--calibration", metavar="FOLDER", help="pictures that the ranges of int8 are taken from"
     )
     own.add_argument(
         "--input-type",

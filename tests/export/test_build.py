@@ -200,7 +200,7 @@ def test_list_names_every_model() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "fashion_blurr"], "unknown model 'fashion_blurr'; choose from fashion"),
+        (["--only", "fashion_blurr"], "unknown model 'fashion_blurr'; did you mean fashion_blur?"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
     ],
 )

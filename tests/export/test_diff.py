@@ -135,7 +135,7 @@ def test_labels_graph_preprocessing_figures_and_origin_are_compared(
     assert found["limits: parity"]["new"] == "0.5"
     consistency = found["figures: consistency"]
     assert consistency["by"] == pytest.approx(0.5 - float(consistency["old"]), abs=1e-6)
-    assert found["origin: command"]["new"] == "--only other"
+    assert found["origin: --only"]["new"] == "other"
     assert found["origin: checkpoint"]["new"] == "0" * 64
     assert len(found) == 8
 
@@ -149,7 +149,7 @@ def test_the_table_fits_eighty_columns_and_names_every_change(
     assert lines[0] == f"{NAME}: version 1 -> 2"
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
-    for part in ("weights: classifier.bias", "+0.25", "labels: class 1", "000000000000..."):
+    for part in ("weights", "classifier.bias", "+0.25", "labels", "class 1", "000000000000..."):
         assert part in text
 
 
@@ -178,3 +178,25 @@ def test_a_damaged_version_cannot_be_compared(
     nudge(tmp_path / NAME / "2")
     assert main(arguments) == CANNOT_TELL
     assert "has sha256" in capsys.readouterr().err
+
+
+def scale_all(folder: Path) -> None:
+    """Double every weight that is no counter."""
+    weights = load_file(folder / REFERENCE_FILE)
+    save_file(
+        {name: np.asarray(value * 2) for name, value in weights.items()}, folder / REFERENCE_FILE
+    )
+
+
+def test_of_many_tensors_those_that_changed_the_most_are_shown(
+    versions: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = versions(scale_all)
+    found = changes(arguments, capsys)
+    largest = max(found, key=lambda name: found[name]["by"]).removeprefix("weights: ")
+    main(arguments)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if line and line[-1].startswith("+")]
+    assert len(rows) == 10
+    assert rows[0][0] == largest
+    assert ["and", str(len(found) - 10), "more"] in [line[:3] for line in lines]

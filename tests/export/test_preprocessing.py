@@ -78,7 +78,7 @@ def test_resizing_in_the_graph_is_that_of_pillow_to_one_level(
     for batch in (1, 3):
         pictures = random_pictures(batch, size)
 
-        served = engine.run(pictures)["logits"]
+        served = engine.run(pictures)["logits"].astype(np.float64)
 
         with torch.inference_mode():
             expected = network(torch.from_numpy(pictures)).numpy()
@@ -117,7 +117,7 @@ def test_a_mean_and_a_scale_for_each_channel_hold_in_the_graph_at_three_sizes(
         pixels = random_pictures(3, size)
         pictures = pixels if layout == "HWC" else _chw(pixels)
 
-        served = engine.run(pictures)["logits"]
+        served = engine.run(pictures)["logits"].astype(np.float64)
 
         with torch.inference_mode():
             expected = network(torch.from_numpy(pictures)).numpy()
