@@ -33,9 +33,11 @@ from export.report.record import Latency, read_report
 from export.report.speed import measure_speed
 
 LEGEND = """\
-MMACs: million multiply-adds of a picture; parity: largest difference from PyTorch, as a
-share of the spread of the logits; shift: answers that hold under circular shifts;
-ms b1, ms b8: onnxruntime, a batch of 1 and of 8; s: time of the build, - if unchanged\
+MMACs: million multiply-adds of a picture
+parity: largest difference from PyTorch, as a share of the spread of logits
+shift: answers that hold under circular shifts
+ms b1, ms b8: time of onnxruntime for a batch of 1 and of 8
+s: time of the build; - if nothing had changed\
 """
 
 
@@ -65,7 +67,7 @@ def _latencies(repository: Path, name: str) -> tuple[str, str]:
     """Return the median times of batch 1 and 8, milliseconds."""
     latency = read_report(repository, name).latency
     lines = latency.lines if isinstance(latency, Latency) else ()
-    times = {line.batch: f"{line.median:.2f}" for line in lines}
+    times = {line.batch: f"{line.median:.3g}" for line in lines}
     return times.get(1, "-"), times.get(8, "-")
 
 

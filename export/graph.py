@@ -25,6 +25,8 @@ OPSET = 18
 """The newest at which Pad, MaxPool, ReduceMean, Conv, Gemm and Reshape match their CUDA kernels."""
 
 MAX_BATCH = 1024
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that fit into one protobuf message beside the graph."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,15 @@ def export_graph(
 
     Raises:
         ExportError: the exporter fails, the network pools to a fixed size though its input has
-            none, or the file breaks a rule of export/lint.py.
+            none, its weights do not fit into one file, or the file breaks a rule of
+            export/lint.py.
     """
+    weights = sum(value.nbytes for value in network.state_dict().values())
+    if weights > LARGEST:
+        raise ExportError(
+            f"the weights take {weights / 1e9:.2f} GB, one ONNX file holds {LARGEST / 1e9:.2f}; "
+            "weights beside the file are not written, since they are not served"
+        )
     pools = lint.fixed_pools(network, example) if spans else []
     if pools:
         raise ExportError("; ".join(pools))

@@ -18,7 +18,7 @@ from google.protobuf import text_format
 
 from export.graph import OPSET, export_graph, strip_metadata
 from export.model import build_model
-from export.outcome import GateMissed
+from export.outcome import ExportError, GateMissed
 from models.spec import Limits, ModelSpec
 from models.zoo import specs
 from server.engine import Execution
@@ -169,6 +169,19 @@ class Doubler(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * x.flatten(1)
+
+
+class Huge(torch.nn.Module):
+    """A network of 2.4 GB that takes no memory: one number, repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(1).expand(600_000_000))
+
+
+def test_weights_that_do_not_fit_into_one_file_are_refused_before_the_export() -> None:
+    with pytest.raises(ExportError, match=r"the weights take 2.40 GB, one ONNX file holds 2.15"):
+        export_graph(Huge(), torch.zeros(2, 1, 2, 2))
 
 
 def test_stripping_leaves_no_metadata() -> None:
