@@ -14,11 +14,12 @@ MODELS = ("fashion_blur", "fashion_strided")
 
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    before = logging.getLogger().handlers[:]
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.getLogger().removeHandler(handler)
+    logging.getLogger("server").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
