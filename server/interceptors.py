@@ -32,6 +32,7 @@ Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["MethodH
 
 logger = logging.getLogger(__name__)
 
+DETAILS_BYTES = 1024
 KINDS = ("unary", "server_stream", "client_stream", "bidi_stream")
 
 
@@ -166,7 +167,7 @@ class _Call:
         if error is None:
             return grpc.StatusCode.OK, None
         if isinstance(error, NyquistError):
-            return error.status, str(error)
+            return error.status, _short(str(error))
         if isinstance(error, grpc.aio.AbortError):
             return grpc.StatusCode(self._context.code()), None
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -233,6 +234,14 @@ def _checked(request: Any) -> Any:  # noqa: ANN401 - any message
 async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _checked(request)
+
+
+def _short(text: str) -> str:
+    """Cut a message that names what came: it travels as a header, which callers limit to 8 KiB."""
+    encoded = text.encode()
+    if len(encoded) <= DETAILS_BYTES:
+        return text
+    return encoded[:DETAILS_BYTES].decode(errors="ignore") + "...TRUNCATED"
 
 
 async def _abort(context: Context, status: grpc.StatusCode, details: str) -> NoReturn:

@@ -73,7 +73,7 @@ def channel_options(settings: Settings, max_request_bytes: int) -> list[tuple[st
         "grpc.max_metadata_size": settings.max_metadata_bytes,
         "grpc.absolute_max_metadata_size": settings.max_metadata_bytes,
         "grpc.max_concurrent_streams": settings.max_concurrent_rpcs + HEALTH_ROOM,
-        "grpc.http2.min_recv_ping_interval_without_data_ms": _ms(settings.min_ping_interval_s),
+        "grpc.http2.min_ping_interval_without_data_ms": _ms(settings.min_ping_interval_s),
         "grpc.http2.max_ping_strikes": 2,
         # Finds callers that are gone without a word, whose streams would stay for hours.
         "grpc.keepalive_time_ms": _ms(KEEPALIVE_S),
