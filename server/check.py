@@ -28,7 +28,7 @@ def check(settings: Settings) -> int:
         StartError: an option is wrong: the server would not start.
         ArtifactError: there is no repository.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     gate = make_gate(settings)
     make_credentials(settings)
     execution = Execution(settings.provider, settings.require_cuda, settings.threads)
@@ -38,6 +38,9 @@ def check(settings: Settings) -> int:
     found = [_open(folder, execution) for folder in folders]
     loaded = [one for one in found if isinstance(one, LoadedModel)]
     console.print(_table(folders, found))
+    for folder, one in zip(folders, found, strict=True):
+        if isinstance(one, str):
+            console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
     who = ", ".join(f"{name}: {answer}" for name, answer in gate.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
     _print_limits(loaded, settings, console)
@@ -60,7 +63,7 @@ def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
     )
     for folder, one in zip(folders, found, strict=True):
         if isinstance(one, str):
-            table.add_row(escape(folder.name), "", f"[red]not served:[/] {escape(one)}")
+            table.add_row(escape(folder.name), "", "[red]not served[/]")
             continue
         taken = one.manifest.input
         table.add_row(

@@ -31,7 +31,7 @@ KEEPALIVE_TIMEOUT_S = 20.0
 def raw_bytes(manifest: Manifest, batch_size: int) -> int:
     """Return the size of a batch as raw contents."""
     tensor = manifest.input
-    return batch_size * prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+    return batch_size * prod(tensor.bounds[1]) * DTYPES[tensor.datatype].itemsize
 
 
 def request_bytes(manifest: Manifest, max_batch_size: int) -> int:
@@ -72,7 +72,9 @@ def channel_options(settings: Settings, max_request_bytes: int) -> list[tuple[st
         # Between the two gRPC refuses at random; one limit is one that can be told.
         "grpc.max_metadata_size": settings.max_metadata_bytes,
         "grpc.absolute_max_metadata_size": settings.max_metadata_bytes,
-        "grpc.max_concurrent_streams": settings.max_concurrent_rpcs + HEALTH_ROOM,
+        # Well above the limit of calls: beyond this one gRPC resets streams without a status, and
+        # it counts those that have just ended.
+        "grpc.max_concurrent_streams": 2 * settings.max_concurrent_rpcs + 1024,
         "grpc.http2.min_ping_interval_without_data_ms": _ms(settings.min_ping_interval_s),
         "grpc.http2.max_ping_strikes": 2,
         # Finds callers that are gone without a word, whose streams would stay for hours.

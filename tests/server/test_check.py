@@ -48,7 +48,7 @@ def test_a_good_repository_is_a_table_and_status_0(
     [
         ("1/model.onnx", "no onnx", "has sha256"),
         ("1/manifest.json", "{", "Invalid JSON"),
-        ("config.pbtxt", "platform: 'x'", "has sha256"),
+        ("config.pbtxt", "platform: 'x'", "platform is 'x', served is 'onnxruntime_onnx'"),
     ],
 )
 def test_a_model_that_cannot_be_served_is_status_2_and_named_with_its_reason(
@@ -58,7 +58,7 @@ def test_a_model_that_cannot_be_served_is_status_2_and_named_with_its_reason(
     assert main(["check", "--repository", str(small), "--provider", "cpu"]) == 2
     told = " ".join(capsys.readouterr().out.split())
     assert "1 of 2 models can be served" in told
-    assert "fashion_blur" in told
+    assert "fashion_blur is not served: " in told
     assert reason in told
 
 
