@@ -19,6 +19,7 @@ class Authority:
     """Signs certificates and writes them into a folder."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self._folder, self._ca = folder, trustme.CA()
         self.root = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(str(self.root))
