@@ -108,8 +108,8 @@ def test_tls_and_a_token_come_from_the_servers_own_variables(
     own = authority.issue("server", "models.example")
     tokens = tmp_path / "tokens"
     tokens.write_text(f"{TOKEN}\n", encoding="ascii")
-    tls = {"tls_certificate": own.certificate, "tls_key": own.key}
-    asked: dict[str, Path | str] = tls | {"token_file": tokens, "health_access": "token"}
+    tls: dict[str, Path | str] = {"tls_certificate": own.certificate, "tls_key": own.key}
+    asked = tls | {"token_file": tokens, "health_access": "token"}
     options = [word for name, value in asked.items()
                for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
     running = start_server(one_model, ("--drain-s", "0", *options))
