@@ -7,6 +7,7 @@ import pytest
 from server.command_line import parse
 from server.errors import StartError
 from server.settings import GROUPS, Settings, flag, is_secret, read_settings, unknown_variables
+from tests.processes import ROOT
 
 SECRETS = ["token", "repository_token"]
 TOKEN = "a-token-that-is-long-enough"  # noqa: S105 - opens nothing
@@ -156,3 +157,14 @@ def test_a_misspelt_variable_is_noticed_and_kubernetes_own_are_not() -> None:
     }
     (line,) = unknown_variables(environment)
     assert line.startswith("NYQUIST_PROT is no option, did you mean NYQUIST_PORT")
+
+
+def test_the_documentation_has_every_option_with_its_default() -> None:
+    lines = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").splitlines()
+    for name, field in Settings.model_fields.items():
+        (row,) = (line for line in lines if f"| `NYQUIST_{name.upper()}` |" in line)
+        assert row.endswith(f"| {field.description} |")
+        assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
+        if field.default not in (None, False):
+            plain = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            assert f"| {plain} |" in row
