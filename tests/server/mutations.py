@@ -27,6 +27,8 @@ BATCH = 64
 """Cases of one example: they fly together, which is faster, and may meet in one batch."""
 
 CASE_BYTES = 64
+EXAMPLES = 20
+"""Examples between two looks at the clock."""
 
 DOCUMENTED = {
     "OK",
@@ -215,19 +217,19 @@ def mutate(target: str, cases: int, seconds: float = float("inf")) -> Counter[st
         ends = time.monotonic() + seconds
 
         @settings(
-            max_examples=max(1, cases // BATCH),
+            max_examples=EXAMPLES,
             deadline=None,
             database=None,
-            phases=(Phase.explicit, Phase.generate, Phase.shrink),
+            phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         )
         @given(st.binary(min_size=BATCH * CASE_BYTES, max_size=BATCH * CASE_BYTES))
         def example(drawn: bytes) -> None:
-            if time.monotonic() < ends:
-                parts = range(0, len(drawn), CASE_BYTES)
-                run.send([case(Choices(drawn[at : at + CASE_BYTES])) for at in parts])
+            parts = range(0, len(drawn), CASE_BYTES)
+            run.send([case(Choices(drawn[at : at + CASE_BYTES])) for at in parts])
 
-        example()
+        while run.codes.total() < cases and time.monotonic() < ends:
+            example()
     return run.codes
 
 

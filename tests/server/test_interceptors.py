@@ -265,7 +265,7 @@ def test_a_method_that_is_not_in_the_access_table_does_not_exist() -> None:
 def test_a_call_without_a_deadline_gets_one() -> None:
     async def test(channel: grpc.aio.Channel, service: Fallible) -> None:
         with pytest.raises(grpc.RpcError) as failure:
-            await unary(channel, b"wait")
+            await asyncio.wait_for(unary(channel, b"wait"), timeout=20)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert failure.value.details() == "Request timeout expired"
         assert service.entered.is_set()

@@ -30,6 +30,7 @@ SENT = {
     "a token without its scheme": [USE],
     "half a token": [f"Bearer {USE[:-1]}"],
     "two tokens": [f"Bearer {WRONG}", f"Bearer {USE}"],
+    "two tokens the other way round": [f"Bearer {USE}", f"Bearer {WRONG}"],
     "a use token": [f"Bearer {USE}"],
     "the other use token": [f"Bearer {OTHER_USE}"],
     "a repository token": [f"Bearer {REPOSITORY}"],
@@ -124,7 +125,7 @@ def test_each_method_is_open_to_the_right_tokens_alone(
     served = code is not grpc.StatusCode.UNIMPLEMENTED
     if may or not served:
         assert code not in REFUSED
-    elif sent == "a use token" or sent == "the other use token":
+    elif sent in GOOD:
         assert code is grpc.StatusCode.PERMISSION_DENIED
     else:
         assert code is grpc.StatusCode.UNAUTHENTICATED
