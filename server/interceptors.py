@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias, cast
@@ -59,6 +60,7 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics, gate: Gate, limits: CallLimits) -> None:
         self._metrics, self._gate, self._limits = metrics, gate, limits
         self._running: Counter[bool] = Counter()
+        self._series: dict[str, _Series] = {}
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -69,13 +71,19 @@ class Calls(grpc.aio.ServerInterceptor):
         if access is None or handler is None:
             return None  # gRPC answers UNIMPLEMENTED
         metadata = cast(Any, handler_call_details.invocation_metadata or ())
-        call = _Call(method, handler, self._metrics, bind_call(metadata))
+        call = _Call(self._series_of(method, handler), bind_call(metadata))
         try:
             self._gate.check(method, access, metadata)
             self._check_room(access)
         except NyquistError as refusal:
             return _refusing(call, refusal)
         return self._wrapped(handler, call, access)
+
+    def _series_of(self, method: str, handler: MethodHandler) -> "_Series":
+        """Return the series of a method, made once: only those of the access table come here."""
+        if method not in self._series:
+            self._series[method] = _Series(self._metrics, method, handler)
+        return self._series[method]
 
     def _check_room(self, access: Access) -> None:
         if self._running[access is Access.HEALTH] >= self._limits.concurrent:
@@ -123,18 +131,29 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._limits.deadline_s if context.time_remaining() is None else None
 
 
+class _Series:
+    """The series of one method; looking labels up for each call would cost more than the rest."""
+
+    def __init__(self, metrics: Metrics, method: str, handler: MethodHandler) -> None:
+        _, service, self.name = method.split("/")
+        kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
+        labels = (kind, service, self.name)
+        self.started = metrics.started.labels(*labels)
+        self.seconds = metrics.handling.labels(*labels)
+        self._handled = cache(lambda code: metrics.handled.labels(*labels, code.name))
+
+    def count(self, code: grpc.StatusCode) -> None:
+        """Count a call that ended with a status."""
+        self._handled(code).inc()
+
+
 class _Call:
     """One call: what is counted, timed and logged of it, and the status that its error becomes."""
 
-    __slots__ = ("_began", "_context", "_labels", "_metrics", "_request_id")
+    __slots__ = ("_began", "_context", "_request_id", "_series")
 
-    def __init__(
-        self, method: str, handler: MethodHandler, metrics: Metrics, request_id: str
-    ) -> None:
-        _, service, name = method.split("/")
-        kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
-        self._labels = (kind, service, name)
-        self._metrics, self._request_id = metrics, request_id
+    def __init__(self, series: _Series, request_id: str) -> None:
+        self._series, self._request_id = series, request_id
         self._context: Context
         self._began = 0.0
 
@@ -144,7 +163,7 @@ class _Call:
 
     async def __aenter__(self) -> None:
         self._began = perf_counter()
-        self._metrics.started.labels(*self._labels).inc()
+        self._series.started.inc()
 
     async def __aexit__(
         self,
@@ -154,10 +173,10 @@ class _Call:
     ) -> None:
         code, details = self._status(error)
         took = perf_counter() - self._began
-        self._metrics.handled.labels(*self._labels, code.name).inc()
-        self._metrics.handling.labels(*self._labels).observe(took)
+        self._series.count(code)
+        self._series.seconds.observe(took)
         if logger.isEnabledFor(logging.DEBUG):
-            told = {"method": self._labels[2], "code": code.name, "seconds": round(took, 6)}
+            told = {"method": self._series.name, "code": code.name, "seconds": round(took, 6)}
             logger.debug("call ended", extra=told)
         if details is not None:
             await _abort(self._context, code, details)
@@ -172,7 +191,7 @@ class _Call:
             return grpc.StatusCode(self._context.code()), None
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             return _why_cancelled(self._context), None
-        logger.error("unexpected error in %s", self._labels[2], exc_info=error)
+        logger.error("unexpected error in %s", self._series.name, exc_info=error)
         return grpc.StatusCode.INTERNAL, f"internal error; request id {self._request_id}"
 
 
