@@ -157,6 +157,21 @@ def make_gate(settings: Settings) -> Gate:
     return Gate(tokens, closed, frozenset(standing_open))
 
 
+def exposure(settings: Settings) -> str:
+    """Return a line if others can reach what nothing protects, else nothing."""
+    if is_loopback(settings.host):
+        return ""
+    sources = ("token", "token_file", "repository_token", "repository_token_file")
+    with_tokens = any(getattr(settings, source) for source in sources)
+    if with_tokens and not settings.tls_certificate:
+        return "tokens travel unencrypted: there is no --tls-certificate"
+    if not with_tokens and not settings.tls_client_ca:
+        return (
+            f"whoever reaches {settings.host} may call: there is no token and no client authority"
+        )
+    return ""
+
+
 def is_loopback(host: str) -> bool:
     """Say whether only this machine can reach an address."""
     try:

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from server.access import make_gate
+from server.access import exposure, make_gate
 from server.engine import Execution
 from server.errors import NyquistError, StartError
 from server.inference_service import SERVICE, InferenceService
@@ -179,6 +179,8 @@ class Server:
     def _say_ready(self, max_request_bytes: int) -> None:
         """Log in one event what runs, where, and who may come in."""
         settings = self._settings
+        if line := exposure(settings):
+            logger.warning("%s", line)
         models = {
             name: f"version {model.manifest.version} on {model.provider}"
             for name, model in self._models.items()

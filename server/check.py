@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from server.access import make_gate
+from server.access import exposure, make_gate
 from server.engine import Execution
 from server.errors import NyquistError, StartError
 from server.repository import LoadedModel, load_model, model_folders
@@ -43,6 +43,8 @@ def check(settings: Settings) -> int:
             console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
     who = ", ".join(f"{name}: {answer}" for name, answer in gate.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
+    if line := exposure(settings):
+        console.print(f"[yellow]{escape(line)}[/]")
     _print_limits(loaded, settings, console)
     console.print(f"{len(loaded)} of {len(folders)} models can be served")
     return GOOD if len(loaded) == len(folders) else UNSERVABLE

@@ -169,7 +169,7 @@ class _Call:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        _: TracebackType | None,
     ) -> None:
         code, details = self._status(error)
         took = perf_counter() - self._began

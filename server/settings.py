@@ -162,9 +162,14 @@ class Settings(
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env files: compose has one
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - tokens have their own
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the places that options come from, the first one winning.
+
+        No .env file is read, because compose has one of its own; secrets have their files.
+        """
+        del cls  # it is settings_cls
         return init_settings, env_settings, _File(settings_cls)
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.access import ACCESS, Access, Gate, make_gate
+from server.access import ACCESS, Access, Gate, exposure, make_gate
 from server.errors import PermissionDenied, StartError, Unauthenticated
 from server.pb import inference_pb2 as pb
 from server.settings import Settings
@@ -309,3 +309,24 @@ def test_tls_files_that_do_not_fit_are_one_clear_line(
     settings = Settings(tls_certificate=folder / certificate, tls_key=folder / key)
     with pytest.raises(StartError, match=reason):
         make_credentials(settings)
+
+
+TLS = {"tls_certificate": "c", "tls_key": "k"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"host": "127.0.0.1"}, ""),
+        ({"host": "192.0.2.1"}, "whoever reaches 192.0.2.1 may call"),
+        ({"host": "192.0.2.1", **TLS}, "whoever reaches 192.0.2.1 may call"),
+        ({"host": "192.0.2.1", "token": USE}, "tokens travel unencrypted"),
+        ({"host": "192.0.2.1", "repository_token_file": "f"}, "tokens travel unencrypted"),
+        ({"host": "192.0.2.1", "token": USE, **TLS}, ""),
+        ({"host": "192.0.2.1", "tls_client_ca": "a", **TLS}, ""),
+    ],
+)
+def test_what_nothing_protects_is_said(options: dict[str, object], line: str) -> None:
+    said = exposure(Settings(**options))  # type: ignore[arg-type] # any option
+    assert said.startswith(line)
+    assert bool(said) is bool(line)
