@@ -256,11 +256,15 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _short(text: str) -> str:
-    """Cut a message that names what came: it travels as a header, which callers limit to 8 KiB."""
+    """Cut the middle of a message that repeats what came: what is right stands at its end.
+
+    It travels as a header, and callers take 8 KiB of those.
+    """
     encoded = text.encode()
     if len(encoded) <= DETAILS_BYTES:
         return text
-    return encoded[:DETAILS_BYTES].decode(errors="ignore") + "...TRUNCATED"
+    head, tail = encoded[: DETAILS_BYTES * 3 // 4], encoded[-DETAILS_BYTES // 4 :]
+    return f"{head.decode(errors='ignore')} ... {tail.decode(errors='ignore')}"
 
 
 async def _abort(context: Context, status: grpc.StatusCode, details: str) -> NoReturn:
