@@ -20,7 +20,14 @@ from typing import Any, NoReturn, TypeAlias, cast
 import grpc
 
 from server.access import ACCESS, Access, Gate
-from server.errors import DeadlinePassed, InvalidRequest, NyquistError, TooManyCalls
+from server.errors import (
+    ArtifactError,
+    DeadlinePassed,
+    InvalidRequest,
+    NyquistError,
+    StartError,
+    TooManyCalls,
+)
 from server.logs import bind_call
 from server.metrics import Metrics
 
@@ -53,8 +60,8 @@ class CallLimits:
 class Calls(grpc.aio.ServerInterceptor):
     """Wraps every handler: admits, counts, times, logs, and turns errors into statuses.
 
-    Ours keep their message; any other is logged and answered without detail, because its text may
-    hold paths or addresses.
+    Ours keep their message, but for those that name paths; these and any other are logged and
+    answered without detail.
     """
 
     def __init__(self, metrics: Metrics, gate: Gate, limits: CallLimits) -> None:
@@ -101,7 +108,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 self._check_room(access)
                 self._running[health] += 1
                 try:
-                    async with asyncio.timeout(self._deadline(handler, context)) as limit:
+                    async with asyncio.timeout(self._deadline(handler, access, context)) as limit:
                         return await behaviour(decoded(request), context)
                 except TimeoutError as error:
                     if limit.expired():
@@ -124,9 +131,12 @@ class Calls(grpc.aio.ServerInterceptor):
 
         return _like(handler, stream if inspect.isasyncgenfunction(behaviour) else run)
 
-    def _deadline(self, handler: MethodHandler, context: Context) -> float | None:
-        """Return the seconds that a call gets which came without a deadline; streams are free."""
-        if handler.request_streaming or handler.response_streaming:
+    def _deadline(self, handler: MethodHandler, access: Access, context: Context) -> float | None:
+        """Return the seconds that a call gets which came without a deadline.
+
+        Streams are free, and so is what loads a model: cut short, it would have to begin again.
+        """
+        if handler.request_streaming or handler.response_streaming or access is Access.REPOSITORY:
             return None
         return self._limits.deadline_s if context.time_remaining() is None else None
 
@@ -185,7 +195,7 @@ class _Call:
         """Return the status of a call, and the text to abort it with if that has to be done."""
         if error is None:
             return grpc.StatusCode.OK, None
-        if isinstance(error, NyquistError):
+        if isinstance(error, NyquistError) and not isinstance(error, ArtifactError | StartError):
             return error.status, _short(str(error))
         if isinstance(error, grpc.aio.AbortError):
             return grpc.StatusCode(self._context.code()), None

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from server.access import Gate, Tokens
-from server.errors import InvalidRequest
+from server.errors import ArtifactError, InvalidRequest
 from server.interceptors import CallLimits, Calls
 from server.logs import configure_logs
 from server.metrics import Metrics
@@ -66,6 +66,8 @@ class Fallible:
             await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
         if request == b"broken":
             raise RuntimeError("/etc/passwd at 0x7f00deadbeef")
+        if request == b"artifact":
+            raise ArtifactError("/srv/models/m/1/model.onnx cannot be read")
         if request == b"wait":
             self.waiting += 1
             if self.waiting >= self.awaited:
@@ -81,6 +83,7 @@ class Fallible:
             "ModelStreamInfer": make.stream_stream_rpc_method_handler(self.generator),
             "ModelReady": make.unary_unary_rpc_method_handler(self.parsed, parse),
             "ModelConfig": make.stream_stream_rpc_method_handler(self.parsed_stream, parse),
+            "RepositoryModelLoad": make.unary_unary_rpc_method_handler(self.unary),
             "Unlisted": make.unary_unary_rpc_method_handler(self.unary),
         }
         watch = {"Watch": make.unary_stream_rpc_method_handler(self.writer)}
@@ -151,6 +154,7 @@ def logged(capsys: pytest.CaptureFixture[str], test: Test) -> list[dict[str, Any
         (b"invalid", "INVALID_ARGUMENT", "expected 1, got 2"),
         (b"abort", "DATA_LOSS", "gone"),
         (b"broken", "INTERNAL", "internal error; request id abc"),
+        (b"artifact", "INTERNAL", "internal error; request id abc"),
     ],
 )
 def test_an_error_becomes_its_status_in_calls_of_every_kind(
@@ -273,9 +277,21 @@ def test_a_call_without_a_deadline_gets_one() -> None:
     serve(test, limits=CallLimits(10, 0.05))
 
 
-def test_a_call_with_a_deadline_keeps_its_own() -> None:
+async def loading(channel: grpc.aio.Channel, request: bytes) -> bytes:
+    call: Any = channel.unary_unary(f"/{SERVICE}/RepositoryModelLoad")
+    return await call(request)
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        lambda channel: unary(channel, b"wait", timeout=30),
+        lambda channel: loading(channel, b"wait"),
+    ],
+)
+def test_a_call_with_a_deadline_keeps_its_own_and_loading_has_none(free: Any) -> None:
     async def test(channel: grpc.aio.Channel, service: Fallible) -> None:
-        waiting = asyncio.create_task(unary(channel, b"wait", timeout=30))
+        waiting = asyncio.create_task(free(channel))
         await service.entered.wait()
         with pytest.raises(grpc.RpcError):
             await unary(channel, b"wait")
