@@ -27,9 +27,9 @@ from server.manifest import Figures
 
 EVALUATION_BATCH = 64
 DRIFT_PICTURES = 4
-DRIFT_LIMITS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.5}
+DRIFT_LIMITS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.3}
 """Relative l2 error of a value between input and output that is more than its precision's rounding;
-seen: 1e-6, 2e-3, 0.3."""
+seen: 6e-5 (ResNet-50), 2e-3, 0.14."""
 
 
 @dataclass(frozen=True)
