@@ -23,7 +23,7 @@ from export.report.measurement import collect
 from export.report.record import ModelReport
 from models.network import class_count, load_network
 from models.outputs import OutputsNetwork
-from models.samples import read_samples
+from models.samples import read_samples, wider_photographs
 from models.spec import INPUT, ModelSpec, Output
 from server import manifest as artifact
 from server.manifest import (
@@ -99,6 +99,7 @@ def measure_page(subject: Subject, graph: bytes) -> ModelReport:
         open_graph(graph, subject.spec.max_batch_size),
         subject.samples,
         hashlib.sha256(graph).hexdigest(),
+        wider=wider_photographs(subject.spec),
     )
 
 

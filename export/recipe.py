@@ -58,6 +58,8 @@ _PRECISION_LIMITS: Mapping[Precision, Limits] = {
         parity=2.0, agreement=0.85, accuracy_drop=0.02, confidence=0.5, consistency_drop=0.02
     ),
 }
+RESERVED = ("report", "index")
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PLACEHOLDERS = {"name": "model", "arch": "compact", "input": "1x1x1"}
@@ -128,6 +130,8 @@ def _chosen(known: tuple[str, ...], noun: str) -> BeforeValidator:
 
 
 def _plain_name(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is where the pages are; choose another name")
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is no name of a folder; use letters, digits, '_', '-' and '.', "

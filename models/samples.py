@@ -175,6 +175,20 @@ def photograph_calibration() -> Tensor:
     return torch.from_numpy(np.stack(crops))
 
 
+def wider_photographs(spec: ModelSpec) -> Tensor | None:
+    """Return the photographs of models/data whole, uint8 (5, 256, 256, 3), to take crops of.
+
+    None for a model that takes pictures of another size or type.
+    """
+    if spec.samples not in ("photographs", "imagenet") or spec.shape != (CROP, CROP, 3):
+        return None
+    whole = []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            whole.append(np.asarray(picture.convert("RGB")))
+    return torch.from_numpy(np.stack(whole))
+
+
 def photograph_samples() -> Samples:
     """Return the colour photographs of models/data, centre crops: uint8 (5, 224, 224, 3).
 

@@ -13,6 +13,7 @@ from export.report.record import (
     Unmeasured,
     read_report,
 )
+from server.errors import ArtifactError
 from server.manifest import MODEL_FILE, Manifest, read_manifest
 from server.repository import complete_versions, latest_version
 
@@ -109,6 +110,7 @@ def read_page(repository: Path, folder: Path) -> ModelPage:
 
     Raises:
         ArtifactError: there is no complete version, or its manifest is damaged.
+        FileNotFoundError: there is no model.onnx.
     """
     manifest = read_manifest(folder, latest_version(folder))
     remark = ""
@@ -166,7 +168,10 @@ def graph_sha256(manifest: Manifest) -> str:
 def _version_of(folder: Path, sha256: str) -> Manifest | None:
     """Return the newest version of a model whose graph has this checksum, None if there is none."""
     for number in reversed(complete_versions(folder)):
-        manifest = read_manifest(folder, number)
+        try:
+            manifest = read_manifest(folder, number)
+        except ArtifactError:
+            continue  # an old version that nothing reads any more
         if graph_sha256(manifest) == sha256:
             return manifest
     return None

@@ -3,6 +3,7 @@
 manifests and report/<name>.json -> ModelPage -> families -> report/<name>.html, report/index.html
 """
 
+from collections.abc import Mapping, Set
 from math import isfinite, log10
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from export.report import wording
 from export.report.families import group
-from export.report.model_page import read_page
+from export.report.model_page import ModelPage, read_page
 from export.report.record import REPORT_FOLDER, write_whole
+from server.errors import ArtifactError
 from server.repository import model_folders
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,16 +24,22 @@ def write_pages(repository: Path) -> Path:
     """Write report/<name>.html for each model of a repository, and the index; return its path.
 
     The same manifests and records give the same bytes. Pages and records of models that are gone
-    are deleted.
+    are deleted. A model with a damaged manifest has no page, and its reason on the index.
 
     Args:
         repository: holds the models, and report/<name>.json of those that were measured.
 
     Raises:
-        ArtifactError: the repository is no folder, or a manifest in it is damaged.
+        ArtifactError: the repository is no folder.
         OSError: a page cannot be written.
     """
-    pages = [read_page(repository, folder) for folder in model_folders(repository)]
+    pages: list[ModelPage] = []
+    damaged: dict[str, str] = {}
+    for model in model_folders(repository):
+        try:
+            pages.append(read_page(repository, model))
+        except (ArtifactError, FileNotFoundError) as error:
+            damaged[model.name] = str(error).replace(f"{repository}/", "")
     families = group(pages)
     environment = page_environment()
     folder = repository / REPORT_FOLDER
@@ -39,16 +47,20 @@ def write_pages(repository: Path) -> Path:
         for page in family.pages:
             text = environment.get_template("model.html").render(page=page, family=family)
             write_whole(folder / f"{page.name}.html", text)
-    text = environment.get_template("index.html").render(families=families, pages=pages)
+    text = environment.get_template("index.html").render(
+        families=families, pages=pages, damaged=damaged
+    )
     write_whole(folder / f"{INDEX}.html", text)
-    _remove_strangers(folder, {INDEX, *(page.name for page in pages)})
+    names = {page.name for page in pages}
+    _remove_strangers(folder, {".html": names | {INDEX}, ".json": names | set(damaged)})
     return folder / f"{INDEX}.html"
 
 
-def _remove_strangers(folder: Path, names: set[str]) -> None:
+def _remove_strangers(folder: Path, kept: Mapping[str, Set[str]]) -> None:
+    """Delete pages and records of other models, and what was left half written."""
     for path in folder.iterdir():
-        ours = path.suffix in (".html", ".json") and path.stem not in names
-        if ours or path.name.endswith(".partial"):
+        gone = path.suffix in kept and path.stem not in kept[path.suffix]
+        if gone or path.suffix == ".partial":
             path.unlink()
 
 

@@ -47,7 +47,7 @@ Measured = Consistency | Estimate
 Result = TypeVar("Result")
 
 SHOWN_SLIDES = 12
-SMALLEST_SHARE_OF_SIDE = 5
+SIDES_PER_MARGIN = 5
 """A picture on plain ground grows by at most a fifth of its side on each side, for crops."""
 
 
@@ -177,7 +177,7 @@ def _pair_line(
 
 
 def _crop_line(subject: Subject, wider: Tensor | None) -> ShiftLine:
-    margin = min(ZHANG_REACH // 2, min(subject.size) // SMALLEST_SHARE_OF_SIDE)
+    margin = min(ZHANG_REACH // 2, min(subject.size) // SIDES_PER_MARGIN)
     if wider is None:
         pictures = grown(subject.pictures, subject.axes, margin)
         how = f"out of the pictures, their plain ground continued by {margin} pixels"

@@ -32,9 +32,6 @@ class Page(HTMLParser):
         self.close()
         assert not self.open, f"never closed: {self.open}"
 
-    def __hash__(self) -> int:
-        return hash(self.source)
-
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         counted = Counter(name for name, _ in attrs)
         assert not [name for name, count in counted.items() if count > 1], (tag, attrs)

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from export.derive import derive
 from export.graph import Exported as Built
 from export.judge import Subject, agreement, judge, misses
+from export.outcome import PrecisionError
 from models.network import load_network
 from models.samples import fashion_samples
 from models.spec import Limits, ModelSpec, Precision
@@ -58,9 +59,18 @@ def test_a_wrong_epsilon_is_caught_and_its_layer_named(
     assert "parity first breaks in network.stages.1.0 + network.stages.1.1" in found
 
 
-def test_a_float16_overflow_is_caught_and_named(loud: Exported) -> None:
+def test_a_weight_that_float16_does_not_hold_is_named(loud: Exported) -> None:
+    with pytest.raises(PrecisionError, match=r"weight 'network.stages.1.0.*' reaches 9\d{4}"):
+        derive(subject("fp16"), Built(loud.graph, loud.trace, b""))
+
+
+def test_an_activation_that_float16_does_not_hold_is_named(fashion: Exported) -> None:
+    loudness = 2**13
+    graph = rewritten(fashion.graph, "network.stages.1.0.weight", lambda w: w * loudness)
+    graph = rewritten(graph, "network.stages.1.0.weight_bias", lambda b: b * loudness)
+    graph = rewritten(graph, "network.stages.2.0.weight", lambda w: w / loudness)
     of = subject("fp16", parity=0.1)
-    found = derive(of, Built(loud.graph, loud.trace, b"")).judgement.misses
+    found = derive(of, Built(graph, fashion.trace, b"")).judgement.misses
     assert any("activation" in miss and "float16 ends at 65504" in miss for miss in found)
 
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from models.preprocessing import PreprocessedNetwork
 from models.zoo import specs
 from server.manifest import read_manifest
 from tests.export.pages import Page
+from tests.processes import ROOT
 
 MEASURED = ("fashion_strided", "fashion_max_blur")
 UNMEASURED = "fashion_blur"
@@ -105,6 +108,17 @@ def test_there_is_an_index_and_a_page_for_each_model_and_nothing_else(folder: Pa
         "fashion_strided.json",
         "index.html",
     ]
+
+
+def test_pages_are_written_without_torch(folder: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from export.report.pages import write_pages;"
+        "write_pages(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], cwd=ROOT, timeout=120, check=False
+    )
+    assert done.returncode == 0
 
 
 def test_the_same_measurements_give_the_same_bytes(folder: Path) -> None:
@@ -274,6 +288,21 @@ def test_a_damaged_record_costs_its_model_the_measurements_and_no_other(folder: 
     (folder / "report" / "fashion_strided.json").write_text('{"name": "fashion_strided"')
     pages = written(folder)
     assert "report/fashion_strided.json is no report" in pages["fashion_strided"].words
+    assert "Not measured" not in pages["fashion_max_blur"].words
+
+
+def test_a_damaged_manifest_costs_its_model_the_page_and_no_other(folder: Path) -> None:
+    write_pages(folder)
+    (folder / "fashion_strided" / "1" / "manifest.json").write_text("{}")
+    (folder / "fashion_blur" / "1" / "model.onnx").unlink()
+    pages = written(folder)
+    words = pages["index"].words
+    assert "fashion_strided has no page: fashion_strided/1/manifest.json: name: Field req" in words
+    assert "fashion_blur has no page: [Errno 2] No such file or directory" in words
+    assert str(folder) not in pages["index"].source
+    assert "1 model, 1 of which holds every limit" in words
+    assert set(pages) == {"index", "fashion_max_blur"}
+    assert (folder / "report" / "fashion_strided.json").is_file()
     assert "Not measured" not in pages["fashion_max_blur"].words
 
 
