@@ -1,6 +1,6 @@
 """The model repository on disk: which models there are, and how one becomes ready to answer.
 
-folder -> latest version -> manifest -> checksums -> engine -> warm -> LoadedModel
+folder -> version -> manifest -> checksums -> engine -> warm -> LoadedModel
 """
 
 import logging
@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from google.protobuf import text_format
 
 from server import manifest as artifact
 from server.batcher import BatchLimits
@@ -17,7 +18,9 @@ from server.engine import Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
+from server.pb import model_config_pb2 as pb
 from server.tensors import DTYPES
+from server.versions import complete_versions, wanted_versions
 
 LABELS_FILE = "labels.txt"
 
@@ -31,6 +34,7 @@ class LoadedModel:
     Attributes:
         manifest: what it is.
         labels: of its classes, in their order.
+        config: its config.pbtxt.
         engine: its session.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
@@ -38,6 +42,7 @@ class LoadedModel:
 
     manifest: Manifest
     labels: tuple[str, ...]
+    config: pb.ModelConfig
     engine: Engine
     limits: BatchLimits
     load_s: float
@@ -68,20 +73,26 @@ def latest_version(folder: Path) -> int:
     Raises:
         ArtifactError: there is none.
     """
-    versions = [
-        int(entry.name)
-        for entry in folder.iterdir()
-        if entry.name.isascii()
-        and entry.name.isdecimal()
-        and (entry / artifact.MANIFEST_FILE).is_file()
-    ]
-    if not versions:
-        raise ArtifactError(f"{folder} has no complete version: no N/{artifact.MANIFEST_FILE}")
-    return max(versions)
+    return wanted_versions(complete_versions(folder), pb.ModelVersionPolicy(), folder.name)[-1]
 
 
-def load_model(folder: Path, execution: Execution) -> LoadedModel:
-    """Check, open and warm the latest version of the model in `folder`.
+def read_policy(folder: Path) -> pb.ModelVersionPolicy:
+    """Read which versions of a model its config.pbtxt wants to be served.
+
+    Raises:
+        ArtifactError: it cannot be read, or is none.
+    """
+    path = folder / artifact.CONFIG_FILE
+    try:
+        return text_format.Parse(path.read_text(), pb.ModelConfig()).version_policy
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, text_format.ParseError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def load_model(folder: Path, execution: Execution, version: int | None = None) -> LoadedModel:
+    """Check, open and warm a version of the model in `folder`; None is the latest.
 
     Raises:
         ArtifactError: a file is missing, damaged or contradicts another.
@@ -89,7 +100,7 @@ def load_model(folder: Path, execution: Execution) -> LoadedModel:
         InferenceFailed: the session opens but does not run.
     """
     start = perf_counter()
-    manifest = read_manifest(folder, latest_version(folder))
+    manifest = read_manifest(folder, version or latest_version(folder))
     text = manifest.read_file(folder, artifact.CONFIG_FILE).decode()
     config = parse_model_config(text, folder / artifact.CONFIG_FILE)
     labels = tuple(manifest.read_file(folder, LABELS_FILE).decode().splitlines())
@@ -98,7 +109,7 @@ def load_model(folder: Path, execution: Execution) -> LoadedModel:
     graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
     engine = Engine(graph, execution, limits.max_batch_size)
     engine.warm(np.zeros(manifest.input.shape, DTYPES[manifest.input.datatype]))
-    return LoadedModel(manifest, labels, engine, limits, perf_counter() - start)
+    return LoadedModel(manifest, labels, config, engine, limits, perf_counter() - start)
 
 
 def _check_labels(labels: Sequence[str], manifest: Manifest) -> None:
