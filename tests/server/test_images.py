@@ -179,7 +179,7 @@ def test_a_request_says_which_of_its_pictures_is_bad() -> None:
     async def decode() -> None:
         await ImageDecoder().decode([good, b"bad"], COLOUR, None)
 
-    with pytest.raises(InvalidRequest, match="^image 1: expected a file of format"):
+    with pytest.raises(InvalidRequest, match=r"^image 1: expected a file of format"):
         asyncio.run(decode())
 
 
