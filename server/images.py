@@ -10,12 +10,12 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from server.errors import DeadlinePassed, InvalidRequest, QueueFull
 from server.manifest import Manifest
@@ -28,6 +28,8 @@ MAX_HELD_BYTES = 256 * 1024 * 1024
 MAX_THREADS = 4
 COLOUR_MODES = {1: "L", 3: "RGB"}
 SIXTEEN_BITS = "I;16"
+TURNED = 5
+"""EXIF orientations from here on lay the picture on its side."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Canvas:
         mode: L for one channel, RGB for three.
         layout: order of the axes, CHW or HWC.
         dtype: of the values: 0..255 for integers, 0..1 for floats.
+        most: height and width up to which it may grow, where the input's axes are dynamic.
     """
 
     height: int
@@ -47,18 +50,33 @@ class Canvas:
     mode: str
     layout: str
     dtype: np.dtype[Any]
+    most: tuple[int, int] | None = None
+
+    def grown(self, height: int, width: int) -> "Canvas":
+        """Return the canvas of a picture of this size: as large as that, within the bounds."""
+        if self.most is None:
+            return self
+        return replace(
+            self,
+            height=min(max(height, self.height), self.most[0]),
+            width=min(max(width, self.width), self.most[1]),
+            most=None,
+        )
 
 
 def canvas_of(manifest: Manifest) -> Canvas | None:
     """Return what the pictures of a model have to become; None if its input is no picture."""
-    shape, layout = manifest.input.shape, manifest.preprocessing.layout
-    if len(shape) != 3:
+    layout = manifest.preprocessing.layout
+    least, most = manifest.input.bounds
+    if len(least) != 3:
         return None
-    channels, height, width = shape if layout == "CHW" else (shape[2], *shape[:2])
-    if channels not in COLOUR_MODES:
+    if layout == "HWC":
+        least, most = (least[2], *least[:2]), (most[2], *most[:2])
+    if least[0] != most[0] or least[0] not in COLOUR_MODES:
         return None
     dtype = DTYPES[manifest.input.datatype]
-    return Canvas(height, width, COLOUR_MODES[channels], layout, dtype)
+    canvas = Canvas(least[1], least[2], COLOUR_MODES[least[0]], layout, dtype)
+    return canvas if least == most else replace(canvas, most=(most[1], most[2]))
 
 
 class ImageDecoder:
@@ -80,6 +98,8 @@ class ImageDecoder:
     ) -> NDArray[Any]:
         """Decode the pictures of one request. B files -> (B, H, W, C) or (B, C, H, W).
 
+        Where the canvas may grow, the first picture says how far, for all of the request.
+
         Args:
             files: of any of FORMATS, mixed as they like.
             canvas: what to make of each.
@@ -99,6 +119,9 @@ class ImageDecoder:
         self._held_bytes += size
         try:
             async with asyncio.timeout_at(deadline):
+                if canvas.most is not None:
+                    first = self._upright_size, files[0]
+                    canvas = canvas.grown(*await loop.run_in_executor(self._pool, *first))
                 rows = await asyncio.gather(
                     *(
                         loop.run_in_executor(self._pool, self._decoded, index, file, canvas)
@@ -114,6 +137,18 @@ class ImageDecoder:
     def close(self) -> None:
         """Give the threads back."""
         self._pool.shutdown()
+
+    def _upright_size(self, file: bytes) -> tuple[int, int]:
+        """Return height and width of the first picture as it will be seen."""
+        try:
+            with _opened(file, self._max_pixels) as picture:
+                turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
+                size = picture.width, picture.height
+                return size if turned else size[::-1]
+        except InvalidRequest as error:
+            raise InvalidRequest(f"image 0: {error}") from error
+        except Exception as error:  # as in decode_image
+            raise InvalidRequest("image 0: the picture is damaged") from error
 
     def _decoded(self, index: int, file: bytes, canvas: Canvas) -> NDArray[Any]:
         try:

@@ -27,9 +27,9 @@ from server.errors import (
 )
 from server.metrics import Metrics
 from server.pb import model_config_pb2
-from server.repository import LoadedModel, model_folders, read_policy
+from server.repository import LoadedModel, complete_versions, model_folders, read_policy
 from server.served_model import ServedModel
-from server.versions import Mark, complete_versions, mark_of, wanted_versions
+from server.versions import Mark, mark_of, wanted_versions
 
 WORKER_DIED = "the model's worker has died"
 UNLOADED = "unloaded"
@@ -340,6 +340,7 @@ class Registry:
             if old and old.mark == mark and old.model.ready:
                 return ""
             version.busy = "LOADING"
+            self._changed.set()
             loaded = await asyncio.to_thread(self._loader, folder, number)
             version.serving = Serving(self._serve(loaded), loaded.config, mark)
             version.reason = ""

@@ -3,6 +3,7 @@
 folder -> version -> manifest -> checksums -> engine -> warm -> LoadedModel
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,7 @@ from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
 from server.pb import model_config_pb2 as pb
 from server.tensors import DTYPES
-from server.versions import complete_versions, wanted_versions
-
-LABELS_FILE = "labels.txt"
+from server.versions import wanted_versions
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +66,20 @@ def model_folders(repository: Path) -> list[Path]:
     ]
 
 
+def complete_versions(folder: Path) -> list[int]:
+    """Return the versions of a model that are complete, ascending: a manifest is written last."""
+    return sorted(
+        int(entry.name)
+        for entry in folder.iterdir()
+        if entry.name.isascii()
+        and entry.name.isdecimal()
+        and str(int(entry.name)) == entry.name != "0"
+        and (entry / artifact.MANIFEST_FILE).is_file()
+    )
+
+
 def latest_version(folder: Path) -> int:
-    """Return the highest version of a model that is complete: its manifest is written last.
+    """Return the highest complete version of a model.
 
     Raises:
         ArtifactError: there is none.
@@ -83,10 +94,9 @@ def read_policy(folder: Path) -> pb.ModelVersionPolicy:
         ArtifactError: it cannot be read, or is none.
     """
     path = folder / artifact.CONFIG_FILE
+    text = artifact.read_plain_file(path)
     try:
-        return text_format.Parse(path.read_text(), pb.ModelConfig()).version_policy
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+        return text_format.Parse(text.decode(), pb.ModelConfig()).version_policy
     except (UnicodeDecodeError, text_format.ParseError) as error:
         raise ArtifactError(f"{path}: {error}") from error
 
@@ -101,15 +111,41 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
     """
     start = perf_counter()
     manifest = read_manifest(folder, version or latest_version(folder))
-    text = manifest.read_file(folder, artifact.CONFIG_FILE).decode()
-    config = parse_model_config(text, folder / artifact.CONFIG_FILE)
-    labels = tuple(manifest.read_file(folder, LABELS_FILE).decode().splitlines())
+    config = read_config(folder, manifest)
+    labels_file = f"{manifest.version}/{artifact.LABELS_FILE}"
+    labels = tuple(manifest.read_file(folder, labels_file).decode().splitlines())
     _check_labels(labels, manifest)
     limits = batch_limits(config)
     graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
     engine = Engine(graph, execution, limits.max_batch_size)
-    engine.warm(np.zeros(manifest.input.shape, DTYPES[manifest.input.datatype]))
+    least, _ = manifest.input.bounds
+    engine.warm(np.zeros(least, DTYPES[manifest.input.datatype]))
     return LoadedModel(manifest, labels, config, engine, limits, perf_counter() - start)
+
+
+def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:
+    """Read config.pbtxt, which an operator may have edited since the build.
+
+    Raises:
+        ArtifactError: it cannot be read, or is not that of this model.
+    """
+    path = folder / artifact.CONFIG_FILE
+    content = artifact.read_plain_file(path)
+    try:
+        config = parse_model_config(content.decode(), path)
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is no text: {error}") from error
+    found = [(tensor.name, tuple(tensor.dims)) for tensor in config.input]
+    found += [(tensor.name, tuple(tensor.dims)) for tensor in config.output]
+    expected = [(tensor.name, tensor.shape) for tensor in (manifest.input, *manifest.outputs)]
+    if config.name != manifest.name or (found and found != expected):
+        raise ArtifactError(
+            f"{path} describes {config.name!r} with {found}, its manifest {manifest.name!r} with "
+            f"{expected}"
+        )
+    if hashlib.sha256(content).hexdigest() != manifest.files.get(artifact.CONFIG_FILE):
+        logger.info("%s was edited since version %d was built", path, manifest.version)
+    return config
 
 
 def _check_labels(labels: Sequence[str], manifest: Manifest) -> None:

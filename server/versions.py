@@ -1,6 +1,6 @@
 """Which versions of a model are there, which are wanted, and whether their files have changed.
 
-folder -> complete versions -> version policy -> wanted versions -> mark of each
+complete versions -> version policy -> wanted versions -> mark of each
 """
 
 from collections.abc import Iterable
@@ -12,18 +12,6 @@ from server.pb import model_config_pb2 as pb
 
 Mark = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and time of change of each file: another mark is another artifact."""
-
-
-def complete_versions(folder: Path) -> list[int]:
-    """Return the versions of a model that have their manifest, which is written last."""
-    return sorted(
-        int(entry.name)
-        for entry in folder.iterdir()
-        if entry.name.isascii()
-        and entry.name.isdecimal()
-        and str(int(entry.name)) == entry.name != "0"
-        and (entry / MANIFEST_FILE).is_file()
-    )
 
 
 def wanted_versions(complete: Iterable[int], policy: pb.ModelVersionPolicy, name: str) -> list[int]:

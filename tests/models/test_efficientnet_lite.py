@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import load_pth
+from models.checkpoints import read_state
 from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from models.efficientnet_lite import (
     LITE0_GROUPS,
@@ -28,7 +28,7 @@ SAME_SHAPE = BlockGroup(expansion=2, kernel_size=3, stride=1, out_channels=4, re
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
     """The weights as their author published them."""
-    return load_pth(Path(str(files(LITE0_PACKAGE).joinpath(LITE0_FILE))), LITE0_SHA256)
+    return read_state(Path(str(files(LITE0_PACKAGE).joinpath(LITE0_FILE))), LITE0_SHA256)
 
 
 @pytest.fixture(scope="module")

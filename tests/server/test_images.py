@@ -4,6 +4,7 @@ import asyncio
 import io
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_the_layout_is_that_of_the_input() -> None:
 def test_a_float_input_gets_values_from_0_to_1_and_a_grey_one_one_channel() -> None:
     white = picture_of(np.full((8, 8, 3), 255, np.uint8))
     picture = decode_image(encoded(white), GREY)
-    assert (picture.shape, picture.dtype) == ((1, 8, 8), np.float32)
+    assert picture.shape == (1, 8, 8)
+    assert picture.dtype == np.float32
     assert picture.min() == picture.max() == 1.0
     half = decode_image(encoded(white), Canvas(8, 8, "L", "CHW", np.dtype("<f2")))
     assert half.dtype == np.float16
@@ -216,3 +218,21 @@ def test_a_deadline_ends_the_wait_for_pictures() -> None:
             await ImageDecoder().decode([file], COLOUR, past)
 
     asyncio.run(decode())
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "expected"),
+    [((6, 40), 1, (8, 32)), ((16, 24), 1, (16, 24)), ((16, 24), 6, (24, 16))],
+)
+def test_a_dynamic_input_takes_the_size_of_the_first_picture_within_its_bounds(
+    size: tuple[int, int], orientation: int, expected: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    first = encoded(picture_of(ramp(*size)), exif=exif)
+    flexible = replace(COLOUR, most=(24, 32))
+
+    async def decode() -> NDArray[Any]:
+        return await ImageDecoder().decode([first, encoded(picture_of(ramp()))], flexible, None)
+
+    assert asyncio.run(decode()).shape == (2, *expected, 3)
