@@ -60,7 +60,8 @@ def check(target: str, folders: Sequence[Path], modules: Collection[str], consol
     )
     for row in rows:
         for miss in row.misses:
-            console.print(f"[red]{row.model.name}[/red]: {miss}", highlight=False)
+            line = f"[red]{row.model.name}[/red]: {miss}"
+            console.print(line, highlight=False, soft_wrap=True)
     return 1 if any(row.misses for row in rows) else 0
 
 

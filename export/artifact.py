@@ -16,8 +16,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from export.graph import INPUT
-from models.spec import ModelSpec
+from models.spec import INPUT, ModelSpec
 from server import manifest as artifact
 from server.errors import ArtifactError
 from server.manifest import Manifest, Tensor, read_manifest

@@ -17,12 +17,11 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export.outcome import ExportError
-from models.spec import Output, Size
+from models.spec import INPUT, Output, Size
 
 OPSET = 18
 """The newest at which Pad, MaxPool, ReduceMean, Conv, Gemm and Reshape match their CUDA kernels."""
 
-INPUT = "image"
 MAX_BATCH = 1024
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from export.artifact import DEFAULT_KEEP, model_config, publish
-from export.graph import INPUT, OPSET, Exported, export_graph
+from export.graph import OPSET, Exported, export_graph
 from export.inputs import inputs_sha256, package_versions, weights_sha256
 from export.judge import measure, misses
 from export.outcome import Built, GateMissed
@@ -20,7 +20,7 @@ from models.network import load_network
 from models.outputs import OutputsNetwork
 from models.preprocessing import PreprocessedNetwork
 from models.samples import Samples, read_samples
-from models.spec import ModelSpec, Output
+from models.spec import INPUT, ModelSpec, Output
 from server import manifest as artifact
 from server.manifest import (
     Architecture,

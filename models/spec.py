@@ -16,6 +16,8 @@ Size = tuple[int, int]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 OUTPUTS: tuple[Output, ...] = ("logits", "probabilities", "features")
 DYNAMIC = -1
+INPUT = "image"
+"""Name of the graph's input."""
 
 
 @dataclass(frozen=True)

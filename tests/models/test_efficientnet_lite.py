@@ -15,9 +15,11 @@ from models.efficientnet_lite import (
     InvertedResidual,
     rename_published,
 )
+from models.network import load_network
 from models.padding import SameConv2d, same_padding
-from models.preprocessing import PreprocessedNetwork, Preprocessing
+from models.preprocessing import PreprocessedNetwork
 from models.samples import ESPRESSO, TRIPOD, photograph_samples
+from models.spec import Preprocessing
 from models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
 
 Parity = Callable[[nn.Module, Tensor], float]
@@ -34,9 +36,9 @@ def published() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def pretrained() -> EfficientNetLite0:
     """The network with the weights of the zoo."""
-    network = EfficientNetLite0()
-    network.load_state_dict(specs()["efficientnet_lite0"].weights(), strict=True)
-    return network.eval()
+    network = load_network(specs()["efficientnet_lite0"])
+    assert isinstance(network, EfficientNetLite0)
+    return network
 
 
 @torch.inference_mode()
