@@ -120,8 +120,8 @@ class ImageDecoder:
         try:
             async with asyncio.timeout_at(deadline):
                 if canvas.most is not None:
-                    first = self._upright_size, files[0]
-                    canvas = canvas.grown(*await loop.run_in_executor(self._pool, *first))
+                    upright = loop.run_in_executor(self._pool, self._upright_size, files[0])
+                    canvas = canvas.grown(*await upright)
                 rows = await asyncio.gather(
                     *(
                         loop.run_in_executor(self._pool, self._decoded, index, file, canvas)

@@ -287,8 +287,9 @@ class Registry:
     async def close(self) -> None:
         """Let loads that run end, then close every model."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for name in self._models:
-            await self._take_down(name)
+        for model in self._models.values():
+            for serving in model.serving:
+                await serving.retire()
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work` to its end, also if the caller is cancelled."""
