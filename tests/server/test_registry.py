@@ -1,6 +1,7 @@
 """Models that come, change and go while others are served; through the registry itself."""
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -339,3 +340,78 @@ def test_a_name_that_is_no_folder_of_the_repository_is_never_looked_for(
 
     during(folder.parent, script, loads)
     assert loads == [(NAME, 1)]
+
+
+class Mortal(ServedModel):
+    """A model whose worker can be declared dead."""
+
+    dead = False
+
+    @property
+    def ready(self) -> bool:
+        return not self.dead and super().ready
+
+
+def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
+    repository: Path, folder: Path
+) -> None:
+    copy_model(repository, folder.parent, OTHER)
+    metrics, images = Metrics(), ImageDecoder()
+
+    def serve(loaded: LoadedModel) -> ServedModel:
+        return Mortal(loaded, metrics.model(loaded.manifest.name, "1"), images)
+
+    async def script() -> None:
+        registry = Registry(
+            folder.parent, lambda path, version: load_model(path, ON_CPU, version), serve, metrics
+        )
+        await registry.load_all()
+        assert registry.ready
+        model = registry.find(NAME, None).model
+        assert isinstance(model, Mortal)
+        model.dead = True
+        assert not registry.ready
+        assert registry.readiness() == {NAME: False, OTHER: True}
+        entry = next(entry for entry in await registry.index() if entry.name == NAME)
+        assert (entry.state, entry.reason) == ("UNAVAILABLE", "the model's worker has died")
+        await registry.load(NAME)
+        assert registry.ready
+        await answer(registry)
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_an_unloaded_model_leaves_nothing_in_memory(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        await answer(registry)
+        left = weakref.ref(registry.find(NAME, None).model)
+        await registry.unload(NAME)
+        assert left() is None
+
+    during(folder.parent, script)
+
+
+def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder: Path) -> None:
+    metrics, images = Metrics(), ImageDecoder()
+
+    def serve(loaded: LoadedModel) -> ServedModel:
+        return ServedModel(loaded, metrics.model(loaded.manifest.name, "1"), images)
+
+    def ready() -> float | None:
+        labels = {"model": NAME, "version": "1"}
+        return metrics.registry.get_sample_value("nyquist_model_ready", labels)
+
+    async def script() -> None:
+        registry = Registry(
+            folder.parent, lambda path, version: load_model(path, ON_CPU, version), serve, metrics
+        )
+        await registry.load_all()
+        touch(folder / "config.pbtxt")
+        await registry.load(NAME)
+        assert ready() == 1
+        await registry.unload(NAME)
+        assert ready() is None
+        await registry.close()
+
+    asyncio.run(script())
