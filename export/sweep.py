@@ -30,6 +30,8 @@ SAMPLES, NOISE = 6, 3
 SERVED_BATCHES = (1, 2, 3)
 """And the maximum."""
 OTHER_BATCHES = (1, 3)
+SHORT_ROW = 8
+"""Pictures that batch 2 and 3 are cut from: two of each kind, where one picture costs much."""
 THREADS = (1, 2)
 REFERENCE_BATCH = 4
 SEED = 20_260_202
@@ -148,10 +150,11 @@ def sweep(
     """Compare a graph with its reference on the CPU, in every cell.
 
     There are 16 pictures of each size: 6 samples, 3 of noise, 3 constant and 4 extreme ones, see
-    `picture_kinds`. An optimised session, as is served, runs all of them alone, and again at batch
-    2, 3 and the maximum, kinds mixed, repeating some to fill the last batch. Without optimisation,
-    and at other sizes, which run on one thread, it is batch 1 and 3. That makes 200 pictures at
-    maximum batch 16, 34 more for each way at another size, and 16 a size in PyTorch.
+    `picture_kinds`. An optimised session, as is served, runs all of them alone and at the maximum
+    batch, and two of each kind at batch 2 and 3; batches mix the kinds, and repeat some pictures to
+    fill the last. Without optimisation, and at other sizes, which run on one thread, it is batch 1
+    and 3. At maximum batch 16 that makes 148 pictures, 25 more for each of both ways at another
+    size, and 16 a size in PyTorch.
 
     Args:
         reference: the truth, evaluated once for each picture.
@@ -281,7 +284,8 @@ class _Answered:
 
     def __init__(self, reference: NamedPredict, kinds: Mapping[Kind, Pictures]) -> None:
         names = np.repeat(list(kinds), [len(each) for each in kinds.values()])
-        order = np.random.default_rng(SEED).permutation(len(names))
+        turns = np.concatenate([np.arange(len(each)) for each in kinds.values()])
+        order = np.argsort(turns, kind="stable")  # the first of each kind, the second of each, ...
         self.kinds = names[order]
         self.pictures = np.concatenate(list(kinds.values()))[order]
         parts = [
@@ -302,9 +306,10 @@ class _Answered:
         return common
 
     def rounds(self, batch: int) -> list[NDArray[np.intp]]:
-        """Cut the row into batches, the last filled from its beginning."""
+        """Cut the row, or its beginning, into batches, the last filled from the beginning."""
         count = len(self.pictures)
-        return list((np.arange(-(-count // batch) * batch) % count).reshape(-1, batch))
+        among = min(count, SHORT_ROW) if batch in (2, 3) else count
+        return list((np.arange(-(-among // batch) * batch) % count).reshape(-1, batch))
 
 
 def _cells(

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 
+from export.outcome import PrecisionError
 from export.precision.calibration import calibrate
-from export.precision.derived import PrecisionError, finish
+from export.precision.derived import finish
 from models.blur import MAX_TAPS, blur_kernel
 
 MULTIPLYING = ("Conv", "Gemm", "MatMul")

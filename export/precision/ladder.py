@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from export.outcome import PrecisionError
 from export.precision.calibration import calibrate
-from export.precision.derived import PrecisionError
 from export.precision.int8 import (
     ACTIVATIONS,
     QUANTISABLE,

@@ -70,7 +70,9 @@ def test_there_is_a_cell_for_every_combination_and_no_other() -> None:
         for batch in batches
     )
     assert {(cell.output, cell.size) for cell in cells} == {("logits", (2, 2))}
-    assert all(cell.parity.pictures >= 3 for cell in cells)
+    assert min(cell.parity.pictures for cell in cells) == 2
+    in_full = Counter({cell.kind: cell.parity.pictures for cell in cells if cell.batch == 16})
+    assert in_full == {"samples": 6, "noise": 3, "constant": 3, "extreme": 4}
 
 
 def test_no_batch_is_larger_than_the_maximum() -> None:
