@@ -50,7 +50,8 @@ def during(
         registry = make_registry(repository, loads)
         await registry.load_all()
         try:
-            await script(registry)
+            async with asyncio.timeout(60):  # or a state that never comes would hang the test
+                await script(registry)
         finally:
             await registry.close()
 
