@@ -192,8 +192,8 @@ def _values(topic: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
     for what in dict.fromkeys((*old, *new)):
         before, after = old.get(what), new.get(what)
         if before != after:
-            numbers = [float(value) for value in (before, after) if type(value) in (int, float)]
-            by = numbers[1] - numbers[0] if len(numbers) == 2 else None
+            numbers = [value for value in (before, after) if isinstance(value, int | float)]
+            by = float(numbers[1] - numbers[0]) if len(numbers) == 2 else None
             yield Change(topic, what, _written(before), _written(after), by)
 
 

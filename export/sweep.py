@@ -221,27 +221,22 @@ def picture_kinds(pictures: Pictures, axes: tuple[int, int]) -> dict[Kind, Pictu
     generator = np.random.default_rng(SEED)
     chosen = np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int)
     shape = pictures.shape[1:]
-    whole = pictures.dtype.kind == "u"
-    low = 0.0 if whole else min(0.0, float(pictures.min()))
-    high = 255.0 if whole else max(1.0, float(pictures.max()))
-    beyond = 0.0 if whole else high - low
+    low, high = _range(pictures)
     noise = low + (high - low) * generator.random((NOISE, *shape))
     levels = np.array([low, high, (low + high) / 2]).reshape(-1, *[1] * len(shape))
-    rows, columns = (np.arange(pictures.shape[axis]) for axis in axes)
-    spatial = (len(rows), len(columns))
-    board = (np.add.outer(rows, columns) % 2).astype(np.float64)
-    pixel = np.zeros(spatial)
-    pixel[spatial[0] // 2, spatial[1] // 2] = 1
-    channels_last = [axis - 1 for axis in axes] == [0, 1]
-    maps = [each[..., None] if channels_last else each[None] for each in (board, pixel)]
+    beyond = 0.0 if pictures.dtype.kind == "u" else high - low
     coins = generator.random((2, *shape)) < 0.5
-    extreme = [low + (high - low) * np.broadcast_to(each, shape) for each in maps]
-    extreme += [np.where(coins[0], low, high), np.where(coins[1], low - beyond, high + beyond)]
     kinds: dict[Kind, Pictures] = {
         "samples": pictures[chosen],
         "noise": noise,
         "constant": np.broadcast_to(levels, (len(levels), *shape)),
-        "extreme": np.stack(extreme),
+        "extreme": np.stack(
+            [
+                *(low + (high - low) * _board_and_pixel(shape, axes)),
+                np.where(coins[0], low, high),
+                np.where(coins[1], low - beyond, high + beyond),
+            ]
+        ),
     }
     return {kind: np.ascontiguousarray(each, pictures.dtype) for kind, each in kinds.items()}
 
@@ -268,6 +263,22 @@ def misses(found: Sweep, limits: Limits) -> list[str]:
         sentences += _flipped(cells, limits)
         sentences += _company(cells, limits)
     return sentences
+
+
+def _range(pictures: Pictures) -> tuple[float, float]:
+    if pictures.dtype.kind == "u":
+        return 0.0, 255.0
+    return min(0.0, float(pictures.min())), max(1.0, float(pictures.max()))
+
+
+def _board_and_pixel(shape: tuple[int, ...], axes: tuple[int, int]) -> NDArray[np.float64]:
+    """Return a checkerboard and a single pixel, 0 and 1 in all channels. (2, *shape)."""
+    rows, columns = (np.arange(shape[axis - 1]) for axis in axes)
+    maps = np.zeros((2, len(rows), len(columns)))
+    maps[0] = np.add.outer(rows, columns) % 2
+    maps[1, len(rows) // 2, len(columns) // 2] = 1
+    (channels,) = {1, 2, 3} - {*axes}
+    return np.broadcast_to(np.expand_dims(maps, channels), (2, *shape))
 
 
 class _Incomparable(Exception):

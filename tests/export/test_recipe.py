@@ -92,12 +92,19 @@ def test_flags_describe_a_model_of_ones_own() -> None:
     )
 
 
-def test_means_of_pixels_are_what_they_are_written_as_times_255() -> None:
-    (spec,) = asked(
-        *OWN, "--input-type", "uint8", "--mean", "0.485,0.456,0.406", "--std", "128/255"
-    )
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ("0.4408,0.1307,0.406", "0.224", ((112.404, 33.3285, 103.53), 57.12)),
+        ("127/255", "128/255", (127.0, 128.0)),
+    ],
+)
+def test_means_of_pixels_are_exactly_what_is_written_times_255(
+    mean: str, std: str, expected: tuple[float, float]
+) -> None:
+    (spec,) = asked(*OWN, "--input-type", "uint8", "--mean", mean, "--std", std)
     assert spec.datatype == "UINT8"
-    assert spec.preprocessing == Preprocessing("HWC", (123.675, 116.28, 103.53), 128.0)
+    assert spec.preprocessing == Preprocessing("HWC", *expected)
 
 
 def test_pixels_without_a_mean_are_brought_to_0_and_1() -> None:
@@ -237,6 +244,11 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     assert [problem.split(":")[0] for problem in problems] == [
         *("--name", "--arch", "--mean", "--weights")
     ]
+
+
+def test_what_follows_from_another_mistake_is_not_told() -> None:
+    (problem,) = refused(*OWN[:-1], "224", "--mean", "0.5,0.5,0.5")
+    assert problem.startswith("--input: ")
 
 
 FILE = """\

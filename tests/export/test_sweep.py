@@ -198,6 +198,18 @@ def test_every_output_that_both_sides_give_is_compared_by_its_name() -> None:
         swept(graph, lambda pictures: {"other": pictures})
 
 
+def test_open_sizes_pass_where_the_graph_keeps_them(pooled_to_1: Exported) -> None:
+    sizes = (64, 96), (131, 77)
+    predict, pictures = pooled_to_1.reference.predict, pooled_to_1.pictures
+    found = sweep(predict, pooled_to_1.graph, pictures, 4, other_sizes=sizes)
+    assert misses(found, FLOAT32) == []
+    assert {cell.size for cell in found.cells} == {(112, 112), *sizes}
+    assert {(cell.batch, cell.way.threads) for cell in found.cells if cell.size in sizes} == {
+        (1, 1),
+        (3, 1),
+    }
+
+
 def test_a_map_that_has_another_shape_at_another_size_is_a_failure(pooled_to_7: Exported) -> None:
     onnx.checker.check_model(onnx.load_from_string(pooled_to_7.graph), full_check=True)
 

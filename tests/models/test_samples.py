@@ -5,13 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
+from models import fashion
 from models.fashion import LABELS
 from models.samples import (
     ESPRESSO,
     TRIPOD,
     UNLABELLED,
     Samples,
+    fashion_calibration,
     fashion_samples,
+    photograph_calibration,
     photograph_samples,
     read_samples,
 )
@@ -36,6 +39,25 @@ def test_fashion_samples_are_five_hundred_centred_canvases_all_labelled() -> Non
     assert samples.labels.bincount(minlength=len(LABELS)).tolist() == [50] * 10
     assert not samples.images[:, :, :10].any()
     assert not samples.images[:, :, :, 38:].any()
+
+
+def test_fashion_calibration_is_none_of_the_pictures_that_are_judged() -> None:
+    calibration = fashion_calibration()
+    assert calibration.shape == (100, 1, 48, 48)
+    assert calibration.equal(fashion_calibration())
+    judged = fashion.load_sample().images
+    photographs = fashion.load_calibration()
+    assert photographs.shape == (100, 28, 28)
+    assert not any((judged == photograph).all(dim=(1, 2)).any() for photograph in photographs)
+
+
+def test_photograph_calibration_is_none_of_the_crops_that_are_judged() -> None:
+    calibration = photograph_calibration()
+    assert calibration.shape == (40, 224, 224, 3)
+    assert calibration.dtype == torch.uint8
+    judged = photograph_samples().images
+    assert not any((judged == crop).all(dim=(1, 2, 3)).any() for crop in calibration)
+    assert calibration[1].equal(calibration[0].flip(1))
 
 
 def test_photograph_samples_are_five_colour_crops() -> None:
