@@ -230,6 +230,37 @@ def test_a_bad_model_is_tried_again_only_when_its_files_change(folder: Path) -> 
     during(folder.parent, script, loads)
 
 
+def test_a_configuration_that_is_none_is_told_once_and_leaves_the_model_served(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(registry: Registry) -> None:
+        set_config(folder, "no configuration")
+        await registry.poll()
+        await registry.poll()
+        assert await answer(registry)
+
+    during(folder.parent, script)
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "config.pbtxt" in told.getMessage()
+    assert "version 1 is served on" in told.getMessage()
+
+
+def test_polling_outlives_a_repository_that_is_away(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        polling = asyncio.create_task(registry.keep_polling(0.001))
+        away = folder.parent.rename(folder.parent.with_name("away"))
+        for _ in range(5):
+            await registry.poll()
+        assert await answer(registry)
+        away.rename(folder.parent)
+        add_version(folder, 2)
+        while versions(registry) != [2]:
+            await registry.wait_for_change(1)
+        polling.cancel()
+
+    during(folder.parent, script)
+
+
 def test_polling_finds_new_models_and_unloads_those_that_are_gone(
     repository: Path, folder: Path
 ) -> None:
