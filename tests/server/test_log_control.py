@@ -15,7 +15,6 @@ def lines() -> Iterator[Lines]:
     """A logger of its own at level info, and what it has written."""
     written = io.StringIO()
     logger = logging.getLogger("tests.alone")
-    logger.propagate = False
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("%(levelname)s"))
