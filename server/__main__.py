@@ -1,4 +1,4 @@
-"""nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first)."""
+"""nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first), or check what would be."""
 
 import asyncio
 import logging
@@ -7,11 +7,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
 from server.app import Server
+from server.check import check
+from server.command_line import parse
 from server.errors import NyquistError
-from server.settings import Settings
+from server.logs import configure_logs
+from server.settings import Settings, read_settings, unknown_variables
 
 logger = logging.getLogger("server")
 
@@ -42,23 +43,18 @@ async def serve(settings: Settings) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run nyquist-server; return the exit status."""
     try:
-        settings = Settings(_cli_parse_args=list(sys.argv[1:] if arguments is None else arguments))
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-        )
+        command, flags = parse(arguments)
+        settings = read_settings(flags)
+        configure_logs(settings.log_level, settings.log_format)
+        for line in unknown_variables():
+            logger.warning("%s", line)
+        if command == "check":
+            return check(settings)
         asyncio.run(serve(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        return _fail(f"{option}: {first['msg']}, got {first['input']!r}")
     except NyquistError as error:
-        return _fail(str(error))
+        print(f"nyquist-server: error: {error}", file=sys.stderr)  # noqa: T201 - the command line
+        return 1
     return 0
-
-
-def _fail(reason: str) -> int:
-    print(f"nyquist-server: error: {reason}", file=sys.stderr)  # noqa: T201 - the command line
-    return 1
 
 
 if __name__ == "__main__":

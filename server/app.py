@@ -11,23 +11,25 @@ import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from server.access import exposure, make_gate
 from server.control_calls import ControlCalls
 from server.engine import Execution
 from server.errors import StartError
 from server.images import ImageDecoder
 from server.inference_service import SERVICE, InferenceService
-from server.interceptors import CallMetrics, ErrorsToStatus
+from server.interceptors import CallLimits, Calls
 from server.log_control import LogControl
 from server.metrics import Metrics
 from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
+from server.tls import make_credentials, tls_in_words
+from server.transport import add_port, make_grpc_server, request_bytes, request_limit, too_small_for
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._gate, self._credentials = make_gate(settings), make_credentials(settings)
+        self._largest_request = 0
         self._metrics = Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
         self._execution = execution
@@ -119,7 +123,8 @@ class Server:
             ) from error
 
     def _start_metrics(self) -> None:
-        host, port = self._settings.host, self._settings.metrics_port
+        settings = self._settings
+        host, port = settings.metrics_host or settings.host, settings.metrics_port
         try:
             listener, thread = start_http_server(port, host, self._metrics.registry)
         except OSError as error:
@@ -146,6 +151,10 @@ class Server:
         graph = manifest.files[f"{manifest.version}/model.onnx"]
         metrics.describe(graph, manifest.opset, engine.provider, fell_back=engine.fell_back)
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
+        batch_size = loaded.limits.max_batch_size
+        self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
+        if line := too_small_for(manifest, batch_size, self._settings.max_message_bytes):
+            logger.warning("%s", line)
         if engine.fell_back and self._execution.provider == "cuda":
             logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
         logger.info(
@@ -185,29 +194,48 @@ class Server:
 
     async def _start_grpc(self) -> None:
         settings = self._settings
-        server = grpc.aio.server(
-            interceptors=(CallMetrics(self._metrics), ErrorsToStatus()),
-            options=(
-                ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-            ),
+        deadline_s = settings.default_deadline_s or None
+        limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
+        max_request_bytes = request_limit(self._largest_request, settings)
+        server = make_grpc_server(
+            settings, Calls(self._metrics, self._gate, limits), max_request_bytes
         )
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.port = server.add_insecure_port(f"{host}:{settings.port}")
+        if settings.reflection != "off":
+            reflection.enable_server_reflection(
+                (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            )
+        self.port = add_port(server, settings, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         await self._tell_health()
+        self._say_ready(max_request_bytes)
+
+    def _say_ready(self, max_request_bytes: int) -> None:
+        """Log in one event what runs, where, and who may come in."""
+        settings = self._settings
+        if line := exposure(settings):
+            logger.warning("%s", line)
+        models = {
+            name: ", ".join(
+                f"version {one.model.manifest.version} on {one.model.provider}"
+                for one in self._registry.served(name)
+            )
+            for name in self._registry.names
+        }
         logger.info(
             "ready: %d models, gRPC on %s:%d, metrics on http://%s:%d/metrics",
-            len(self._registry.names),
+            len(models),
             settings.host,
             self.port,
-            settings.host,
+            settings.metrics_host or settings.host,
             self.metrics_port,
+            extra={
+                "models": models,
+                "tls": tls_in_words(settings),
+                "access": self._gate.in_words(),
+                "reflection": settings.reflection,
+                "max_request_bytes": max_request_bytes,
+            },
         )

@@ -8,6 +8,9 @@ NyquistError            INTERNAL
 ├── NotServed           UNIMPLEMENTED       a part of the protocol that is left out on purpose
 ├── QueueFull           UNAVAILABLE         try again, or elsewhere
 ├── Stopping            UNAVAILABLE
+├── TooManyCalls        RESOURCE_EXHAUSTED
+├── Unauthenticated     UNAUTHENTICATED     no token, or a wrong one
+├── PermissionDenied    PERMISSION_DENIED   a good token, for something else
 ├── DeadlinePassed      DEADLINE_EXCEEDED
 ├── InferenceFailed     INTERNAL            onnxruntime refused a valid request
 ├── LoadFailed          INTERNAL            what was served before is served on
@@ -74,6 +77,24 @@ class Stopping(NyquistError):
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "stopping"
+
+
+class TooManyCalls(NyquistError):
+    """As many calls run as the server takes at a time."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unauthenticated(NyquistError):
+    """The call came without a token, or with one that is not known."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(NyquistError):
+    """The caller is known and may not call this."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class DeadlinePassed(NyquistError):

@@ -1,47 +1,12 @@
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.settings import Settings
 
 Instructions = list[tuple[str, str]]
-
-
-@contextmanager
-def health_server(status: health_pb2.HealthCheckResponse.ServingStatus) -> Iterator[int]:
-    """Answer health checks with a status; yield the port."""
-    servicer = health.HealthServicer()
-    servicer.set("", status)
-    server = grpc.server(ThreadPoolExecutor(max_workers=1))
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield port
-    finally:
-        server.stop(None).wait()
-
-
-def check_health(script: Path, port: int) -> subprocess.CompletedProcess[str]:
-    """Run the image's health check against a port."""
-    return subprocess.run(
-        [sys.executable, script],
-        env=os.environ | {"NYQUIST_PORT": str(port)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -142,28 +107,9 @@ def test_no_machine_or_registry_is_named(root: Path) -> None:
         assert "https://" not in text
 
 
-def test_the_health_check_of_the_image_is_the_script_that_it_copies(
-    final_stage: Instructions,
+def test_the_health_check_of_the_image_is_a_module_that_it_has(
+    root: Path, final_stage: Instructions
 ) -> None:
-    command = dict(final_stage)["HEALTHCHECK"].partition("CMD ")[2]
-    copied = [text.split() for word, text in final_stage if word == "COPY"]
-    assert ["deploy/healthcheck.py", json.loads(command)[1]] in copied
-
-
-def test_the_health_check_passes_while_the_server_serves(root: Path) -> None:
-    with health_server(health_pb2.HealthCheckResponse.SERVING) as port:
-        checked = check_health(root / "deploy" / "healthcheck.py", port)
-    assert (checked.returncode, checked.stderr) == (0, "")
-
-
-def test_the_health_check_fails_while_the_server_drains(root: Path) -> None:
-    with health_server(health_pb2.HealthCheckResponse.NOT_SERVING) as port:
-        checked = check_health(root / "deploy" / "healthcheck.py", port)
-    assert (checked.returncode, checked.stderr) == (1, f"127.0.0.1:{port}: NOT_SERVING\n")
-
-
-def test_the_health_check_fails_where_nobody_listens(root: Path) -> None:
-    with health_server(health_pb2.HealthCheckResponse.SERVING) as port:
-        pass
-    checked = check_health(root / "deploy" / "healthcheck.py", port)
-    assert (checked.returncode, checked.stderr) == (1, f"127.0.0.1:{port}: UNAVAILABLE\n")
+    command = json.loads(dict(final_stage)["HEALTHCHECK"].partition("CMD ")[2])
+    assert command == ["python", "-m", "server.healthcheck"]
+    assert (root / "server" / "healthcheck.py").is_file()

@@ -1,0 +1,214 @@
+"""Who may call what: every RPC in one table, and the tokens that open its classes.
+
+method, metadata -> class of the method -> token -> admitted, or a refusal
+
+A method that is not in the table does not exist for callers.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from server.errors import PermissionDenied, StartError, Unauthenticated
+from server.settings import Settings
+
+TOKEN_LENGTH = 16
+BEARER = "Bearer "
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Access(Enum):
+    """What a method is for, which decides who may call it."""
+
+    HEALTH = "health"
+    REFLECTION = "reflection"
+    USE = "use"
+    REPOSITORY = "repository"
+
+
+_INFERENCE = {
+    "ServerLive": Access.HEALTH,
+    "ServerReady": Access.HEALTH,
+    "ModelReady": Access.HEALTH,
+    "ServerMetadata": Access.USE,
+    "ModelMetadata": Access.USE,
+    "ModelConfig": Access.USE,
+    "ModelStatistics": Access.USE,
+    "ModelInfer": Access.USE,
+    "ModelStreamInfer": Access.USE,
+    "RepositoryIndex": Access.REPOSITORY,
+    "RepositoryModelLoad": Access.REPOSITORY,
+    "RepositoryModelUnload": Access.REPOSITORY,
+    "TraceSetting": Access.REPOSITORY,
+    "LogSettings": Access.REPOSITORY,
+    "SystemSharedMemoryStatus": Access.USE,
+    "SystemSharedMemoryRegister": Access.USE,
+    "SystemSharedMemoryUnregister": Access.USE,
+    "CudaSharedMemoryStatus": Access.USE,
+    "CudaSharedMemoryRegister": Access.USE,
+    "CudaSharedMemoryUnregister": Access.USE,
+}
+
+ACCESS: dict[str, Access] = {
+    **{f"/inference.GRPCInferenceService/{name}": access for name, access in _INFERENCE.items()},
+    "/grpc.health.v1.Health/Check": Access.HEALTH,
+    "/grpc.health.v1.Health/List": Access.HEALTH,
+    "/grpc.health.v1.Health/Watch": Access.HEALTH,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access.REFLECTION,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Access.REFLECTION,
+}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What callers may prove themselves with, as SHA-256 digests: one length, no secret to print.
+
+    Attributes:
+        use: let callers ask for inference and metadata.
+        repository: let them load, unload and change settings too, and all that `use` allows.
+    """
+
+    use: frozenset[bytes] = frozenset()
+    repository: frozenset[bytes] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.use or self.repository)
+
+
+class Gate:
+    """Decides whether a call may come in; cheap, because it is asked for each one.
+
+    Args:
+        tokens: none of them leaves all but the repository open.
+        closed: classes that nobody may call.
+        open_to_all: classes that need no token.
+    """
+
+    def __init__(
+        self, tokens: Tokens, closed: frozenset[Access], open_to_all: frozenset[Access]
+    ) -> None:
+        self._tokens, self._closed, self._open = tokens, closed, open_to_all
+
+    def check(self, method: str, access: Access, metadata: Metadata) -> None:
+        """Return if the caller may call a method of this class.
+
+        Raises:
+            Unauthenticated: it has no token, or a wrong one.
+            PermissionDenied: its token is good, but not for this.
+        """
+        if access in self._open:
+            return
+        name = method.rpartition("/")[2]
+        if access in self._closed:
+            raise PermissionDenied(f"{name} is closed: no repository token is configured")
+        if not self._tokens:
+            return
+        sent = [value for key, value in metadata if key == "authorization"]
+        if len(sent) != 1:
+            raise Unauthenticated(
+                f"{name} needs a token, sent once as 'authorization: {BEARER}<token>'"
+            )
+        digest = _digest(sent[0])
+        if _is_one_of(digest, self._tokens.repository):
+            return
+        if not _is_one_of(digest, self._tokens.use):
+            raise Unauthenticated(f"the token that came with {name} is not known here")
+        if access is Access.REPOSITORY:
+            raise PermissionDenied(f"{name} needs a repository token; this one is for inference")
+
+    def in_words(self) -> dict[str, str]:
+        """Say for each class who may call it."""
+        return {access.value: self._who(access) for access in Access}
+
+    def _who(self, access: Access) -> str:
+        if access in self._open or not (self._tokens or access in self._closed):
+            return "all"
+        if access in self._closed:
+            return "nobody"
+        return "repository token" if access is Access.REPOSITORY else "token"
+
+
+def make_gate(settings: Settings) -> Gate:
+    """Read the tokens and decide which classes stand open.
+
+    Without any token the repository is open on a loopback address alone.
+
+    Raises:
+        StartError: a token file cannot be read, or a token is too short to be one.
+    """
+    use = _read(settings, "token")
+    repository = _read(settings, "repository_token")
+    tokens = Tokens(use, repository)
+    trusted = not tokens and is_loopback(settings.host)
+    closed = frozenset() if repository or trusted else frozenset({Access.REPOSITORY})
+    standing_open = {
+        access
+        for access, setting in (
+            (Access.HEALTH, settings.health_access),
+            (Access.REFLECTION, settings.reflection),
+        )
+        if setting == "open"
+    }
+    return Gate(tokens, closed, frozenset(standing_open))
+
+
+def exposure(settings: Settings) -> str:
+    """Return a line if others can reach what nothing protects, else nothing."""
+    if is_loopback(settings.host):
+        return ""
+    sources = ("token", "token_file", "repository_token", "repository_token_file")
+    with_tokens = any(getattr(settings, source) for source in sources)
+    if with_tokens and not settings.tls_certificate:
+        return "tokens travel unencrypted: there is no --tls-certificate"
+    if not with_tokens and not settings.tls_client_ca:
+        return (
+            f"whoever reaches {settings.host} may call: there is no token and no client authority"
+        )
+    return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read(settings: Settings, name: str) -> frozenset[bytes]:
+    secret, path = getattr(settings, name), getattr(settings, f"{name}_file")
+    if path is None:
+        text = secret.get_secret_value() if secret else ""
+        source = f"NYQUIST_{name.upper()}"
+    else:
+        text, source = _text_of(path), str(path)
+    tokens = text.split()
+    if path is not None and not tokens:
+        raise StartError(f"{source} has no token")
+    if any(len(token) < TOKEN_LENGTH or not token.isascii() for token in tokens):
+        raise StartError(
+            f"a token of {source} is too short or not ASCII; {TOKEN_LENGTH} characters at least"
+        )
+    return frozenset(_digest(BEARER + token) for token in tokens)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StartError(f"tokens cannot be read from {path}: {error}") from error
+
+
+def _digest(text: str | bytes) -> bytes:
+    raw = text.encode() if isinstance(text, str) else text
+    return hashlib.sha256(raw).digest()
+
+
+def _is_one_of(digest: bytes, known: frozenset[bytes]) -> bool:
+    """Compare with each in the same time, whichever it is."""
+    return sum(hmac.compare_digest(digest, one) for one in known) > 0

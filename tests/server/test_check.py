@@ -1,0 +1,97 @@
+"""nyquist-server check: what it says, and the status that it exits with."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from server.__main__ import main
+
+MODELS = ("fashion_blur", "fashion_strided")
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    before = logging.getLogger().handlers[:]
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.getLogger().removeHandler(handler)
+    logging.getLogger("server").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def small(repository: Path, tmp_path: Path) -> Path:
+    """A repository of two models that a test may damage."""
+    for name in MODELS:
+        copytree(repository / name, tmp_path / name)
+    return tmp_path
+
+
+def test_a_good_repository_is_a_table_and_status_0(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--repository", str(small), "--provider", "cpu"]) == 0
+    told = capsys.readouterr().out
+    for name in MODELS:
+        (row,) = (line.split() for line in told.splitlines() if name in line)
+        assert row[1:6] == ["1", "CPU", "FP32", "1x48x48", "64"]
+    assert "TLS off" in told
+    assert "largest request 4194304 bytes, largest answer 67108864" in told
+    assert "2 of 2 models can be served" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "reason"),
+    [
+        ("1/model.onnx", "no onnx", "has sha256"),
+        ("1/manifest.json", "{", "Invalid JSON"),
+        ("config.pbtxt", "platform: 'x'", "platform is 'x', served is 'onnxruntime_onnx'"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_status_2_and_named_with_its_reason(
+    small: Path, capsys: pytest.CaptureFixture[str], path: str, text: str, reason: str
+) -> None:
+    (small / "fashion_blur" / path).write_text(text, encoding="utf-8")
+    assert main(["check", "--repository", str(small), "--provider", "cpu"]) == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 models can be served" in told
+    assert "fashion_blur is not served: " in told
+    assert reason in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--repository", "/nowhere"], "there is no model repository at /nowhere"),
+        (["--port", "x"], "port: Input should be a valid integer"),
+        (["--token-file", "/nowhere"], "tokens cannot be read from /nowhere"),
+        (["--tls-certificate", "/nowhere", "--tls-key", "/nowhere"], "TLS: /nowhere"),
+        (["--provider", "cpu", "--require-cuda"], "contradicts --provider cpu"),
+    ],
+)
+def test_a_wrong_option_is_status_1_and_one_line(
+    small: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    assert main(["check", "--repository", str(small), *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nyquist-server: error: ")
+    assert reason in line
+
+
+def test_an_empty_folder_is_no_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--repository", str(tmp_path)]) == 1
+    assert "holds no model" in capsys.readouterr().err
+
+
+def test_a_limit_below_a_full_batch_is_said(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["check", "--repository", str(small), "--max-message-bytes", "100000"]
+    assert main(arguments) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "fashion_blur: a full batch of 64 takes 589824 bytes, a request may have 100000" in told

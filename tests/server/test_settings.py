@@ -1,0 +1,170 @@
+"""Options: where they come from, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import pytest
+
+from server.command_line import parse
+from server.errors import StartError
+from server.settings import GROUPS, Settings, flag, is_secret, read_settings, unknown_variables
+from tests.processes import ROOT
+
+SECRETS = ["token", "repository_token"]
+TOKEN = "a-token-that-is-long-enough"  # noqa: S105 - opens nothing
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"NYQUIST_{name.upper()}", raising=False)
+
+
+def settings(*arguments: str) -> Settings:
+    return read_settings(parse(arguments)[1])
+
+
+def config(folder: Path, text: str) -> str:
+    path = folder / "nyquist.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NYQUIST_PORT", "2")
+    monkeypatch.setenv("NYQUIST_THREADS", "2")
+    path = config(tmp_path, "port = 1\nthreads = 1\ndrain_s = 1\n")
+    made = settings("--config", path, "--port", "3")
+    assert (made.port, made.threads, made.drain_s, made.grace_s) == (3, 2, 1.0, 30.0)
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NYQUIST_CONFIG", config(tmp_path, 'provider = "cpu"\n'))
+    assert settings().provider == "cpu"
+
+
+def test_an_empty_variable_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NYQUIST_PORT", "")
+    assert settings().port == 8001
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 1\n", "has 'prot', did you mean port"),
+        ('token = "x"\n', "has 'token', did you mean token_file"),
+        ("port = \n", "is no TOML"),
+        ('port = "http"\n', "port: Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_line_of_the_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(StartError, match=message):
+        settings("--config", config(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(StartError, match=r"--config /nowhere cannot be read: No such file"):
+        settings("--config", "/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prot", "9"], "--prot is no option, did you mean --port"),
+        (["--max-message-size=9"], "did you mean --max-message-bytes"),
+        (["--xyzzy"], "--xyzzy is no option, see nyquist-server --help"),
+        (["--por", "9"], "--por is no option, did you mean --port"),
+        (["--port"], "argument --port: expected one argument"),
+        (["chek"], "'chek' is no command; there are serve and check"),
+        (["check", "now"], "'now' is no command"),
+    ],
+)
+def test_a_wrong_option_is_told_the_right_ones(arguments: list[str], message: str) -> None:
+    with pytest.raises(StartError, match=message):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_token_is_no_flag_and_is_not_repeated(name: str) -> None:
+    with pytest.raises(StartError, match="others can read flags") as wrong:
+        parse([f"{flag(name)}={TOKEN}"])
+    assert TOKEN not in str(wrong.value)
+    assert f"{flag(name)}-file" in str(wrong.value)
+
+
+def test_the_secrets_are_the_tokens_and_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [name for name in Settings.model_fields if is_secret(name)] == SECRETS
+    monkeypatch.setenv("NYQUIST_TOKEN", TOKEN)
+    made = settings()
+    assert made.token is not None
+    assert made.token.get_secret_value() == TOKEN
+    assert TOKEN not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tls-key", "k"], "--tls-certificate and --tls-key come together"),
+        (["--tls-client-ca", "c"], "--tls-client-ca needs --tls-certificate"),
+        (["--provider", "gpu"], "'auto', 'cuda' or 'cpu', got 'gpu'"),
+        (["--max-message-bytes", "0"], "max_message_bytes: .* greater than 0, got '0'"),
+        (["--drain-s", "soon"], "drain_s: .* valid number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_can(arguments: list[str], message: str) -> None:
+    with pytest.raises(StartError, match=message):
+        settings(*arguments)
+
+
+def test_a_token_comes_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NYQUIST_TOKEN", TOKEN)
+    with pytest.raises(StartError, match="NYQUIST_TOKEN and --token-file exclude each other"):
+        settings("--token-file", "t")
+
+
+def test_help_has_every_option_in_its_group_with_its_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for group in GROUPS:
+        title = f"{str(group.__doc__).rstrip('.')}:"
+        section = text[text.index(title) :]
+        for name, field in group.model_fields.items():
+            if is_secret(name):
+                assert f"NYQUIST_{name.upper()} {field.description}" in text
+            else:
+                assert flag(name) in section
+                assert f"{field.description} (default: " in section
+    assert "of gRPC; 0 lets the system choose (default: 8001)" in text
+
+
+def test_every_option_stands_in_one_group() -> None:
+    grouped = [name for group in GROUPS for name in group.model_fields]
+    assert sorted([*grouped, "config"]) == sorted(Settings.model_fields)
+
+
+def test_a_misspelt_variable_is_noticed_and_kubernetes_own_are_not() -> None:
+    environment = {
+        "NYQUIST_PROT": "1",
+        "NYQUIST_PORT": "1",
+        "NYQUIST_SERVICE_HOST": "10.0.0.1",
+        "NYQUIST_SERVICE_PORT_GRPC": "8001",
+        "NYQUIST_PORT_8001_TCP_ADDR": "10.0.0.1",
+        "PATH": "/bin",
+    }
+    (line,) = unknown_variables(environment)
+    assert line.startswith("NYQUIST_PROT is no option, did you mean NYQUIST_PORT")
+
+
+def test_the_documentation_has_every_option_with_its_default() -> None:
+    lines = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").splitlines()
+    for name, field in Settings.model_fields.items():
+        (row,) = (line for line in lines if f"| `NYQUIST_{name.upper()}` |" in line)
+        assert row.endswith(f"| {field.description} |")
+        assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
+        if field.default not in (None, False):
+            plain = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            assert f"| {plain} |" in row
