@@ -8,20 +8,24 @@ import asyncio
 import logging
 import os
 import socket
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from server.access import exposure, make_gate
+from server.control_calls import ControlCalls
 from server.engine import Execution
-from server.errors import NyquistError, StartError
+from server.errors import StartError
+from server.images import ImageDecoder
 from server.inference_service import SERVICE, InferenceService
 from server.interceptors import CallLimits, Calls
+from server.log_control import LogControl
 from server.metrics import Metrics
-from server.repository import load_model, model_folders
+from server.registry import Registry
+from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
 from server.tls import make_credentials, tls_in_words
@@ -30,7 +34,9 @@ from server.transport import add_port, make_grpc_server, request_bytes, request_
 logger = logging.getLogger(__name__)
 
 REFUSAL_S = 0.25
+HEALTH_PERIOD_S = 1.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Server:
@@ -46,9 +52,21 @@ class Server:
         self._gate, self._credentials = make_gate(settings), make_credentials(settings)
         self._largest_request = 0
         self._metrics = Metrics()
-        self._models: dict[str, ServedModel] = {}
-        self._service = InferenceService(self._models)
+        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
+        self._execution = execution
+        self._images = ImageDecoder(settings.max_image_pixels)
+        self._registry = Registry(
+            settings.repository,
+            lambda folder, version: load_model(folder, execution, version),
+            self._serve,
+            self._metrics,
+        )
+        control = ControlCalls(
+            self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
+        )
+        self._service = InferenceService(self._registry, control)
         self._health = health.aio.HealthServicer()
+        self._told: set[str] = set()
         self._stack = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
@@ -59,6 +77,9 @@ class Server:
             self._start_metrics()
             await self._load_models()
             await self._start_grpc()
+            self._run_beside(self._publish_health())
+            if self._settings.poll_s:
+                self._run_beside(self._registry.keep_polling(self._settings.poll_s))
         except BaseException:
             await self._stack.aclose()
             raise
@@ -86,7 +107,7 @@ class Server:
         What lies unread in gRPC's own queue when its server stops is cancelled, which no client
         takes for a reason to try elsewhere.
         """
-        self._service.refusing = True
+        self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
 
     def _check_port(self) -> None:
@@ -118,21 +139,13 @@ class Server:
 
     async def _load_models(self) -> None:
         """Load every model; one that fails is logged and left out, unless CUDA is required."""
-        settings = self._settings
-        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
-        folders = model_folders(settings.repository)
-        for folder in folders:
-            try:
-                await self._load(folder, execution)
-            except StartError:
-                raise
-            except NyquistError as error:
-                logger.error("model %s is not served: %s", folder.name, error)  # noqa: TRY400 - one line is all
-        if not self._models:
-            raise StartError(f"no model of {settings.repository} can be served, of {len(folders)}")
+        self._stack.callback(self._images.close)
+        self._stack.push_async_callback(self._registry.close)
+        await self._registry.load_all()
+        if not self._registry.names:
+            raise StartError(f"no model of {self._settings.repository} can be served")
 
-    async def _load(self, folder: Path, execution: Execution) -> None:
-        loaded = await asyncio.to_thread(load_model, folder, execution)
+    def _serve(self, loaded: LoadedModel) -> ServedModel:
         manifest, engine = loaded.manifest, loaded.engine
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         graph = manifest.files[f"{manifest.version}/model.onnx"]
@@ -142,10 +155,7 @@ class Server:
         self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
         if line := too_small_for(manifest, batch_size, self._settings.max_message_bytes):
             logger.warning("%s", line)
-        model = ServedModel(loaded, metrics)
-        self._models[manifest.name] = model
-        self._stack.push_async_callback(model.close)
-        if engine.fell_back and execution.provider == "cuda":
+        if engine.fell_back and self._execution.provider == "cuda":
             logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
@@ -154,6 +164,33 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
+        return ServedModel(loaded, metrics, self._images)
+
+    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the server stops."""
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+    async def _publish_health(self) -> None:
+        """Keep the health service's word true."""
+        while True:
+            await self._registry.wait_for_change(HEALTH_PERIOD_S)
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Tell the health service how each model is, and the whole."""
+        now = self._registry.readiness()
+        now[""] = now[SERVICE] = self._service.ready
+        gone = dict.fromkeys(self._told - now.keys(), False)
+        for service, ready in (now | gone).items():
+            await self._health.set(service, SERVING if ready else NOT_SERVING)
+        self._told = set(now)
 
     async def _start_grpc(self) -> None:
         settings = self._settings
@@ -172,8 +209,7 @@ class Server:
         self.port = add_port(server, settings, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
-        for service in ("", SERVICE, *self._models):
-            await self._health.set(service, SERVING)
+        await self._tell_health()
         self._say_ready(max_request_bytes)
 
     def _say_ready(self, max_request_bytes: int) -> None:
@@ -182,8 +218,11 @@ class Server:
         if line := exposure(settings):
             logger.warning("%s", line)
         models = {
-            name: f"version {model.manifest.version} on {model.provider}"
-            for name, model in self._models.items()
+            name: ", ".join(
+                f"version {one.model.manifest.version} on {one.model.provider}"
+                for one in self._registry.served(name)
+            )
+            for name in self._registry.names
         }
         logger.info(
             "ready: %d models, gRPC on %s:%d, metrics on http://%s:%d/metrics",

@@ -167,7 +167,7 @@ class Batcher:
         room = self._limits.max_batch_size
         while self._queue and len(self._queue[0].pictures) <= room:
             ticket = self._queue.popleft()
-            self._metrics.stages["queue"].observe(perf_counter() - ticket.arrived)
+            self._metrics.waited(perf_counter() - ticket.arrived)
             batch.append(ticket)
             room -= len(ticket.pictures)
             if not self._limits.merge:
@@ -201,9 +201,7 @@ class Batcher:
         pictures = self._merge([ticket.pictures for ticket in batch])
         merged = perf_counter()
         outputs = self._run(pictures)
-        self._metrics.stages["batch"].observe(merged - began)
-        self._metrics.stages["infer"].observe(perf_counter() - merged)
-        self._metrics.batch_size.observe(len(pictures))
+        self._metrics.ran(len(batch), len(pictures), merged - began, perf_counter() - merged)
         return outputs
 
     def _merge(self, parts: list[Array]) -> Array:

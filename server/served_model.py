@@ -10,9 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from server.batcher import Batcher
-from server.decode import decode_call
+from server.decode import decode_call, opened_pictures
 from server.encode import encode_response
 from server.errors import NyquistError
+from server.images import ImageDecoder
 from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
 from server.repository import LoadedModel
@@ -24,9 +25,11 @@ class ServedModel:
     Args:
         loaded: checked, open and warm.
         metrics: its series.
+        images: decodes image files, for all models.
     """
 
-    def __init__(self, loaded: LoadedModel, metrics: ModelMetrics) -> None:
+    def __init__(self, loaded: LoadedModel, metrics: ModelMetrics, images: ImageDecoder) -> None:
+        self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
         self.provider = loaded.engine.provider
         self._engine, self._limits, self._metrics = loaded.engine, loaded.limits, metrics
@@ -55,8 +58,9 @@ class ServedModel:
         try:
             with self._metrics.inflight.track_inprogress():
                 call = decode_call(request, self.manifest, self._limits.max_batch_size)
+                pictures = await opened_pictures(call, self.manifest, self._images, deadline)
                 stages["decode"].observe(perf_counter() - began)
-                outputs = await self._batcher.submit(call.pictures, deadline)
+                outputs = await self._batcher.submit(pictures, deadline)
                 computed = perf_counter()
                 body = encode_response(request.id, call, outputs, self.manifest, self.labels)
         except NyquistError as error:
@@ -67,6 +71,7 @@ class ServedModel:
             raise
         ended = perf_counter()
         stages["encode"].observe(ended - computed)
+        self.statistics.encoded(ended - computed)
         self._metrics.duration.observe(ended - began)
         return body
 

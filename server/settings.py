@@ -36,6 +36,11 @@ class ModelSettings(BaseModel):
         default=False, description="refuse to start rather than run on the CPU"
     )
     threads: int = Field(0, ge=0, description="intra-op threads of a session; 0: one a core")
+    poll_s: float = Field(
+        0.0,
+        ge=0,
+        description="seconds between looks for changed models; 0: load and unload by call instead",
+    )
 
 
 class NetworkSettings(BaseModel):
@@ -93,6 +98,9 @@ class LimitSettings(BaseModel):
     )
     max_concurrent_rpcs: int = Field(
         2048, gt=0, description="calls at a time; one more is RESOURCE_EXHAUSTED, health is not"
+    )
+    max_image_pixels: int = Field(
+        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
     )
     default_deadline_s: float = Field(
         60.0, ge=0, description="deadline of a call that comes without one; 0: none"

@@ -58,7 +58,7 @@ def test_a_server_that_is_up_is_live_and_ready(stub: stubs.GRPCInferenceServiceS
 def test_the_server_names_itself_and_its_extensions(stub: stubs.GRPCInferenceServiceStub) -> None:
     metadata = stub.ServerMetadata(pb.ServerMetadataRequest())
     assert metadata.name == "nyquist"
-    assert list(metadata.extensions) == ["classification"]
+    assert {"classification", "model_repository", "statistics"} <= set(metadata.extensions)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ INVALID: list[tuple[Mutation, str]] = [
     (shaped(1, 48, 48), "Expected [-1, 1, 48, 48], got [1, 48, 48]"),
     (shaped(-1, 1, 48, 48), "All input dimensions should be specified for input 'image'"),
     (shaped(1, 1, 2**32, 2**32), "got [1, 1, 4294967296, 4294967296]"),
-    (shaped(2**62, 1, 48, 48), "batch-size must be >= 1 and <= 64 for 'fashion_blur'"),
-    (shaped(65, 1, 48, 48), "batch-size must be >= 1 and <= 64 for 'fashion_blur', got 65"),
+    (shaped(2**62, 1, 48, 48), "batch-size must be <= 64 for 'fashion_blur'"),
+    (shaped(65, 1, 48, 48), "batch-size must be <= 64 for 'fashion_blur', and at least 1, got 65"),
     (shaped(0, 1, 48, 48), "got 0"),
     (shaped(), "input 'image' has no shape but model requires batch dimension"),
     (short_body, "input byte size mismatch for input 'image' for model 'fashion_blur'. "
@@ -389,3 +389,37 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     names = {service.name for service in answer.list_services_response.service}
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", ".", "..", "../fashion_blur", "/etc/passwd", "fashion_blur/", "fashion_blur/1",
+        " fashion_blur", "fashion_blur ", "fashion_blur\0", "%2e%2e", "ﬀ", "FASHION_BLUR",
+    ],
+)  # fmt: skip
+def test_a_name_of_no_model_is_unknown_to_every_call(
+    stub: stubs.GRPCInferenceServiceStub, name: str
+) -> None:
+    calls: list[tuple[Callable[[Any], Any], Any]] = [
+        (stub.ModelMetadata, pb.ModelMetadataRequest(name=name)),
+        (stub.ModelConfig, pb.ModelConfigRequest(name=name)),
+        (stub.ModelInfer, good_request(model=name)),
+        (stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name=name)),
+        (stub.RepositoryModelUnload, pb.RepositoryModelUnloadRequest(model_name=name)),
+    ]
+    if name:  # the empty one stands for all models
+        calls.append((stub.ModelStatistics, pb.ModelStatisticsRequest(name=name)))
+        calls.append((stub.TraceSetting, pb.TraceSettingRequest(model_name=name)))
+    assert not stub.ModelReady(pb.ModelReadyRequest(name=name)).ready
+    for call, request in calls:
+        with pytest.raises(grpc.RpcError) as failure:
+            call(request)
+        assert failure.value.code() in (
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.INTERNAL,
+        )
+        told = details(failure)
+        assert "unknown model" in told or "failed to poll from model repository" in told
+        assert "internal error" not in told
