@@ -70,7 +70,7 @@ class Limits:
         consistency_drop: most that PyTorch's consistency may exceed onnxruntime's by.
     """
 
-    parity: float = 5e-4
+    parity: float = 1e-3
     agreement: float = 1.0
     accuracy: float = 0.0
     accuracy_drop: float = 0.0
