@@ -21,6 +21,7 @@ from server.errors import NyquistError, StartError
 from server.inference_service import SERVICE, InferenceService
 from server.interceptors import CallMetrics, ErrorsToStatus
 from server.metrics import Metrics
+from server.queue_budget import QueueBudget
 from server.repository import load_model, model_folders
 from server.served_model import ServedModel
 from server.settings import Settings
@@ -43,6 +44,7 @@ class Server:
         self._settings = settings
         self._metrics = Metrics()
         self._models: dict[str, ServedModel] = {}
+        self._budget = QueueBudget(settings.max_queue_bytes)
         self._service = InferenceService(self._models)
         self._health = health.aio.HealthServicer()
         self._stack = AsyncExitStack()
@@ -128,12 +130,12 @@ class Server:
 
     async def _load(self, folder: Path, execution: Execution) -> None:
         loaded = await asyncio.to_thread(load_model, folder, execution)
-        manifest, engine = loaded.manifest, loaded.engine
+        manifest, engine = loaded.manifest, loaded.engines[0]
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         graph = manifest.files[f"{manifest.version}/model.onnx"]
         metrics.describe(graph, manifest.opset, engine.provider, fell_back=engine.fell_back)
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
-        model = ServedModel(loaded, metrics)
+        model = ServedModel(loaded, metrics, self._budget)
         self._models[manifest.name] = model
         self._stack.push_async_callback(model.close)
         if engine.fell_back and execution.provider == "cuda":

@@ -4,6 +4,7 @@ NyquistError            INTERNAL
 ├── InvalidRequest      INVALID_ARGUMENT    the caller can mend it
 ├── ModelNotFound       NOT_FOUND
 ├── QueueFull           UNAVAILABLE         try again, or elsewhere
+├── QueueTimeout        UNAVAILABLE
 ├── Stopping            UNAVAILABLE
 ├── DeadlinePassed      DEADLINE_EXCEEDED
 ├── InferenceFailed     INTERNAL            onnxruntime refused a valid request
@@ -41,10 +42,17 @@ class ModelNotFound(NyquistError):
 
 
 class QueueFull(NyquistError):
-    """As many requests wait for the model as its configuration allows."""
+    """As many requests wait for the model, or bytes of all models, as may."""
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "queue_full"
+
+
+class QueueTimeout(NyquistError):
+    """The request waited for longer than the model's queue policy allows; it was not run."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "timeout"
 
 
 class Stopping(NyquistError):

@@ -12,12 +12,13 @@ from time import perf_counter
 import numpy as np
 
 from server import manifest as artifact
-from server.batcher import BatchLimits
 from server.engine import Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
+from server.session_settings import read_sessions
 from server.tensors import DTYPES
+from server.waiting_room import BatchLimits
 
 LABELS_FILE = "labels.txt"
 
@@ -31,14 +32,14 @@ class LoadedModel:
     Attributes:
         manifest: what it is.
         labels: of its classes, in their order.
-        engine: its session.
+        engines: its sessions, one for each instance.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
     """
 
     manifest: Manifest
     labels: tuple[str, ...]
-    engine: Engine
+    engines: tuple[Engine, ...]
     limits: BatchLimits
     load_s: float
 
@@ -96,9 +97,12 @@ def load_model(folder: Path, execution: Execution) -> LoadedModel:
     _check_labels(labels, manifest)
     limits = batch_limits(config)
     graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
-    engine = Engine(graph, execution, limits.max_batch_size)
-    engine.warm(np.zeros(manifest.input.shape, DTYPES[manifest.input.datatype]))
-    return LoadedModel(manifest, labels, engine, limits, perf_counter() - start)
+    picture = np.zeros(manifest.input.shape, DTYPES[manifest.input.datatype])
+    engines = []
+    for settings in read_sessions(config):
+        engines.append(Engine(graph, execution, limits.max_batch_size, settings))
+        engines[-1].warm(picture)
+    return LoadedModel(manifest, labels, tuple(engines), limits, perf_counter() - start)
 
 
 def _check_labels(labels: Sequence[str], manifest: Manifest) -> None:

@@ -32,13 +32,18 @@ class Settings(BaseSettings):
     require_cuda: bool = Field(
         default=False, description="refuse to start rather than run on the CPU"
     )
-    threads: int = Field(0, ge=0, description="intra-op threads of a session; 0: one a core")
+    threads: int = Field(
+        0, ge=0, description="intra-op threads of a session; 0: cores by instances"
+    )
     drain_s: float = Field(
         5.0, ge=0, description="seconds of service after SIGTERM, with readiness off"
     )
     grace_s: float = Field(30.0, ge=0, description="seconds that running requests have to end")
     max_message_bytes: int = Field(
         64 * 1024 * 1024, gt=0, description="largest request and largest answer"
+    )
+    max_queue_bytes: int = Field(
+        512 * 1024 * 1024, gt=0, description="pictures held for all models together"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level"

@@ -35,7 +35,7 @@ def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     assert loaded.manifest.name == NAME
     assert len(loaded.labels) == 10
     assert loaded.limits.max_batch_size == 64
-    assert loaded.limits.max_queue_size == 1024
+    assert loaded.limits.levels[0].max_size == 1024
 
 
 @pytest.mark.parametrize("file", ["1/model.onnx", "config.pbtxt", "labels.txt"])
