@@ -73,6 +73,13 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def later(batcher: Batcher, seconds: float) -> None:
+    """Wait until a timer of the batcher has gone off that was set after all others."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    with pytest.raises(DeadlinePassed):
+        await batcher.submit(pictures(9.0), Wishes(deadline))
+
+
 async def settled() -> None:
     """Let every task that can run go as far as it can."""
     for _ in range(5):
@@ -281,15 +288,14 @@ def test_a_preferred_size_ends_the_wait_for_company() -> None:
 
 def test_after_the_wait_for_company_all_that_came_runs_whatever_is_preferred() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
+        await busy(batcher, model)
+        waiting = [submit(batcher, value) for value in (1.0, 2.0, 3.0)]
+        await later(batcher, 0.01)
         model.open()
-        await asyncio.gather(submit(batcher, 1.0, 2.0), submit(batcher, 3.0))
+        await asyncio.gather(*waiting)
 
-    limits: dict[str, Any] = {
-        "max_queue_delay_s": 0.01,
-        "max_batch_size": 8,
-        "preferred_sizes": (6,),
-    }
-    assert with_batcher(test, **limits).batches == [[1.0, 2.0, 3.0]]
+    batches = with_batcher(test, max_queue_delay_s=0.001, preferred_sizes=(2,)).batches
+    assert batches == [[0.0], [1.0, 2.0, 3.0]]
 
 
 def priorities(*values: int) -> dict[str, Any]:
@@ -355,9 +361,7 @@ def test_a_delayed_request_lets_those_in_time_pass_and_runs_after_them() -> None
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         await busy(batcher, model)
         late = submit(batcher, 1.0, wishes=Wishes(timeout_s=0.001))
-        soon = asyncio.get_running_loop().time() + 0.01
-        with pytest.raises(DeadlinePassed):  # any later event: by now the first is late
-            await batcher.submit(pictures(9.0), Wishes(deadline=soon))
+        await later(batcher, 0.01)
         in_time = submit(batcher, 2.0)
         await settled()
         model.open()
