@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import grpc
@@ -28,7 +28,7 @@ def row_table(rows: Sequence[Row]) -> Table:
         table.add_row(
             row.model.name,
             row.model.provider.removesuffix("ExecutionProvider"),
-            f"{row.parity.max_abs_error:.1e}",
+            f"{row.parity.relative_error:.1e}",
             f"{row.parity.agreement:.1%}",
             f"{row.server_consistency.share:.2%}",
             f"{row.reference_consistency.share:.2%}",
@@ -39,7 +39,7 @@ def row_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def check(target: str, folders: Sequence[Path], console: Console) -> int:
+def check(target: str, folders: Sequence[Path], modules: Collection[str], console: Console) -> int:
     """Check every model in turn; return 0 if all hold what their manifests promise, else 1.
 
     Raises:
@@ -51,13 +51,17 @@ def check(target: str, folders: Sequence[Path], console: Console) -> int:
         bar = progress.add_task("", total=len(folders))
         for folder in folders:
             progress.update(bar, description=folder.name)
-            rows.append(check_model(client, folder))
+            rows.append(check_model(client, folder, modules))
             progress.advance(bar)
     console.print(row_table(rows))
-    console.print("shift: answers that hold under circular shifts; ms: median of one picture")
+    console.print(
+        "parity: largest difference of a logit, in standard deviations of the logits\n"
+        "shift: answers that hold under circular shifts; ms: median of one picture"
+    )
     for row in rows:
         for miss in row.misses:
-            console.print(f"[red]{row.model.name}[/red]: {miss}", highlight=False)
+            line = f"[red]{row.model.name}[/red]: {miss}"
+            console.print(line, highlight=False, soft_wrap=True)
     return 1 if any(row.misses for row in rows) else 0
 
 
@@ -91,6 +95,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="folder with the references (%(default)s)",
     )
     command.add_argument("--model", nargs="+", default=[], help="only these")
+    command.add_argument(
+        "--allow-module",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="run these modules for networks that were exported as MODULE:FUNCTION",
+    )
     return parser.parse_args(arguments)
 
 
@@ -102,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console, errors = Console(), Console(stderr=True)
     try:
-        return check(options.target, chosen_folders(options.repository, options.model), console)
+        folders = chosen_folders(options.repository, options.model)
+        return check(options.target, folders, options.allow_module, console)
     except ArtifactError as error:
         reason = str(error)
     except grpc.RpcError as error:

@@ -3,7 +3,7 @@
 manifest -> reference and samples -> parity -> shift consistency -> latency -> Row
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from companion.parity import Parity, Predict, measure_parity
 from companion.reference import load_reference, load_samples
 from companion.shift_consistency import Consistency, circular_consistency
-from models.preprocessing import Preprocessing
+from models.spec import Preprocessing
 from server.client import InferenceClient, RemoteModel
 from server.manifest import Manifest, read_manifest
 
@@ -47,8 +47,13 @@ class Row:
     misses: tuple[str, ...]
 
 
-def check_model(client: InferenceClient, folder: Path) -> Row:
+def check_model(client: InferenceClient, folder: Path, modules: Collection[str] = ()) -> Row:
     """Compare the served model of a folder's name with the reference in that folder.
+
+    Args:
+        client: of the server.
+        folder: of the model.
+        modules: of networks that are not Nyquist's; see load_reference.
 
     Raises:
         ArtifactError: the folder holds no such version, or it is damaged.
@@ -56,7 +61,7 @@ def check_model(client: InferenceClient, folder: Path) -> Row:
     """
     model = client.describe(folder.name)
     manifest = read_manifest(folder, int(model.version))
-    reference = load_reference(folder, manifest).predict
+    reference = load_reference(folder, manifest, modules).predict
     pictures = load_samples(folder, manifest).images.numpy()
     axes = Preprocessing(manifest.preprocessing.layout).shift_axes
 
@@ -100,10 +105,10 @@ def median_latency_ms(predict: Predict, picture: NDArray[Any]) -> float:
 
 def _misses(manifest: Manifest, parity: Parity, consistency: Consistency) -> Iterator[str]:
     tolerances = manifest.tolerances
-    if not parity.max_abs_error <= tolerances.parity:
+    if not parity.relative_error <= tolerances.parity:
         yield (
-            f"parity: logits differ by {parity.max_abs_error:.2g}, "
-            f"at most {tolerances.parity:.2g} is allowed"
+            f"parity: logits differ by {parity.relative_error:.2g} of their standard deviation "
+            f"({parity.max_abs_error:.2g}), at most {tolerances.parity:.2g} is allowed"
         )
     if consistency.share < tolerances.consistency:
         yield (

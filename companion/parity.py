@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,23 @@ class Parity:
     Attributes:
         max_abs_error: largest absolute difference of a logit.
         mean_abs_error: the mean over all logits.
+        spread: standard deviation of the reference's logits: what an error is small against.
         agreement: share of the pictures with the same highest class, 0..1.
         pictures: how many were compared.
     """
 
     max_abs_error: float
     mean_abs_error: float
+    spread: float
     agreement: float
     pictures: int
+
+    @property
+    def relative_error(self) -> float:
+        """Largest difference as a multiple of the spread; infinite where only that is 0."""
+        if self.max_abs_error == 0:
+            return 0.0
+        return self.max_abs_error / self.spread if self.spread > 0 else inf
 
 
 def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
@@ -42,6 +52,7 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
     return Parity(
         max_abs_error=float(difference.max()),
         mean_abs_error=float(difference.mean()),
+        spread=float(reference.std(dtype=np.float64)),
         agreement=float(agreeing.mean()),
         pictures=len(reference),
     )

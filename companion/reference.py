@@ -1,5 +1,6 @@
 """The network of an artifact, in PyTorch, and the pictures that it is judged on."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from models.architectures import create
-from models.preprocessing import PreprocessedNetwork, Preprocessing
+from models.architectures import create, create_from_module
+from models.preprocessing import PreprocessedNetwork
 from models.samples import Samples
+from models.spec import Preprocessing
 from server.errors import ArtifactError
 from server.manifest import REFERENCE_FILE, SAMPLES_FILE, Manifest
 
@@ -38,27 +40,39 @@ class Reference:
         return logits.numpy()
 
 
-def load_reference(folder: Path, manifest: Manifest) -> Reference:
+def load_reference(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> Reference:
     """Build the network that an artifact was made from, with its weights.
 
     Args:
         folder: of the model, the one that holds config.pbtxt.
         manifest: of the version wanted.
+        modules: whose code may be run for a network that is made by module:function; a manifest
+            alone may not choose what is imported.
 
     Raises:
-        ArtifactError: the weights are damaged, or are not those of the architecture named.
+        ArtifactError: the weights are damaged, or are not those of the architecture named; or that
+            is of a module which is not allowed.
     """
     architecture = manifest.architecture
+    module, own, _ = architecture.name.partition(":")
+    if own and module not in modules:
+        raise ArtifactError(
+            f"{manifest.name!r} is made by {architecture.name!r}; "
+            f"allow that module to run with --allow-module {module}"
+        )
     weights = load(manifest.read_file(folder, f"{manifest.version}/{REFERENCE_FILE}"))
     try:
-        network = create(architecture.name, **architecture.options)
+        build = create_from_module if own else create
+        network = build(architecture.name, **architecture.options)
         network.load_state_dict(weights)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ArtifactError(
             f"{manifest.name!r} does not fit architecture {architecture.name!r}: {error}"
         ) from error
     described = manifest.preprocessing
-    preprocessing = Preprocessing(described.layout, described.mean, described.scale)
+    preprocessing = Preprocessing(
+        described.layout, described.mean, described.scale, described.resize
+    )
     return Reference(PreprocessedNetwork(network, preprocessing))
 
 

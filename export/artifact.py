@@ -5,118 +5,156 @@ files -> temporary folder beside the target -> fsync -> manifest -> exchange
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf import text_format
-from safetensors.torch import save
-from torch import nn
 
-from export.graph import INPUT, OPSET, OUTPUT
-from models.samples import Samples
-from models.zoo import ModelSpec
+from models.spec import INPUT, ModelSpec
 from server import manifest as artifact
-from server.manifest import Architecture, Figures, Manifest, Preprocessing, Tensor, Tolerances
+from server.errors import ArtifactError
+from server.manifest import Manifest, Tensor, read_manifest
 from server.model_config import DEFAULT_MAX_QUEUE_SIZE, PLATFORM
 from server.pb import model_config_pb2 as pb
-from server.repository import LABELS_FILE
+from server.repository import complete_versions
 
-VERSION = 1
-KEPT_SAMPLES = 64
-BUILT_WITH = ("nyquist", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+LOCK_FILE = ".lock"
+DEFAULT_KEEP = 3
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def tolerances_of(spec: ModelSpec) -> Tolerances:
-    """Return what the manifest of a model promises."""
-    return Tolerances(
-        parity=spec.parity,
-        consistency=spec.consistency,
-        accuracy=spec.accuracy,
-        confidence=spec.confidence,
-    )
+class RepositoryBusy(Exception):
+    """Another build writes to this repository."""
 
 
-def artifact_files(
-    spec: ModelSpec, graph: bytes, network: nn.Module, samples: Samples
-) -> dict[str, bytes]:
-    """Return every file but the manifest, by path below the model's folder."""
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    kept = samples.spread(KEPT_SAMPLES)
-    return {
-        artifact.CONFIG_FILE: model_config(spec).encode(),
-        LABELS_FILE: "".join(f"{label}\n" for label in spec.labels).encode(),
-        f"{VERSION}/{artifact.MODEL_FILE}": graph,
-        f"{VERSION}/{artifact.REFERENCE_FILE}": save(weights),
-        f"{VERSION}/{artifact.SAMPLES_FILE}": save({"images": kept.images, "labels": kept.labels}),
-    }
+@contextmanager
+def locked(repository: Path) -> Iterator[None]:
+    """Keep other builds away from a repository, which is made if there is none.
+
+    Raises:
+        RepositoryBusy: another build is at work there.
+        OSError: the folder cannot be written.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    with (repository / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RepositoryBusy(f"another build is writing to {repository}") from error
+        yield
 
 
-def model_config(spec: ModelSpec) -> str:
-    """Return config.pbtxt, in the protobuf text format."""
+def model_config(spec: ModelSpec, tensors: tuple[Tensor, ...]) -> str:
+    """Return config.pbtxt, in the protobuf text format.
+
+    Args:
+        spec: of the model.
+        tensors: its outputs.
+    """
     config = pb.ModelConfig(name=spec.name, platform=PLATFORM, max_batch_size=spec.max_batch_size)
-    hwc = spec.preprocessing.layout == "HWC"
+    pixels = spec.datatype == "UINT8"
     config.input.add(
         name=INPUT,
         data_type=pb.DataType.Value(f"TYPE_{spec.datatype}"),
-        format=pb.ModelInput.FORMAT_NHWC if hwc else pb.ModelInput.FORMAT_NCHW,
+        format=pb.ModelInput.FORMAT_NHWC if pixels else pb.ModelInput.FORMAT_NCHW,
         dims=spec.shape,
     )
-    config.output.add(
-        name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(spec.labels)], label_filename=LABELS_FILE
-    )
+    for tensor in tensors:
+        output = config.output.add(name=tensor.name, data_type=pb.TYPE_FP32, dims=tensor.shape)
+        if spec.labels and tensor.name != "features":
+            output.label_filename = artifact.LABELS_FILE
     config.dynamic_batching.default_queue_policy.max_queue_size = DEFAULT_MAX_QUEUE_SIZE
     return text_format.MessageToString(config)
 
 
-def make_manifest(spec: ModelSpec, files: dict[str, bytes], figures: Figures) -> Manifest:
-    """Describe an artifact."""
-    return Manifest(
-        name=spec.name,
-        version=VERSION,
-        input=Tensor(name=INPUT, datatype=spec.datatype, shape=spec.shape),
-        outputs=(Tensor(name=OUTPUT, datatype="FP32", shape=(len(spec.labels),)),),
-        preprocessing=Preprocessing(
-            layout=spec.preprocessing.layout,
-            mean=spec.preprocessing.mean,
-            scale=spec.preprocessing.scale,
-        ),
-        opset=OPSET,
-        architecture=Architecture(name=spec.architecture, options=dict(spec.options)),
-        tolerances=tolerances_of(spec),
-        figures=figures,
-        files={path: hashlib.sha256(content).hexdigest() for path, content in files.items()},
-        built_with=_versions(),
-    )
+def checksums(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of each file."""
+    return {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
 
 
-def publish(repository: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
-    """Put an artifact into the repository in one step and return its folder.
+def publish(
+    repository: Path,
+    name: str,
+    files: Mapping[str, bytes],
+    manifest_of: Callable[[int, dict[str, str]], Manifest],
+    keep: int = DEFAULT_KEEP,
+) -> Manifest:
+    """Put a version of a model into the repository in one step.
+
+    The same content again is the version that is there; changed content is the next one. Settings
+    that an operator made in config.pbtxt stay while they fit the new tensors.
+
+    Args:
+        repository: its folder.
+        name: of the model.
+        files: of the version, by name; config.pbtxt and labels.txt also become the model's own.
+        manifest_of: describes a version, given its number and the sha256 of its files.
+        keep: most versions that stay, this one included.
 
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    repository.mkdir(parents=True, exist_ok=True)
-    target = repository / manifest.name
-    with tempfile.TemporaryDirectory(prefix=f".{manifest.name}.", dir=repository) as scratch:
-        fresh = Path(scratch) / manifest.name
-        for path, content in files.items():
+    target = repository / name
+    versions = complete_versions(target) if target.is_dir() else []
+    shared = {path: files[path] for path in (artifact.CONFIG_FILE, artifact.LABELS_FILE)}
+    own = {path: files[path] for path in files if path != artifact.CONFIG_FILE}
+    version = _version_for(target, versions, checksums(own))
+    placed = {**shared, **{f"{version}/{path}": content for path, content in own.items()}}
+    manifest = manifest_of(version, checksums(placed))
+    placed[f"{version}/{artifact.MANIFEST_FILE}"] = manifest.to_json().encode()
+    placed[artifact.CONFIG_FILE] = _edited_config(target, versions, shared[artifact.CONFIG_FILE])
+    older = [number for number in versions if number != version][-(keep - 1) :] if keep > 1 else []
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository) as scratch:
+        fresh = Path(scratch) / name
+        for number in older:
+            shutil.copytree(target / str(number), fresh / str(number))
+        for path, content in placed.items():
             _write(fresh / path, content)
-        _write(fresh / str(manifest.version) / artifact.MANIFEST_FILE, manifest.to_json().encode())
-        for folder in (fresh / str(manifest.version), fresh):
+        for folder in (fresh / str(version), fresh):
             _sync(folder)
         if target.exists():
             exchange(fresh, target)
         else:
             fresh.rename(target)
         _sync(repository)
-    return target
+    return manifest
+
+
+def _version_for(folder: Path, versions: list[int], found: dict[str, str]) -> int:
+    """Return the number that content of these checksums gets."""
+    if not versions:
+        return 1
+    latest = versions[-1]
+    try:
+        listed = read_manifest(folder, latest).files
+    except ArtifactError:
+        return latest + 1
+    same = {f"{latest}/{path}": digest for path, digest in found.items()}
+    below = {path: digest for path, digest in listed.items() if path.startswith(f"{latest}/")}
+    return latest if below == same else latest + 1
+
+
+def _edited_config(folder: Path, versions: list[int], built: bytes) -> bytes:
+    """Return the config.pbtxt that an operator edited, if it still fits; else what was built."""
+    try:
+        edited = (folder / artifact.CONFIG_FILE).read_bytes()
+        listed = read_manifest(folder, versions[-1]).files[artifact.CONFIG_FILE]
+        if hashlib.sha256(edited).hexdigest() == listed:
+            return built
+        theirs, ours = (text_format.Parse(text, pb.ModelConfig()) for text in (edited, built))
+    except (OSError, ArtifactError, IndexError, KeyError, text_format.ParseError):
+        return built
+    fits = (theirs.name, theirs.platform) == (ours.name, ours.platform)
+    fits = fits and [*theirs.input, *theirs.output] == [*ours.input, *ours.output]
+    return edited if fits else built
 
 
 def exchange(first: Path, second: Path) -> None:
@@ -164,13 +202,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in BUILT_WITH:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from companion.parity import Predict, measure_parity
 from companion.reference import Reference
 from companion.shift_consistency import circular_consistency, evaluate
-from export.graph import OUTPUT
+from models.analysis.cost import cost
+from models.preprocessing import PreprocessedNetwork
 from models.samples import UNLABELLED, Samples
-from models.zoo import ModelSpec
+from models.spec import Limits, ModelSpec
 from server.engine import Engine, Execution
-from server.manifest import Figures, Tolerances
+from server.manifest import Figures
 from server.tensors import DTYPES
 
 PARITY_BATCHES = (1, 3, 8)
@@ -28,30 +30,36 @@ EVALUATION_BATCH = 64
 def open_graph(graph: bytes, max_batch_size: int) -> Predict:
     """Open an ONNX file in onnxruntime on the CPU, and return its logits as a function."""
     engine = Engine(graph, Execution(provider="cpu"), max_batch_size)
-    return lambda pictures: engine.run(pictures)[OUTPUT]
+    return lambda pictures: engine.run(pictures)["logits"]
 
 
-def measure(spec: ModelSpec, reference: Reference, served: Predict, samples: Samples) -> Figures:
+def measure(spec: ModelSpec, network: nn.Module, graph: bytes, samples: Samples) -> Figures:
     """Measure a graph on the samples and on fresh noise.
 
     Args:
         spec: of the model.
-        reference: the network in PyTorch.
-        served: the same network in onnxruntime.
+        network: takes float32 (B, C, H, W), gives logits.
+        graph: the ONNX file.
         samples: real pictures.
     """
-    pictures = samples.images.numpy()
+    served = open_graph(graph, spec.max_batch_size)
+    reference = Reference(PreprocessedNetwork(network, spec.preprocessing))
+    pictures, labels = samples.images.numpy(), samples.labels.numpy()
     axes = spec.preprocessing.shift_axes
     batch = min(EVALUATION_BATCH, spec.max_batch_size)
     parity = measure_parity(reference.predict, served, parity_inputs(spec, pictures))
     logits, torch_logits = (evaluate(f, pictures, batch) for f in (served, reference.predict))
     consistency = circular_consistency(served, pictures, axes, batch=batch)
     torch_consistency = circular_consistency(reference.predict, pictures, axes, batch=batch)
-    labels = samples.labels.numpy()
     return Figures(
         parameters=reference.parameters,
-        parity=parity.max_abs_error,
+        multiply_adds=cost(network, spec.input).multiply_adds,
+        parity=parity.relative_error,
+        max_abs_error=parity.max_abs_error,
+        mean_abs_error=parity.mean_abs_error,
         agreement=parity.agreement,
+        batch_invariant=True,
+        index_margin=None,
         accuracy=accuracy(logits, labels),
         torch_accuracy=accuracy(torch_logits, labels),
         confidence=confidence(logits, labels),
@@ -75,26 +83,41 @@ def parity_inputs(spec: ModelSpec, pictures: NDArray[Any]) -> Iterator[NDArray[A
         yield noise.astype(DTYPES[spec.datatype])
 
 
-def accuracy(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Return the share of right answers among the labelled pictures, 0..1."""
+def accuracy(logits: NDArray[Any], labels: NDArray[np.int64]) -> float | None:
+    """Return the share of right answers, 0..1; None without labelled pictures."""
     labelled = labels != UNLABELLED
+    if not labelled.any():
+        return None
     return float((logits.argmax(axis=1) == labels)[labelled].mean())
 
 
-def confidence(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Return the least probability that the right label has on a labelled picture, 0..1."""
+def confidence(logits: NDArray[Any], labels: NDArray[np.int64]) -> float | None:
+    """Return the least probability of the right label, 0..1; None without labelled pictures."""
     labelled = np.flatnonzero(labels != UNLABELLED)
+    if not len(labelled):
+        return None
     probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()
     return float(probabilities[labelled, labels[labelled]].min())
 
 
-def misses(figures: Figures, tolerances: Tolerances) -> list[str]:
-    """Say in words which tolerances the figures miss; empty if none."""
+def misses(figures: Figures, limits: Limits) -> list[str]:
+    """Say in words which limits the figures miss; empty if none."""
     found = []
-    if not figures.parity <= tolerances.parity:
-        found.append(f"parity {figures.parity:.2g}, at most {tolerances.parity:.2g} is allowed")
-    for name in ("consistency", "accuracy", "confidence"):
-        value, least = getattr(figures, name), getattr(tolerances, name)
-        if value < least:
+    if not figures.parity <= limits.parity:
+        found.append(
+            f"parity: outputs differ by {figures.parity:.2g} of their standard deviation, "
+            f"at most {limits.parity:.2g} is allowed"
+        )
+    for name in ("agreement", "consistency", "accuracy", "confidence"):
+        value, least = getattr(figures, name), getattr(limits, name)
+        if value is not None and value < least:
             found.append(f"{name} {value:.4f}, at least {least:.4f} is required")
+    for name in ("consistency", "accuracy"):
+        value, of_torch = getattr(figures, name), getattr(figures, f"torch_{name}")
+        most = getattr(limits, f"{name}_drop")
+        if value is not None and of_torch - value > most:
+            found.append(
+                f"{name} {value:.4f} in onnxruntime and {of_torch:.4f} in PyTorch, "
+                f"a drop of at most {most:.4f} is allowed"
+            )
     return found

@@ -1,6 +1,8 @@
 """Networks by name: `create("resnet50", downsampling="blur", num_classes=10)`."""
 
+import importlib
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 from typing import Literal
 
@@ -13,9 +15,9 @@ from models.efficientnet_lite import EfficientNetLite0
 from models.mobilenet import MobileNetV2
 from models.padding import PadMode
 from models.resnet import RESNETS, Bottleneck, BottleneckV1, ResNet
+from models.spec import Option
 from models.stems import Placement
 
-Option = str | int | float
 BottleneckVersion = Literal["v1", "v1.5"]
 BOTTLENECKED = tuple(name for name, (block, _) in RESNETS.items() if block is Bottleneck)
 
@@ -115,5 +117,36 @@ def create(name: str, **options: Option) -> nn.Module:
         TypeError: the architecture has no such option.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}; choose from {', '.join(ARCHITECTURES)}")
+        near = get_close_matches(name, ARCHITECTURES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"unknown architecture {name!r}; {hint}choose from {', '.join(ARCHITECTURES)}"
+        )
     return ARCHITECTURES[name](**options)
+
+
+def create_from_module(reference: str, **options: Option) -> nn.Module:
+    """Call `module:function`, which runs that module's code, for a network.
+
+    Raises:
+        ValueError: there is no such module or function, or it returns something else.
+        TypeError: the function has no such option.
+    """
+    module_name, _, function_name = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{reference!r}: there is no module {error.name!r}; is its folder on PYTHONPATH?"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(  # noqa: TRY004 # the name is wrong, not an argument's type
+            f"module {module_name!r} has no function {function_name!r}"
+        )
+    network = function(**options)
+    if not isinstance(network, nn.Module):
+        raise ValueError(  # noqa: TRY004 # what was named is wrong, not an argument's type
+            f"{reference!r} returned a {type(network).__name__}, not a torch.nn.Module"
+        )
+    return network

@@ -11,12 +11,14 @@ trained in parallel          every name begins with module.        that is left 
 
 import hashlib
 import io
+import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from models.blur import BlurPool2d, blur_kernel
@@ -27,32 +29,7 @@ UNREAD = "num_batches_tracked"
 """A counter that a norm of fixed momentum does not read, and old checkpoints lack."""
 
 
-def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file. Raises FileNotFoundError, naming the file."""
-    return load_file(path)
-
-
-def load_pth(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read a state dict that torch.save wrote, if its bytes are those expected.
-
-    Only tensors are unpickled (weights_only=True).
-
-    Raises:
-        ValueError: the checksum differs.
-        FileNotFoundError: there is no such file.
-        pickle.UnpicklingError: it holds something other than tensors.
-    """
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{path} has sha256 {found}, expected {sha256}")
-    state: dict[str, Tensor] = torch.load(
-        io.BytesIO(content), map_location="cpu", weights_only=True
-    )
-    return state
-
-
-def load_checkpoint(network: nn.Module, path: Path | str) -> None:
+def load_checkpoint(network: nn.Module, path: Path | str, sha256: str = "") -> None:
     """Put the weights of a file into a network that they fit exactly.
 
     Args:
@@ -60,13 +37,14 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> None:
             were trained with. Weights of a plain network fit its anti-aliased families too, as
             what their training starts from: without training they classify worse there.
         path: safetensors, or what torch.save wrote: a state dict, bare or in `state_dict`.
+        sha256: what the bytes of the file must have; empty for any.
 
     Raises:
-        ValueError: a weight is missing, unknown or of another shape, or a blur has other taps.
+        ValueError: the file is damaged, has another checksum or holds more than tensors; a weight
+            is missing, unknown or of another shape; or a blur has other taps.
         FileNotFoundError: there is no such file.
-        pickle.UnpicklingError: it holds something other than tensors.
     """
-    state = without_prefix(read_state(Path(path)))
+    state = without_prefix(read_state(Path(path), sha256))
     if "_conv_stem.weight" in state:
         state = rename_published(state)
     filters = {name: value for name, value in state.items() if name.endswith(".filt")}
@@ -77,23 +55,36 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> None:
     network.load_state_dict({**_counters(network), **state}, strict=True)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """Read a state dict, bare or under `state_dict` among other entries.
 
+    Only tensors are unpickled (weights_only=True): no code of the file is run.
+
     Raises:
-        ValueError: there is none in the file.
+        ValueError: the file is damaged, has another checksum, or holds no state dict.
+        FileNotFoundError: there is no such file.
     """
-    if path.suffix == ".safetensors":
-        return load_safetensors(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")  # noqa: TRY004 # the file is wrong, not an argument
-    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 and found != sha256:
+        raise ValueError(f"{path} has sha256 {found}, expected {sha256}")
+    try:
+        if path.suffix == ".safetensors":
+            return load(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
+        raise ValueError(f"{path} holds more than tensors and is not read: {reason}") from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")  # noqa: TRY004 # the file is wrong, not an argument
+    strange = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise ValueError(f"{path} is no state dict; no tensors are {_listed(strange)}")
-    return dict(content)
+    return dict(state)
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,24 +17,14 @@ from torch import Tensor
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEFAULT_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
-SAMPLE_FILE = Path(__file__).parent / "data" / "fashion_sample.npz"
+DATA = Path(__file__).parent / "data"
+SAMPLE_FILE = DATA / "fashion_sample.npz"
 
 PHOTO_SIZE = 28
 CANVAS_SIZE = 48
 MARGIN = CANVAS_SIZE - PHOTO_SIZE
 
-LABELS = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
+LABELS = tuple((DATA / "fashion_labels.txt").read_text().splitlines())
 
 _IDX_UINT8 = 0x08  # the type byte of the IDX format
 

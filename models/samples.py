@@ -1,15 +1,18 @@
 """Real pictures, as a served model takes them: what builds and probes are judged on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from models import fashion
+from models.spec import ModelSpec
 
+SOURCES = ("fashion", "photographs", "imagenet")
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
 CROP = 224
 UNLABELLED = -1
@@ -36,6 +39,50 @@ class Samples:
         """Return at most `count` of them, at equal distances."""
         chosen = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
         return Samples(self.images[chosen].contiguous(), self.labels[chosen])
+
+
+def read_samples(spec: ModelSpec, source: str) -> Samples:
+    """Return pictures as the served model takes them, at the size of its input.
+
+    Args:
+        spec: of the model.
+        source: fashion (500 photographs of Fashion-MNIST, labelled), photographs (five in colour,
+            without labels), imagenet (the same, two of them with their ImageNet classes), or a
+            folder of pictures.
+
+    Raises:
+        ValueError: the source is none of these.
+    """
+    if source == "fashion":
+        samples = fashion_samples()
+    elif source == "photographs":
+        samples = replace(photograph_samples(), labels=torch.full((5,), UNLABELLED))
+    elif source == "imagenet":
+        samples = photograph_samples()
+    else:
+        raise ValueError(f"unknown samples {source!r}; choose from {', '.join(SOURCES)}")
+    return Samples(fitted(samples.images, spec), samples.labels)
+
+
+def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Bring pictures to the channels, size and type of a served input.
+
+    Args:
+        images: float32 (N, C, H, W) in 0..1, or uint8 (N, H, W, C).
+        spec: of the model.
+    """
+    channels, *size = spec.input
+    pixels = images.dtype == torch.uint8
+    if pixels and spec.datatype == "UINT8" and images.shape[1:] == (*size, channels):
+        return images
+    x = images.permute(0, 3, 1, 2).float() / 255 if pixels else images
+    if x.shape[1] != channels:
+        x = x.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+    if list(x.shape[2:]) != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True)
+    if spec.datatype == "UINT8":
+        return (x * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+    return x.contiguous()
 
 
 def fashion_samples() -> Samples:

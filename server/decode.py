@@ -127,11 +127,12 @@ def _checked_shape(
         )
     if min(shape) < 0:
         raise InvalidRequest(f"All input dimensions should be specified {where}, got {shape}")
-    if tuple(shape[1:]) != manifest.input.shape:
-        expected = [-1, *manifest.input.shape]
+    if not manifest.input.fits(shape[1:]):
+        least, most = manifest.input.bounds
+        bounds = f" from {list(least)} to {list(most)}" if least != most else ""
         raise InvalidRequest(
-            f"unexpected shape {where}. Expected {expected}, got {shape}. "
-            "NOTE: the first dimension is the batch"
+            f"unexpected shape {where}. Expected {[-1, *manifest.input.shape]}{bounds}, "
+            f"got {shape}. NOTE: the first dimension is the batch"
         )
     if not 1 <= shape[0] <= max_batch_size:
         raise InvalidRequest(

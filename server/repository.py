@@ -3,6 +3,7 @@
 folder -> latest version -> manifest -> checksums -> engine -> warm -> LoadedModel
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from server.engine import Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
+from server.pb import model_config_pb2 as pb
 from server.session_settings import read_sessions
 from server.tensors import DTYPES
 from server.waiting_room import BatchLimits
-
-LABELS_FILE = "labels.txt"
 
 logger = logging.getLogger(__name__)
 
@@ -63,22 +63,27 @@ def model_folders(repository: Path) -> list[Path]:
     ]
 
 
-def latest_version(folder: Path) -> int:
-    """Return the highest version of a model that is complete: its manifest is written last.
-
-    Raises:
-        ArtifactError: there is none.
-    """
-    versions = [
+def complete_versions(folder: Path) -> list[int]:
+    """Return the versions of a model that are complete, ascending: a manifest is written last."""
+    return sorted(
         int(entry.name)
         for entry in folder.iterdir()
         if entry.name.isascii()
         and entry.name.isdecimal()
         and (entry / artifact.MANIFEST_FILE).is_file()
-    ]
+    )
+
+
+def latest_version(folder: Path) -> int:
+    """Return the highest complete version of a model.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    versions = complete_versions(folder)
     if not versions:
         raise ArtifactError(f"{folder} has no complete version: no N/{artifact.MANIFEST_FILE}")
-    return max(versions)
+    return versions[-1]
 
 
 def load_model(folder: Path, execution: Execution) -> LoadedModel:
@@ -91,18 +96,43 @@ def load_model(folder: Path, execution: Execution) -> LoadedModel:
     """
     start = perf_counter()
     manifest = read_manifest(folder, latest_version(folder))
-    text = manifest.read_file(folder, artifact.CONFIG_FILE).decode()
-    config = parse_model_config(text, folder / artifact.CONFIG_FILE)
-    labels = tuple(manifest.read_file(folder, LABELS_FILE).decode().splitlines())
+    config = read_config(folder, manifest)
+    labels_file = f"{manifest.version}/{artifact.LABELS_FILE}"
+    labels = tuple(manifest.read_file(folder, labels_file).decode().splitlines())
     _check_labels(labels, manifest)
     limits = batch_limits(config)
     graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
-    picture = np.zeros(manifest.input.shape, DTYPES[manifest.input.datatype])
+    least, _ = manifest.input.bounds
     engines = []
     for settings in read_sessions(config):
         engines.append(Engine(graph, execution, limits.max_batch_size, settings))
-        engines[-1].warm(picture)
+        engines[-1].warm(np.zeros(least, DTYPES[manifest.input.datatype]))
     return LoadedModel(manifest, labels, tuple(engines), limits, perf_counter() - start)
+
+
+def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:
+    """Read config.pbtxt, which an operator may have edited since the build.
+
+    Raises:
+        ArtifactError: it cannot be read, or is not that of this model.
+    """
+    path = folder / artifact.CONFIG_FILE
+    content = artifact.read_plain_file(path)
+    try:
+        config = parse_model_config(content.decode(), path)
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is no text: {error}") from error
+    found = [(tensor.name, tuple(tensor.dims)) for tensor in config.input]
+    found += [(tensor.name, tuple(tensor.dims)) for tensor in config.output]
+    expected = [(tensor.name, tensor.shape) for tensor in (manifest.input, *manifest.outputs)]
+    if config.name != manifest.name or (found and found != expected):
+        raise ArtifactError(
+            f"{path} describes {config.name!r} with {found}, its manifest {manifest.name!r} with "
+            f"{expected}"
+        )
+    if hashlib.sha256(content).hexdigest() != manifest.files.get(artifact.CONFIG_FILE):
+        logger.info("%s was edited since version %d was built", path, manifest.version)
+    return config
 
 
 def _check_labels(labels: Sequence[str], manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
 from models.analysis.window import Window
-from models.preprocessing import Layout
+from models.spec import Layout
 
 _SPATIAL_AXES: dict[Layout, tuple[int, int]] = {"CHW": (2, 3), "HWC": (1, 2)}
 

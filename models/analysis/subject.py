@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.architectures import create
+from models.network import load_network
 from models.preprocessing import PreprocessedNetwork
-from models.samples import photograph_samples
-from models.zoo import ModelSpec, specs
+from models.samples import photograph_samples, read_samples
+from models.spec import ModelSpec
+from models.zoo import specs
 
 DEFAULT_SIZE = 224
 
@@ -62,10 +64,9 @@ def load_subject(
 
 
 def _zoo_subject(spec: ModelSpec, count: int) -> Subject:
-    network = create(spec.architecture, **spec.options).eval()
-    network.load_state_dict(spec.weights())
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
-    return Subject(spec.name, network, prepare(spec.samples().spread(count).images))
+    pictures = read_samples(spec, spec.samples).spread(count).images
+    return Subject(spec.name, load_network(spec), prepare(pictures))
 
 
 def _photographs(network: nn.Module, size: int) -> Tensor:

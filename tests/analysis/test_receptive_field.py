@@ -254,7 +254,7 @@ def test_the_exported_file_has_the_field_of_its_network(
 ) -> None:
     network, picture = create("compact", downsampling=kind).eval(), torch.zeros(2, 1, 48, 48)
     path = tmp_path / "model.onnx"
-    path.write_bytes(export_graph(network, picture))
+    path.write_bytes(export_graph(network, picture).graph)
     graph = onnx_graph(path)
 
     field = receptive_fields(graph)[last_map(graph)]
@@ -267,7 +267,7 @@ def test_an_exported_residual_network_has_the_field_of_its_network(tmp_path: Pat
     stem, layers, _ = resnet(18, Style(taps=4)).children()
     network = nn.Sequential(stem, *list(layers.children())[:3], nn.Flatten()).eval()
     path = tmp_path / "model.onnx"
-    path.write_bytes(export_graph(network, torch.zeros(2, 3, 64, 64)))
+    path.write_bytes(export_graph(network, torch.zeros(2, 3, 64, 64)).graph)
     graph = onnx_graph(path)
 
     fields = [backward_field(graph, last_map(graph)), receptive_fields(graph)[last_map(graph)]]

@@ -11,6 +11,8 @@ def test_errors_and_agreement_are_what_they_are_by_hand() -> None:
     assert parity.max_abs_error == 2.0
     assert parity.mean_abs_error == pytest.approx(2.5 / 4)
     assert parity.agreement == 0.5
+    assert parity.spread == pytest.approx(2.5**0.5)  # of 1, 2, 5, 4: mean 3
+    assert parity.relative_error == pytest.approx(2 / 2.5**0.5)
     assert parity.pictures == 2
 
 
@@ -18,6 +20,12 @@ def test_a_nan_on_either_side_is_an_infinite_error() -> None:
     sound, broken = np.zeros((1, 2)), np.array([[0.0, np.nan]])
     assert compare(sound, broken).max_abs_error == np.inf
     assert compare(broken, sound).max_abs_error == np.inf
+
+
+def test_a_difference_from_constant_logits_is_infinitely_large_and_none_is_none() -> None:
+    constant = np.ones((2, 3))
+    assert compare(constant, constant).relative_error == 0
+    assert compare(constant, constant + 1e-9).relative_error == np.inf
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((0, 3), (0, 3)), ((2, 3), (1, 3))])

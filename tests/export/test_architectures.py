@@ -27,7 +27,9 @@ def network(name: str, downsampling: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 def exported(built: nn.Module, pictures: torch.Tensor) -> Engine:
-    return Engine(export_graph(built, pictures[:2]), Execution(provider="cpu"), max_batch_size=6)
+    return Engine(
+        export_graph(built, pictures[:2]).graph, Execution(provider="cpu"), max_batch_size=6
+    )
 
 
 def logits(engine: Engine, pictures: NDArray[np.float32]) -> NDArray[np.float32]:

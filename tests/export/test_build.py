@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 import torch
 from google.protobuf import text_format
 
-from export.artifact import exchange, remove_leftovers
-from export.build import GateMissed, build_model
-from export.graph import OPSET, ExportError, check_graph, export_graph, strip_metadata
-from models.zoo import ModelSpec, specs
+from export.graph import OPSET, check_graph, export_graph, strip_metadata
+from export.model import build_model
+from export.outcome import ExportError, GateMissed
+from models.spec import Limits, ModelSpec
+from models.zoo import specs
 from server.engine import Execution
 from server.manifest import read_manifest
 from server.pb import model_config_pb2 as pb
@@ -26,6 +28,7 @@ from server.repository import load_model
 from tests.processes import ROOT, run
 
 NAME = "fashion_blur"
+WORKERS = 2  # the process that builds and that which keeps the queue of its stations
 
 
 def ignore(station: str) -> None:
@@ -58,6 +61,7 @@ def test_the_stations_are_reported_in_their_order(tmp_path: Path) -> None:
 
 def test_an_artifact_holds_these_files_and_nothing_else_is_left(folder: Path) -> None:
     assert sorted(contents(folder)) == [
+        "1/labels.txt",
         "1/manifest.json",
         "1/model.onnx",
         "1/reference.safetensors",
@@ -79,8 +83,11 @@ def test_what_was_measured_is_in_the_manifest_and_within_its_promise(folder: Pat
     manifest = read_manifest(folder, 1)
     figures, tolerances = manifest.figures, manifest.tolerances
     assert figures.parameters == 79_866
+    assert figures.multiply_adds > 1e6
     assert 0 < figures.parity <= tolerances.parity == 1e-4
+    assert 0 < figures.mean_abs_error < figures.max_abs_error
     assert figures.agreement == 1.0
+    assert figures.accuracy is not None
     assert tolerances.accuracy <= figures.accuracy < 1
     assert tolerances.consistency <= figures.consistency < 1
     assert figures.torch_accuracy == figures.accuracy
@@ -137,13 +144,12 @@ def test_a_missed_gate_says_by_how_much_and_leaves_the_old_artifact(
 ) -> None:
     shutil.copytree(folder, tmp_path / NAME)
     before = contents(tmp_path / NAME)
-    strict = replace(specs()[NAME], parity=1e-12, consistency=1.0, accuracy=0.99)
-    with pytest.raises(GateMissed) as missed:
-        build(strict, tmp_path)
-    assert "parity" in str(missed.value)
-    assert "at most 1e-12 is allowed" in str(missed.value)
-    assert "consistency 0.9" in str(missed.value)
-    assert "accuracy 0.9" in str(missed.value)
+    strict = Limits(parity=1e-12, consistency=1.0, accuracy=0.99)
+    with pytest.raises(ExceptionGroup, match="fashion_blur is not published") as missed:
+        build(replace(specs()[NAME], limits=strict), tmp_path)
+    assert missed.group_contains(GateMissed, match="parity.* at most 1e-12 is allowed")
+    assert missed.group_contains(GateMissed, match=r"consistency 0\.9")
+    assert missed.group_contains(GateMissed, match=r"accuracy 0\.[89]")
     assert contents(tmp_path / NAME) == before
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
@@ -156,22 +162,6 @@ def test_a_rebuild_replaces_the_old_artifact_whole(folder: Path, tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
 
-def test_two_folders_change_places_in_one_step(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    exchange(tmp_path / "first", tmp_path / "second")
-    assert [path.name for path in (tmp_path / "first").iterdir()] == ["second"]
-    assert [path.name for path in (tmp_path / "second").iterdir()] == ["first"]
-
-
-def test_what_a_killed_build_left_is_removed_and_models_stay(tmp_path: Path) -> None:
-    (tmp_path / ".fashion_blur.abc" / "fashion_blur").mkdir(parents=True)
-    (tmp_path / "fashion_blur").mkdir()
-    remove_leftovers(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["fashion_blur"]
-
-
 class Doubler(torch.nn.Module):
     """The smallest network that exports."""
 
@@ -181,7 +171,7 @@ class Doubler(torch.nn.Module):
 
 def test_a_graph_of_the_wrong_opset_or_names_is_refused() -> None:
     example = torch.zeros(2, 1, 2, 2)
-    model = onnx.load_from_string(export_graph(Doubler(), example))
+    model = onnx.load_from_string(export_graph(Doubler(), example).graph)
     check_graph(model, example)
     model.opset_import[0].version = 17
     with pytest.raises(ExportError, match="asked for opset 18, got"):
@@ -194,14 +184,14 @@ def test_a_graph_of_the_wrong_opset_or_names_is_refused() -> None:
 
 def test_a_batch_that_is_burnt_in_is_refused() -> None:
     example = torch.zeros(2, 1, 2, 2)
-    model = onnx.load_from_string(export_graph(Doubler(), example))
+    model = onnx.load_from_string(export_graph(Doubler(), example).graph)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     with pytest.raises(ExportError, match="dynamic batch"):
         check_graph(model, example)
 
 
 def test_stripping_leaves_no_metadata() -> None:
-    model = onnx.load_from_string(export_graph(Doubler(), torch.zeros(2, 1, 2, 2)))
+    model = onnx.load_from_string(export_graph(Doubler(), torch.zeros(2, 1, 2, 2)).graph)
     model.graph.node[0].metadata_props.add(key="stack_trace", value="/home/someone/x.py")
     model.graph.node[0].doc_string = "/home/someone"
     strip_metadata(model)
@@ -263,15 +253,16 @@ def test_ctrl_c_leaves_no_half_artifact(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.communicate(timeout=5)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < WORKERS:  # at work, or over: then the read fails
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in tmp_path.rglob("*")] == [".lock"]
 
 
 def test_a_manifest_is_readable_by_people(folder: Path) -> None:
     text = (folder / "1" / "manifest.json").read_text()
     assert text.startswith("{\n  ")
-    assert json.loads(text)["built_with"]["torch"].startswith("2.13.0")
+    assert json.loads(text)["origin"]["built_with"]["torch"].startswith("2.13.0")

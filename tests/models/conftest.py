@@ -25,7 +25,7 @@ def parity() -> Callable[[nn.Module, Tensor], float]:
     """Export a network, then return the largest difference from eager, at several batch sizes."""
 
     def largest_difference(network: nn.Module, pictures: Tensor) -> float:
-        graph = export_graph(network.eval(), pictures[:2])
+        graph = export_graph(network.eval(), pictures[:2]).graph
         engine = Engine(graph, Execution(provider="cpu", threads=1), max_batch_size=len(pictures))
         differences: list[float] = []
         for size in (1, 2, len(pictures)):

@@ -328,7 +328,7 @@ def test_formula_layer_and_exported_layer_agree_on_any_map(
 ) -> None:
     layer = BlurPool2d(taps, stride, pad_mode)
     x = torch.rand(3, 2, height, width, generator=torch.Generator().manual_seed(0))
-    graph = export_graph(layer.eval(), x[:2])
+    graph = export_graph(layer.eval(), x[:2]).graph
     served = Engine(graph, Execution(provider="cpu"), max_batch_size=3).run(x.numpy())["logits"]
     window = Window(taps, stride, pad_before=(taps - 1) // 2, pad_after=taps // 2)
 

@@ -147,7 +147,7 @@ class EveryFamily(nn.Module):
 @pytest.fixture(scope="module")
 def served() -> Callable[[Tensor], Tensor]:
     """EveryFamily as onnxruntime computes it, from one export: each costs seconds."""
-    graph = export_graph(EveryFamily().eval(), torch.rand(2, 1, SIZE, SIZE))
+    graph = export_graph(EveryFamily().eval(), torch.rand(2, 1, SIZE, SIZE)).graph
     engine = Engine(graph, Execution(provider="cpu", threads=1), max_batch_size=SIZE * SIZE)
     return lambda batch: torch.from_numpy(engine.run(batch.numpy())["logits"])
 

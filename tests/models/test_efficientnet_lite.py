@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import load_pth
+from models.checkpoints import read_state
 from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from models.efficientnet_lite import (
     LITE0_GROUPS,
@@ -15,9 +15,11 @@ from models.efficientnet_lite import (
     InvertedResidual,
     rename_published,
 )
+from models.network import load_network
 from models.padding import SameConv2d, same_padding
-from models.preprocessing import PreprocessedNetwork, Preprocessing
+from models.preprocessing import PreprocessedNetwork
 from models.samples import ESPRESSO, TRIPOD, photograph_samples
+from models.spec import Preprocessing
 from models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
 
 Parity = Callable[[nn.Module, Tensor], float]
@@ -28,15 +30,15 @@ SAME_SHAPE = BlockGroup(expansion=2, kernel_size=3, stride=1, out_channels=4, re
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
     """The weights as their author published them."""
-    return load_pth(Path(str(files(LITE0_PACKAGE).joinpath(LITE0_FILE))), LITE0_SHA256)
+    return read_state(Path(str(files(LITE0_PACKAGE).joinpath(LITE0_FILE))), LITE0_SHA256)
 
 
 @pytest.fixture(scope="module")
 def pretrained() -> EfficientNetLite0:
     """The network with the weights of the zoo."""
-    network = EfficientNetLite0()
-    network.load_state_dict(specs()["efficientnet_lite0"].weights(), strict=True)
-    return network.eval()
+    network = load_network(specs()["efficientnet_lite0"])
+    assert isinstance(network, EfficientNetLite0)
+    return network
 
 
 @torch.inference_mode()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.preprocessing import Layout, PreprocessedNetwork, Preprocessing
+from models.preprocessing import PreprocessedNetwork
+from models.spec import Layout, Preprocessing
 
 Parity = Callable[[nn.Module, Tensor], float]
 

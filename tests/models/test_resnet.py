@@ -223,7 +223,7 @@ class TwoVersions(nn.Module):
 @pytest.fixture(scope="module")
 def served() -> Callable[[Tensor], Tensor]:
     """TwoVersions as onnxruntime computes it, from one export: each costs seconds."""
-    graph = export_graph(TwoVersions().eval(), random(2, 3, 64, 64))
+    graph = export_graph(TwoVersions().eval(), random(2, 3, 64, 64)).graph
     engine = Engine(graph, Execution(provider="cpu", threads=1), max_batch_size=len(SHIFTS))
     return lambda batch: torch.from_numpy(engine.run(batch.numpy())["logits"])
 

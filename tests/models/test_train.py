@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import load_safetensors
+from models.checkpoints import read_state
 from models.compact import CompactClassifier
 from models.downsampling import Downsampling
 from models.fashion import DEBIAN_PACKAGE, Photographs
@@ -55,7 +55,7 @@ def test_a_tiny_training_writes_weights_and_figures_that_load(output: Path) -> N
         "fashion_strided.safetensors",
     }
     network = CompactClassifier(Downsampling("strided"))
-    network.load_state_dict(load_safetensors(output / "fashion_strided.safetensors"), strict=True)
+    network.load_state_dict(read_state(output / "fashion_strided.safetensors"), strict=True)
     facts = json.loads((output / "fashion.json").read_text())["strided"]
     assert facts["recipe"] == {"images": 256, "epochs": 1, "batch": 128, "seed": 0}
     assert "--families strided" in facts["command"]
@@ -78,9 +78,9 @@ def test_the_same_seed_gives_equal_weights_and_another_seed_others(
 ) -> None:
     def weights(seed: str) -> dict[str, Tensor]:
         trained(data, tmp_path / seed, "--families", "strided", "--seed", seed)
-        return load_safetensors(tmp_path / seed / "fashion_strided.safetensors")
+        return read_state(tmp_path / seed / "fashion_strided.safetensors")
 
-    first = load_safetensors(output / "fashion_strided.safetensors")
+    first = read_state(output / "fashion_strided.safetensors")
     again, other = weights("0"), weights("1")
 
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.architectures import create
-from models.checkpoints import load_safetensors
+from models.checkpoints import read_state
 from models.downsampling import DOWNSAMPLING_KINDS
 from models.fashion import LABELS
-from models.preprocessing import PreprocessedNetwork, Preprocessing
-from models.samples import ESPRESSO, TRIPOD
-from models.zoo import WEIGHTS, ModelSpec, specs
+from models.network import load_network
+from models.preprocessing import PreprocessedNetwork
+from models.samples import ESPRESSO, TRIPOD, Samples, read_samples
+from models.spec import ModelSpec, Preprocessing
+from models.zoo import WEIGHTS, specs
 
 NAMES = (
     "fashion_max_pool",
@@ -26,9 +27,11 @@ FASHION_NAMES = NAMES[:-1]
 
 def network(spec: ModelSpec) -> nn.Module:
     """Return what the zoo serves under this name, before its export."""
-    built = create(spec.architecture, **spec.options)
-    built.load_state_dict(spec.weights(), strict=True)
-    return PreprocessedNetwork(built, spec.preprocessing).eval()
+    return PreprocessedNetwork(load_network(spec), spec.preprocessing).eval()
+
+
+def samples_of(spec: ModelSpec) -> Samples:
+    return read_samples(spec, spec.samples)
 
 
 @torch.inference_mode()
@@ -71,7 +74,7 @@ def test_the_efficientnet_takes_pixels_and_knows_a_thousand_classes() -> None:
 def test_samples_are_what_the_served_input_takes(name: str) -> None:
     spec = specs()[name]
 
-    samples = spec.samples()
+    samples = samples_of(spec)
 
     assert samples.images.shape[1:] == spec.shape
     assert samples.images.dtype == {"FP32": torch.float32, "UINT8": torch.uint8}[spec.datatype]
@@ -83,7 +86,7 @@ def test_the_weights_fit_and_give_a_logit_for_each_label(name: str) -> None:
     spec = specs()[name]
 
     with torch.inference_mode():
-        logits = network(spec)(spec.samples().spread(2).images)
+        logits = network(spec)(samples_of(spec).spread(2).images)
 
     assert logits.shape == (2, len(spec.labels))
     assert logits.isfinite().all()
@@ -92,21 +95,21 @@ def test_the_weights_fit_and_give_a_logit_for_each_label(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_labelled_samples_are_as_accurate_as_the_zoo_asks(name: str) -> None:
     spec = specs()[name]
-    samples = spec.samples()
+    samples = samples_of(spec)
     labelled = samples.labels >= 0
 
     right = answers(spec, samples.images[labelled]) == samples.labels[labelled]
 
-    assert right.double().mean().item() >= spec.accuracy
+    assert right.double().mean().item() >= spec.limits.accuracy
 
 
 def test_the_polyphase_model_answers_a_shifted_photograph_as_before() -> None:
     spec = specs()["fashion_polyphase"]
-    images = spec.samples().spread(32).images
+    images = samples_of(spec).spread(32).images
 
     moved = [answers(spec, images.roll(shift, dims=(2, 3))) for shift in ((1, 0), (-3, 7), (24, 5))]
 
-    assert spec.consistency == 1
+    assert spec.limits.consistency == 1
     assert all(torch.equal(answer, answers(spec, images)) for answer in moved)
 
 
@@ -118,8 +121,7 @@ def test_there_is_one_committed_file_of_weights_for_each_family() -> None:
 
 def test_no_two_families_share_their_weights() -> None:
     heads = [
-        load_safetensors(WEIGHTS / f"{name}.safetensors")["classifier.weight"]
-        for name in FASHION_NAMES
+        read_state(WEIGHTS / f"{name}.safetensors")["classifier.weight"] for name in FASHION_NAMES
     ]
 
     assert len({tuple(head.flatten().tolist()) for head in heads}) == len(FASHION_NAMES)
@@ -130,5 +132,5 @@ def test_the_figures_beside_the_weights_cover_every_family() -> None:
 
     assert set(families) == set(DOWNSAMPLING_KINDS)
     for kind in DOWNSAMPLING_KINDS:
-        asked = specs()[f"fashion_{kind}"].accuracy
+        asked = specs()[f"fashion_{kind}"].limits.accuracy
         assert asked <= families[kind]["figures"]["accuracy"] <= 1

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     assert loaded.limits.levels[0].max_size == 1024
 
 
-@pytest.mark.parametrize("file", ["1/model.onnx", "config.pbtxt", "labels.txt"])
+@pytest.mark.parametrize("file", ["1/model.onnx", "1/labels.txt"])
 def test_a_changed_byte_is_found_before_the_model_is_opened(copy: Path, file: str) -> None:
     path = copy / NAME / file
     content = bytearray(path.read_bytes())
@@ -48,10 +49,38 @@ def test_a_changed_byte_is_found_before_the_model_is_opened(copy: Path, file: st
         load_model(copy / NAME, ON_CPU)
 
 
-@pytest.mark.parametrize("file", ["1/model.onnx", "config.pbtxt", "labels.txt"])
+@pytest.mark.parametrize("file", ["1/model.onnx", "config.pbtxt", "1/labels.txt"])
 def test_a_missing_file_is_named(copy: Path, file: str) -> None:
     (copy / NAME / file).unlink()
     with pytest.raises(ArtifactError, match=f"{file} cannot be read"):
+        load_model(copy / NAME, ON_CPU)
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_to_a_file_outside_is_not_followed(
+    copy: Path, link: Callable[[Path, Path], None]
+) -> None:
+    path, outside = copy / NAME / "1" / "model.onnx", copy / "outside.onnx"
+    path.rename(outside)
+    link(path, outside)
+    with pytest.raises(ArtifactError, match="links are not followed"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_an_edited_configuration_is_taken_and_said(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = copy / NAME / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_queue_size: 1024", "max_queue_size: 7"))
+    with caplog.at_level("INFO"):
+        assert load_model(copy / NAME, ON_CPU).limits.levels[0].max_size == 7
+    assert "config.pbtxt was edited since version 1 was built" in caplog.text
+
+
+def test_a_configuration_of_other_tensors_is_refused(copy: Path) -> None:
+    path = copy / NAME / "config.pbtxt"
+    path.write_text(path.read_text().replace("dims: 48", "dims: 47", 1))
+    with pytest.raises(ArtifactError, match=r"describes .*\(1, 47, 48\).* its manifest"):
         load_model(copy / NAME, ON_CPU)
 
 
@@ -90,8 +119,11 @@ def test_a_manifest_of_another_format_says_which_field_is_wrong(copy: Path) -> N
 
 
 def test_labels_that_do_not_fit_the_classes_are_refused(copy: Path) -> None:
-    edit_manifest(copy / NAME, lambda content: content["outputs"][0].update(shape=[11]))
-    with pytest.raises(ArtifactError, match="10 labels for 11 classes"):
+    path = copy / NAME / "1" / "labels.txt"
+    path.write_text(path.read_text() + "hat\n")
+    digest = sha256(path.read_bytes()).hexdigest()
+    edit_manifest(copy / NAME, lambda content: content["files"].update({"1/labels.txt": digest}))
+    with pytest.raises(ArtifactError, match="11 labels for 10 classes"):
         load_model(copy / NAME, ON_CPU)
 
 

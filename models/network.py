@@ -1,0 +1,49 @@
+"""From a spec to its network: built, loaded, ready to be judged."""
+
+import torch
+from torch import Tensor, nn
+
+from models.architectures import create, create_from_module
+from models.checkpoints import load_checkpoint
+from models.preprocessing import PreprocessedNetwork
+from models.samples import read_samples
+from models.spec import ModelSpec
+
+SEED = 0
+SETTLING_PICTURES = 16
+
+
+def load_network(spec: ModelSpec) -> nn.Module:
+    """Build the network of a spec with its weights, in evaluation mode.
+
+    Without a checkpoint its weights come from a fixed seed and its BatchNorm statistics from its
+    samples: such a network knows nothing, and costs what a trained one does.
+
+    Raises:
+        ValueError: the architecture, an option or the checkpoint is not what it should be.
+        TypeError: the architecture has no such option.
+        OSError: the checkpoint cannot be read.
+    """
+    torch.manual_seed(SEED)
+    build = create_from_module if ":" in spec.architecture else create
+    network = build(spec.architecture, **spec.options)
+    if spec.weights is not None:
+        load_checkpoint(network, spec.weights, spec.weights_sha256)
+    else:
+        pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
+        settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
+    return network.eval()
+
+
+def settle_statistics(network: nn.Module, pictures: Tensor) -> None:
+    """Set the statistics of every BatchNorm to those of these pictures, float32 (B, C, H, W)."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    network.train()
+    with torch.inference_mode():
+        network(pictures)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
