@@ -214,7 +214,6 @@ class Batcher:
 
     def _note_change(self) -> None:
         """Look for work to share out, after what else this turn of the loop brings."""
-        self._metrics.queue_depth.set(len(self._room))
         if not self._dispatch_due:
             self._dispatch_due = True
             self._loop.call_soon(self._dispatch)
@@ -231,6 +230,7 @@ class Batcher:
                 self._timer = self._loop.call_at(due, self._dispatch)
                 break
             self._start(self._idle.pop(), tickets)
+        self._metrics.queue_depth.set(len(self._room))
         if self._closing and not self._room and not self._running:
             self._empty.set()
 
@@ -239,7 +239,6 @@ class Batcher:
         for ticket in tickets:
             self._room.remove(ticket)
             self._metrics.stages["queue"].observe(now - ticket.arrived)
-        self._metrics.queue_depth.set(len(self._room))
         batch = _Batch(tickets)
         self._running.append(batch)
         run = _submit(instance.thread, partial(self._run, instance, tickets))
