@@ -13,6 +13,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from server.queue_budget import QueueBudget
 from server.repository import load_model
 from server.served_model import ServedModel
 from server.tensors import DTYPES
-from tests.processes import ROOT, start_server
+from tests.processes import ROOT, RunningServer, start_server
 
 SAMPLES = 40
 CONCURRENCY = 32
@@ -99,31 +100,33 @@ async def _sampled(
 
 
 def over_requests(folder: Path, count: int, *, leak: bool = False) -> Growth:
-    """Send requests over closed loops to a server of every model beside `folder`."""
-    server = start_server(folder.parent, code=LEAKING_SERVER if leak else "")
-    body = request_for(folder).SerializeToString()
-
-    async def run() -> Growth:
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-                "/inference.GRPCInferenceService/ModelInfer"
-            )
-
-            async def send(requests: int) -> None:
-                left = iter(range(requests))
-
-                async def caller() -> None:
-                    for _ in left:
-                        await call(body)
-
-                await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
-
-            return await _sampled(count, send, lambda: resident_bytes(server.process.pid))
-
+    """Send requests over closed loops to a server of the model in `folder` alone."""
+    with tempfile.TemporaryDirectory() as repository:
+        (Path(repository) / folder.name).symlink_to(folder.resolve())
+        server = start_server(Path(repository), code=LEAKING_SERVER if leak else "")
     try:
-        return asyncio.run(run())
+        return asyncio.run(_over_requests(server, folder, count))
     finally:
         server.stop()
+
+
+async def _over_requests(server: RunningServer, folder: Path, count: int) -> Growth:
+    body = request_for(folder).SerializeToString()
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer"
+        )
+
+        async def send(requests: int) -> None:
+            left = iter(range(requests))
+
+            async def caller() -> None:
+                for _ in left:
+                    await call(body)
+
+            await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
+
+        return await _sampled(count, send, lambda: resident_bytes(server.process.pid))
 
 
 def over_loads(folder: Path, count: int, *, leak: bool = False) -> Growth:
