@@ -62,14 +62,19 @@ class Statistics:
                 outcome.add(perf_counter() - began)
 
     def waited(self, seconds: float) -> None:
-        """Count a request that left the queue to be run."""
+        """Add the time that a request waited for its run."""
         with self._lock:
-            self._queue.add(seconds)
+            self._queue.ns += round(seconds * NS)
 
     def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
-        """Count a run; each request in it is counted with the time of the whole run."""
+        """Count a run; each request in it is counted with the time of the whole run.
+
+        All stages are counted here, at once: perf_analyzer gives up when it finds them unequal.
+        """
         now_ms = time.time_ns() // 1_000_000
         with self._lock:
+            self._queue.count += requests
+            self._encode.count += requests
             self._gather.add(gather_s, requests)
             self._infer.add(infer_s, requests)
             batch = self._batches.setdefault(pictures, _Batch())
@@ -78,9 +83,9 @@ class Statistics:
             self._last_ms = now_ms
 
     def encoded(self, seconds: float) -> None:
-        """Count an answer that was put into its message."""
+        """Add the time that it took to put an answer into its message."""
         with self._lock:
-            self._encode.add(seconds)
+            self._encode.ns += round(seconds * NS)
 
     def message(self, name: str, version: str) -> pb.ModelStatistics:
         """Return all of it."""
