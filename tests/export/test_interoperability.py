@@ -21,8 +21,8 @@ def test_the_standards_own_evaluator_computes_the_same(repository: Path, name: s
     graph = repository / name / str(latest_version(repository / name)) / "model.onnx"
     spec = specs()[name]
     picture = read_samples(spec, spec.samples).images[3:4].numpy()
-    outputs = ReferenceEvaluator(onnx.load(str(graph))).run(None, {"image": picture})
-    logits = np.asarray(outputs[0], np.float32)
+    (output,) = ReferenceEvaluator(onnx.load(str(graph))).run(None, {"image": picture})
+    logits = np.asarray(output, np.float32)
     served = Engine(graph.read_bytes(), Execution(provider="cpu"), 1).run(picture)["logits"]
     assert np.abs(logits - served.astype(np.float32)).max() / np.std(logits) <= spec.limits.parity
 
