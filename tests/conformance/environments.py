@@ -35,7 +35,10 @@ ALL = (
         "tritonclient 2.73.0 aio", "tritonclient-2.73.0", "tritonclient[grpc]==2.73.0",
         "triton_aio.py",
     ),
-    Client("tritonclient 2.41.0", "tritonclient-2.41.0", "tritonclient[grpc]==2.41.0 protobuf<6", "triton.py"),
+    Client(
+        "tritonclient 2.41.0", "tritonclient-2.41.0", "tritonclient[grpc]==2.41.0 protobuf<6",
+        "triton.py",
+    ),
     Client("kserve 0.21.0", "kserve-0.21.0", "kserve==0.21.0", "kserve_client.py"),
     Client("mlserver 1.7.1", "mlserver-1.7.1", "mlserver==1.7.1", "mlserver_client.py"),
 )  # fmt: skip

@@ -1,3 +1,5 @@
+import pytest
+
 from server.model_statistics import Statistics
 
 
@@ -19,13 +21,8 @@ def test_a_run_counts_for_each_of_its_requests_and_once_for_its_batch_size() -> 
 def test_the_stages_are_counted_together_so_that_no_reader_finds_them_unequal() -> None:
     """perf_analyzer gives up on "Server side statistics compute counts must be the same"."""
     statistics = Statistics()
-    steps = (
-        lambda: statistics.waited(0.1),
-        lambda: statistics.ran(1, 1, 0.1, 0.1),
-        lambda: statistics.encoded(0.1),
-    )
-    for step in steps:
-        step()
+    for step, values in (("waited", (0.1,)), ("ran", (1, 1, 0.1, 0.1)), ("encoded", (0.1,))):
+        getattr(statistics, step)(*values)
         stages = statistics.message("m", "1").inference_stats
         counts = {
             part.count
@@ -43,9 +40,7 @@ def test_a_request_that_raises_is_a_failure() -> None:
     statistics = Statistics()
     with statistics.request():
         pass
-    try:
-        with statistics.request():
-            raise ValueError
-    except ValueError:
-        stages = statistics.message("m", "1").inference_stats
+    with pytest.raises(ZeroDivisionError), statistics.request():
+        _ = 1 / 0
+    stages = statistics.message("m", "1").inference_stats
     assert (stages.success.count, stages.fail.count) == (1, 1)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from kserve import (  # type: ignore[import-not-found] # of its own environment
     InferenceGRPCClient,
@@ -18,8 +19,6 @@ from kserve.protocol.grpc import (
     grpc_predict_v2_pb2_grpc as kserve_stubs,
 )
 from rows import row  # type: ignore[import-not-found] # beside this script
-
-import grpc
 
 MODEL = "fashion_strided"
 ZEROS = np.zeros((2, 1, 48, 48), np.float32)
@@ -56,9 +55,9 @@ async def reloaded(target: str) -> bool:
     return bool(unloaded.isUnloaded and loaded.isLoaded and loaded.model_name == MODEL)
 
 
-async def main(target: str, picture: str) -> None:
+async def main(target: str, file: bytes) -> None:
     client = InferenceGRPCClient(target)
-    files = np.array([Path(picture).read_bytes()] * 2, dtype=np.object_)
+    files = np.array([file] * 2, dtype=np.object_)
     raw = request(MODEL, ZEROS, "FP32", binary=True)
     typed = request(MODEL, ZEROS, "FP32", binary=False)
     pictures = request("efficientnet_lite0", files, "BYTES", binary=True)
@@ -88,4 +87,4 @@ async def main(target: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]).read_bytes()))

@@ -17,7 +17,7 @@ def refused(call: Callable[[], object], *words: str) -> bool:
     """Say whether a call raises an error with all of these words in it."""
     try:
         call()
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
         text = f"{type(error).__name__} {error}"
         if all(word in text for word in words):
             return True

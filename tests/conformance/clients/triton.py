@@ -125,7 +125,10 @@ def main(target: str, picture: str) -> None:
     wishes = partial(send, [tensor()], priority=1, timeout=20_000_000, client_timeout=20.0)
     row("ModelInfer, priority and timeouts", lambda: shape_of(wishes()) == (2, 10))
     later = partial(client.async_infer, MODEL, [tensor()])
-    row("ModelInfer, async", lambda: shape_of(called_back(lambda got: later(callback=got))) == (2, 10))
+    row(
+        "ModelInfer, async",
+        lambda: shape_of(called_back(lambda got: later(callback=got))) == (2, 10),
+    )
     row("ModelInfer, classification", lambda: classified(client))
     file = Path(picture).read_bytes()
     row("ModelInfer, picture as BYTES", lambda: pictured(client, file))

@@ -44,9 +44,9 @@ async def streamed(client: Any) -> bool:
     return [error is None for _, error in answers] == [True, False, True]
 
 
-async def main(target: str, picture: str) -> None:
+async def main(target: str, file: bytes) -> None:
     client = triton.InferenceServerClient(target)
-    files = np.array([Path(picture).read_bytes()] * 2, dtype=np.object_)
+    files = np.array([file] * 2, dtype=np.object_)
     calls = {
         "ServerLive": client.is_server_live(),
         "ServerReady": client.is_server_ready(),
@@ -81,4 +81,4 @@ async def main(target: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]).read_bytes()))
