@@ -107,7 +107,7 @@ def _misses(manifest: Manifest, parity: Parity, consistency: Consistency) -> Ite
     tolerances = manifest.tolerances
     if not parity.relative_error <= tolerances.parity:
         yield (
-            f"parity: logits differ by {parity.relative_error:.2g} of their standard deviation "
+            f"parity: logits differ by {parity.relative_error:.2g} of their spread "
             f"({parity.max_abs_error:.2g}), at most {tolerances.parity:.2g} is allowed"
         )
     if consistency.share < tolerances.consistency:

@@ -19,23 +19,25 @@ class Parity:
     Attributes:
         max_abs_error: largest absolute difference of a logit.
         mean_abs_error: the mean over all logits.
-        spread: standard deviation of the reference's logits: what an error is small against.
         agreement: share of the pictures with the same highest class, 0..1.
         pictures: how many were compared.
+        spread: standard deviation of the reference's logits over the classes of a picture, in the
+            root mean square over the pictures: what an error is small or large beside. 0 if a
+            logit of the reference is infinite or NaN.
     """
 
     max_abs_error: float
     mean_abs_error: float
-    spread: float
     agreement: float
     pictures: int
+    spread: float
 
     @property
     def relative_error(self) -> float:
-        """Largest difference as a multiple of the spread; infinite where only that is 0."""
-        if self.max_abs_error == 0:
+        """Largest absolute difference, as a share of the spread; infinite if only that is 0."""
+        if not self.max_abs_error:
             return 0.0
-        return self.max_abs_error / self.spread if self.spread > 0 else inf
+        return self.max_abs_error / self.spread if self.spread else inf
 
 
 def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
@@ -46,15 +48,17 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
     """
     if reference.shape != served.shape or not len(reference):
         raise ValueError(f"cannot compare logits of shapes {reference.shape} and {served.shape}")
-    difference = np.abs(reference.astype(np.float64) - served)
+    with np.errstate(invalid="ignore"):  # an infinity less an infinity is a NaN
+        difference = np.abs(reference.astype(np.float64) - served)
+        spread = np.sqrt(reference.astype(np.float64).var(axis=1).mean())
     difference = np.where(np.isnan(difference), np.inf, difference)
     agreeing = reference.argmax(axis=1) == served.argmax(axis=1)
     return Parity(
         max_abs_error=float(difference.max()),
         mean_abs_error=float(difference.mean()),
-        spread=float(reference.std(dtype=np.float64)),
         agreement=float(agreeing.mean()),
         pictures=len(reference),
+        spread=float(spread) if np.isfinite(spread) else 0.0,
     )
 
 

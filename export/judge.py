@@ -105,7 +105,7 @@ def misses(figures: Figures, limits: Limits) -> list[str]:
     found = []
     if not figures.parity <= limits.parity:
         found.append(
-            f"parity: outputs differ by {figures.parity:.2g} of their standard deviation, "
+            f"parity: outputs differ by {figures.parity:.2g} of their spread, "
             f"at most {limits.parity:.2g} is allowed"
         )
     for name in ("agreement", "consistency", "accuracy", "confidence"):

@@ -19,6 +19,7 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEFAULT_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 DATA = Path(__file__).parent / "data"
 SAMPLE_FILE = DATA / "fashion_sample.npz"
+CALIBRATION_FILE = DATA / "fashion_calibration.npz"
 
 PHOTO_SIZE = 28
 CANVAS_SIZE = 48
@@ -92,6 +93,19 @@ def load_sample() -> Photographs:
     with np.load(SAMPLE_FILE, allow_pickle=False) as sample:
         images, labels = sample["images"], sample["labels"]
     return Photographs(torch.from_numpy(images), torch.from_numpy(labels).long())
+
+
+def first_of_each_class(photographs: Photographs, count: int) -> Photographs:
+    """Return the first `count` photographs of each class, in their order."""
+    shown = torch.nn.functional.one_hot(photographs.labels, len(LABELS))  # (N, 10)
+    early = ((shown.cumsum(0) <= count) & (shown == 1)).any(dim=1)
+    return Photographs(photographs.images[early], photographs.labels[early])
+
+
+def load_calibration() -> Tensor:
+    """Load the committed photographs of the training split: the first 10 of each class."""
+    with np.load(CALIBRATION_FILE, allow_pickle=False) as sample:
+        return torch.from_numpy(sample["images"])
 
 
 def sha256_of(directory: Path) -> dict[str, str]:

@@ -64,6 +64,21 @@ def read_samples(spec: ModelSpec, source: str) -> Samples:
     return Samples(fitted(samples.images, spec), samples.labels)
 
 
+def read_calibration(spec: ModelSpec) -> Tensor:
+    """Return the pictures that int8 ranges are taken from, as the served model takes them.
+
+    Those that the spec names; else others than its samples where there are any, and its samples
+    where not. Raises ValueError as read_samples does.
+    """
+    if spec.calibration:
+        return read_samples(spec, spec.calibration).images
+    if spec.samples == "fashion":
+        return fitted(fashion_calibration(), spec)
+    if spec.samples in ("photographs", "imagenet"):
+        return fitted(photograph_calibration(), spec)
+    return read_samples(spec, spec.samples).images
+
+
 def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
     """Bring pictures to the channels, size and type of a served input.
 
@@ -89,6 +104,34 @@ def fashion_samples() -> Samples:
     """Return 500 photographs of Fashion-MNIST, centred: float32 (500, 1, 48, 48), all labelled."""
     sample = fashion.load_sample()
     return Samples(fashion.place_centred(sample.images), sample.labels)
+
+
+def fashion_calibration() -> Tensor:
+    """Return 100 photographs that no model is judged on, each placed anywhere, from a seed.
+
+    float32 (100, 1, 48, 48). They are of the training split.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return fashion.place_randomly(fashion.load_calibration(), generator)
+
+
+def photograph_calibration() -> Tensor:
+    """Return the four corners of each photograph of models/data, and their mirror images.
+
+    uint8 (40, 224, 224, 3). The crops are others than those of `photograph_samples`, the
+    photographs are not: no more colour photographs are at hand.
+    """
+    crops = []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        corners = (
+            pixels[rows, columns]
+            for rows in (slice(CROP), slice(-CROP, None))
+            for columns in (slice(CROP), slice(-CROP, None))
+        )
+        crops += [view for corner in corners for view in (corner, corner[:, ::-1])]
+    return torch.from_numpy(np.stack(crops))
 
 
 def photograph_samples() -> Samples:

@@ -16,7 +16,7 @@ LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 PARITY = 1e-4
-"""Of the logits' standard deviation."""
+"""Of the spread of the logits."""
 
 
 def _fashion(kind: "DownsamplingKind", consistency: float, accuracy: float) -> ModelSpec:

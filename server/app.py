@@ -8,28 +8,34 @@ import asyncio
 import logging
 import os
 import socket
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from server.control_calls import ControlCalls
 from server.engine import Execution
-from server.errors import NyquistError, StartError
+from server.errors import StartError
+from server.images import ImageDecoder
 from server.inference_service import SERVICE, InferenceService
 from server.interceptors import CallMetrics, ErrorsToStatus
+from server.log_control import LogControl
 from server.metrics import Metrics
 from server.queue_budget import QueueBudget
-from server.repository import load_model, model_folders
+from server.registry import Registry
+from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 REFUSAL_S = 0.25
+HEALTH_PERIOD_S = 1.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Server:
@@ -43,10 +49,22 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        self._models: dict[str, ServedModel] = {}
+        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
+        self._execution = execution
+        self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
-        self._service = InferenceService(self._models)
+        self._registry = Registry(
+            settings.repository,
+            lambda folder, version: load_model(folder, execution, version),
+            self._serve,
+            self._metrics,
+        )
+        control = ControlCalls(
+            self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
+        )
+        self._service = InferenceService(self._registry, control)
         self._health = health.aio.HealthServicer()
+        self._told: set[str] = set()
         self._stack = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
@@ -57,6 +75,9 @@ class Server:
             self._start_metrics()
             await self._load_models()
             await self._start_grpc()
+            self._run_beside(self._publish_health())
+            if self._settings.poll_s:
+                self._run_beside(self._registry.keep_polling(self._settings.poll_s))
         except BaseException:
             await self._stack.aclose()
             raise
@@ -84,7 +105,7 @@ class Server:
         What lies unread in gRPC's own queue when its server stops is cancelled, which no client
         takes for a reason to try elsewhere.
         """
-        self._service.refusing = True
+        self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
 
     def _check_port(self) -> None:
@@ -115,30 +136,19 @@ class Server:
 
     async def _load_models(self) -> None:
         """Load every model; one that fails is logged and left out, unless CUDA is required."""
-        settings = self._settings
-        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
-        folders = model_folders(settings.repository)
-        for folder in folders:
-            try:
-                await self._load(folder, execution)
-            except StartError:
-                raise
-            except NyquistError as error:
-                logger.error("model %s is not served: %s", folder.name, error)  # noqa: TRY400 - one line is all
-        if not self._models:
-            raise StartError(f"no model of {settings.repository} can be served, of {len(folders)}")
+        self._stack.callback(self._images.close)
+        self._stack.push_async_callback(self._registry.close)
+        await self._registry.load_all()
+        if not self._registry.names:
+            raise StartError(f"no model of {self._settings.repository} can be served")
 
-    async def _load(self, folder: Path, execution: Execution) -> None:
-        loaded = await asyncio.to_thread(load_model, folder, execution)
+    def _serve(self, loaded: LoadedModel) -> ServedModel:
         manifest, engine = loaded.manifest, loaded.engines[0]
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         graph = manifest.files[f"{manifest.version}/model.onnx"]
         metrics.describe(graph, manifest.opset, engine.provider, fell_back=engine.fell_back)
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
-        model = ServedModel(loaded, metrics, self._budget)
-        self._models[manifest.name] = model
-        self._stack.push_async_callback(model.close)
-        if engine.fell_back and execution.provider == "cuda":
+        if engine.fell_back and self._execution.provider == "cuda":
             logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
@@ -147,6 +157,33 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
+        return ServedModel(loaded, metrics, self._images, self._budget)
+
+    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the server stops."""
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+    async def _publish_health(self) -> None:
+        """Keep the health service's word true."""
+        while True:
+            await self._registry.wait_for_change(HEALTH_PERIOD_S)
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Tell the health service how each model is, and the whole."""
+        now = self._registry.readiness()
+        now[""] = now[SERVICE] = self._service.ready
+        gone = dict.fromkeys(self._told - now.keys(), False)
+        for service, ready in (now | gone).items():
+            await self._health.set(service, SERVING if ready else NOT_SERVING)
+        self._told = set(now)
 
     async def _start_grpc(self) -> None:
         settings = self._settings
@@ -167,11 +204,10 @@ class Server:
         self.port = server.add_insecure_port(f"{host}:{settings.port}")
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
-        for service in ("", SERVICE, *self._models):
-            await self._health.set(service, SERVING)
+        await self._tell_health()
         logger.info(
             "ready: %d models, gRPC on %s:%d, metrics on http://%s:%d/metrics",
-            len(self._models),
+            len(self._registry.names),
             settings.host,
             self.port,
             settings.host,

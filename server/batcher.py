@@ -129,7 +129,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
         self._empty = asyncio.Event()
-        metrics.ready.set(1)
+        self._show_readiness()
 
     @property
     def alive(self) -> bool:
@@ -238,7 +238,7 @@ class Batcher:
         now = monotonic()
         for ticket in tickets:
             self._room.remove(ticket)
-            self._metrics.stages["queue"].observe(now - ticket.arrived)
+            self._metrics.waited(now - ticket.arrived)
         batch = _Batch(tickets)
         self._running.append(batch)
         run = _submit(instance.thread, partial(self._run, instance, tickets))
@@ -269,9 +269,7 @@ class Batcher:
         pictures = instance.merge(parts, self._limits.max_batch_size)
         merged = perf_counter()
         outputs = instance.runner.run(pictures)
-        self._metrics.stages["batch"].observe(merged - began)
-        self._metrics.stages["infer"].observe(perf_counter() - merged)
-        self._metrics.batch_size.observe(len(pictures))
+        self._metrics.ran(len(tickets), len(pictures), merged - began, perf_counter() - merged)
         return _share_out(outputs, parts)
 
     def _finish(self, instance: _Instance, batch: _Batch, run: "Future[list[Answer]]") -> None:
@@ -322,15 +320,19 @@ class Batcher:
         if not instance.sound:
             logger.warning("an instance is back in service: its probe succeeded")
         instance.sound, instance.probe_s = True, self._first_probe_s
-        self._metrics.ready.set(int(self.alive))
+        self._show_readiness()
         self._idle.append(instance)
         self._note_change()
+
+    def _show_readiness(self) -> None:
+        if not self._closing:  # a newer load of the model may have the gauge by now
+            self._metrics.ready.set(int(self.alive))
 
     def _take_out(self, instance: _Instance, error: BaseException) -> None:
         """Take an instance out of service and probe it again later, ever less often."""
         logger.error("an instance is out of service, the model not ready: %r", error)
         instance.sound = False
-        self._metrics.ready.set(0)
+        self._show_readiness()
         self._loop.call_later(instance.probe_s, self._probe, instance)
         instance.probe_s = min(2 * instance.probe_s, LAST_PROBE_S)
         if not any(other.sound for other in self._instances):

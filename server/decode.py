@@ -1,6 +1,6 @@
 """Decode a request and check it against the model, before it is queued.
 
-bytes -> ModelInferRequest -> the one input, checked -> array -> InferCall
+bytes -> ModelInferRequest -> the one input, checked -> array, or image files -> InferCall
 
 Texts of errors are those that Triton's users know, where Triton has one.
 """
@@ -13,12 +13,19 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from server import tensors
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, NotServed
+from server.images import ImageDecoder, canvas_of
 from server.manifest import Manifest
 from server.pb import inference_pb2 as pb
 
 RESERVED_PREFIX = "triton_"
+NOT_RESERVED = "triton_enable_empty_final_response"
+SHARED_MEMORY = "shared_memory_"
 UINT8_MAX = 255
+IMAGE_DATATYPE = "BYTES"
+
+
+Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,13 @@ class InferCall:
     """A request that fits the model.
 
     Attributes:
-        pictures: (B, *input shape), 1 <= B <= max_batch_size; a view of the request's bytes.
+        pictures: (B, *input shape), 1 <= B <= max_batch_size, a view of the request's bytes; or B
+            image files, to be decoded.
         outputs: what to answer, in the caller's order.
         typed: answer in typed contents, because the request came in them.
     """
 
-    pictures: NDArray[Any]
+    pictures: NDArray[Any] | tuple[bytes, ...]
     outputs: tuple[RequestedOutput, ...]
     typed: bool
 
@@ -67,25 +75,33 @@ def decode_call(
     """Check a request against the model it names, and return its array and wishes.
 
     Raises:
-        InvalidRequest: input, shape, datatype, size, output or parameter is not the model's; the
-            message carries the request's id.
+        InvalidRequest: input, shape, datatype, size, output or parameter is not the model's.
+        NotServed: a tensor is to travel in shared memory.
     """
-    try:
-        _check_parameters(request)
-        tensor = _the_input(request, manifest)
+    _check_parameters(request)
+    tensor = _the_input(request, manifest)
+    pictures: NDArray[Any] | tuple[bytes, ...]
+    if tensor.datatype == IMAGE_DATATYPE:
+        _check_file_shape(tensor, manifest, max_batch_size)
+        pictures, typed = _image_files(request, tensor, manifest)
+    else:
         shape = _checked_shape(tensor, manifest, max_batch_size)
         pictures, typed = _pictures(request, tensor, shape, manifest)
-        return InferCall(pictures, _requested_outputs(request, manifest), typed)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {error}") from error
+    return InferCall(pictures, _requested_outputs(request, manifest), typed)
 
 
 def _check_parameters(request: pb.ModelInferRequest) -> None:
     for key in request.parameters:
-        if key.startswith(RESERVED_PREFIX):
+        if key.startswith(RESERVED_PREFIX) and key != NOT_RESERVED:
             raise InvalidRequest(
                 f"parameter keys starting with '{RESERVED_PREFIX}' are reserved, got '{key}'"
             )
+
+
+def _check_memory(tensor: Tensor) -> None:
+    """Refuse shared memory: it is where the worst holes of other servers were."""
+    if any(key.startswith(SHARED_MEMORY) for key in tensor.parameters):
+        raise NotServed(f"shared memory is not served; send or receive '{tensor.name}' as bytes")
 
 
 def _the_input(
@@ -107,7 +123,9 @@ def _the_input(
             f"which has the one input '{expected.name}'"
         )
     tensor = request.inputs[0]
-    if tensor.datatype != expected.datatype:
+    _check_memory(tensor)
+    image = tensor.datatype == IMAGE_DATATYPE and canvas_of(manifest) is not None
+    if tensor.datatype != expected.datatype and not image:
         raise InvalidRequest(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
             f"but model '{manifest.name}' expects '{expected.datatype}'"
@@ -134,12 +152,60 @@ def _checked_shape(
             f"unexpected shape {where}. Expected {[-1, *manifest.input.shape]}{bounds}, "
             f"got {shape}. NOTE: the first dimension is the batch"
         )
-    if not 1 <= shape[0] <= max_batch_size:
-        raise InvalidRequest(
-            f"inference request batch-size must be >= 1 and <= {max_batch_size} "
-            f"for '{manifest.name}', got {shape[0]}"
-        )
+    _check_batch(shape[0], manifest, max_batch_size)
     return shape
+
+
+def _check_batch(size: int, manifest: Manifest, max_batch_size: int) -> None:
+    if not 1 <= size <= max_batch_size:
+        raise InvalidRequest(
+            f"inference request batch-size must be <= {max_batch_size} for '{manifest.name}', "
+            f"and at least 1, got {size}"
+        )
+
+
+def _check_file_shape(
+    tensor: pb.ModelInferRequest.InferInputTensor, manifest: Manifest, max_batch_size: int
+) -> None:
+    shape = list(tensor.shape)
+    if not shape or shape[1:] not in ([], [1]):
+        raise InvalidRequest(
+            f"unexpected shape for input '{tensor.name}' for model '{manifest.name}'. "
+            f"Expected [-1] or [-1, 1] for image files, got {shape}"
+        )
+    _check_batch(shape[0], manifest, max_batch_size)
+
+
+def _image_files(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    manifest: Manifest,
+) -> tuple[tuple[bytes, ...], bool]:
+    count, where = tensor.shape[0], f"input '{tensor.name}' for model '{manifest.name}'"
+    raw, typed = _contents(request, tensor, manifest)
+    if typed:
+        if typed != "bytes_contents":
+            raise InvalidRequest(
+                f"unexpected explicit tensor data for {where}: got {typed}, "
+                "expected bytes_contents for datatype 'BYTES'"
+            )
+        files = list(tensor.contents.bytes_contents)
+    else:
+        try:
+            files = tensors.parse_bytes_elements(raw, limit=count + 1)
+        except ValueError as error:
+            what, _, found = str(error).partition(", ")
+            raise InvalidRequest(f"{what} for inference {where}, {found}") from error
+    if len(files) > count:
+        raise InvalidRequest(
+            f"unexpected number of string elements {len(files)} for inference {where}, "
+            f"expecting {count}"
+        )
+    if len(files) < count:
+        raise InvalidRequest(
+            f"expected {count} string elements for inference {where}, got {len(files)}"
+        )
+    return tuple(files), bool(typed)
 
 
 def _pictures(
@@ -148,6 +214,19 @@ def _pictures(
     shape: list[int],
     manifest: Manifest,
 ) -> tuple[NDArray[Any], bool]:
+    where = f"for model '{manifest.name}'"
+    raw, field = _contents(request, tensor, manifest)
+    if field:
+        return _from_typed(field, tensor, shape, where), True
+    return _from_raw(raw, tensor, shape, where), False
+
+
+def _contents(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    manifest: Manifest,
+) -> tuple[bytes, str]:
+    """Return the raw contents of the input, or the name of the typed field that holds it."""
     where = f"for model '{manifest.name}'"
     field = tensors.filled_field(tensor.contents)
     if request.raw_input_contents:
@@ -161,12 +240,12 @@ def _pictures(
                 f"expected 1 raw_input_contents, one for each input, "
                 f"got {len(request.raw_input_contents)} {where}"
             )
-        return _from_raw(request.raw_input_contents[0], tensor, shape, where), False
+        return request.raw_input_contents[0], ""
     if field is None:
         raise InvalidRequest(
             f"unable to find data for input tensor '{tensor.name}' {where} in request."
         )
-    return _from_typed(field, tensor, shape, where), True
+    return b"", field
 
 
 def _from_raw(
@@ -216,6 +295,8 @@ def _requested_outputs(
             f"an output is requested more than once for model '{manifest.name}', "
             f"got {_shortened(names)}"
         )
+    for output in request.outputs:
+        _check_memory(output)
     for name in names:
         if name not in known:
             raise InvalidRequest(
@@ -238,3 +319,19 @@ def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
 
 def _shortened(names: list[str], limit: int = 8) -> str:
     return f"{names[:limit]}{' ...' if len(names) > limit else ''}"
+
+
+async def opened_pictures(
+    call: InferCall, manifest: Manifest, images: ImageDecoder, deadline: float | None
+) -> NDArray[Any]:
+    """Return the array of a call, with image files decoded. -> (B, *input shape).
+
+    Raises:
+        NyquistError: as ImageDecoder.decode says.
+    """
+    if not isinstance(call.pictures, tuple):
+        return call.pictures
+    canvas = canvas_of(manifest)
+    if canvas is None:
+        raise InvalidRequest(f"model '{manifest.name}' takes no image files")
+    return await images.decode(call.pictures, canvas, deadline)

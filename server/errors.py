@@ -3,11 +3,15 @@
 NyquistError            INTERNAL
 ├── InvalidRequest      INVALID_ARGUMENT    the caller can mend it
 ├── ModelNotFound       NOT_FOUND
+├── ModelNotReady       UNAVAILABLE         known, and not served now
+├── PollingEnabled      UNAVAILABLE         the server itself looks after its repository
+├── NotServed           UNIMPLEMENTED       a part of the protocol that is left out on purpose
 ├── QueueFull           UNAVAILABLE         try again, or elsewhere
 ├── QueueTimeout        UNAVAILABLE
 ├── Stopping            UNAVAILABLE
 ├── DeadlinePassed      DEADLINE_EXCEEDED
 ├── InferenceFailed     INTERNAL            onnxruntime refused a valid request
+├── LoadFailed          INTERNAL            what was served before is served on
 ├── ArtifactError       INTERNAL            a model repository is not what its manifest says
 └── StartError          INTERNAL            the server cannot start as it was asked to
 
@@ -41,6 +45,24 @@ class ModelNotFound(NyquistError):
     status = grpc.StatusCode.NOT_FOUND
 
 
+class ModelNotReady(NyquistError):
+    """The version is known and not served: it loads, failed to, or was unloaded."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class PollingEnabled(NyquistError):
+    """A caller wants to load or unload what the server loads and unloads itself."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class NotServed(NyquistError):
+    """The call, or an option of it, is left out on purpose."""
+
+    status = grpc.StatusCode.UNIMPLEMENTED
+
+
 class QueueFull(NyquistError):
     """As many requests wait for the model, or bytes of all models, as may."""
 
@@ -71,6 +93,10 @@ class DeadlinePassed(NyquistError):
 
 class InferenceFailed(NyquistError):
     """The runtime failed on a request that was valid."""
+
+
+class LoadFailed(NyquistError):
+    """A model could not be loaded on demand."""
 
 
 class ArtifactError(NyquistError):

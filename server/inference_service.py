@@ -1,12 +1,13 @@
 """inference.GRPCInferenceService: the thin thing between gRPC and the models.
 
-ModelInfer takes the bytes of a request and gives the bytes of its answer, so that the transport
-can be exchanged; the other calls are small and use message objects.
+ModelInfer and ModelStreamInfer take the bytes of requests and give the bytes of answers, so that
+the transport can be exchanged; the other calls are small and use message objects.
 """
 
 import asyncio
-import re
-from collections.abc import Mapping
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from operator import methodcaller
 from time import perf_counter
@@ -14,37 +15,58 @@ from time import perf_counter
 import grpc
 from google.protobuf.message import Message
 
+from server.control_calls import ControlCalls
 from server.decode import parse_request
-from server.errors import InvalidRequest, ModelNotFound, Stopping
+from server.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
+from server.images import FORMATS, canvas_of
 from server.interceptors import Behaviour, Context, MethodHandler
 from server.manifest import Tensor
 from server.model_config import PLATFORM
 from server.pb import inference_pb2 as pb
-from server.served_model import ServedModel
+from server.registry import Registry, Serving
+from server.request_version import version_number
+from server.stream import ordered_answers
 
 SERVICE = "inference.GRPCInferenceService"
-EXTENSIONS = ("classification",)
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "statistics",
+    "trace",
+    "logging",
+    "parameters",
+    "binary_tensor_data",
+)
+STREAM_IN_FLIGHT = 64
+"""Requests of one stream that are answered at a time."""
 
-_VERSION = re.compile(r"[0-9]{1,18}")
+_FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+_STOPPING = "Server is stopping and has stopped accepting new inference requests"
+
+logger = logging.getLogger(__name__)
 
 
 class InferenceService:
-    """The six calls of the Open Inference Protocol.
+    """The calls of the Open Inference Protocol, and the extensions.
 
     Args:
-        models: what is served, by name; the owner may change it while the server runs.
+        registry: what is served; it may change while the server runs.
+        control: the calls that look after the models and the server.
 
     Attributes:
         draining: set to say that nothing here is ready, while everything is still answered.
-        refusing: set to answer every inference request that comes from now on with UNAVAILABLE.
         accepted: inference requests taken in so far.
         finished: those of them that are over: answered, refused or given up by the caller.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        self._models = models
+    def __init__(self, registry: Registry, control: ControlCalls) -> None:
+        self._registry, self._control = registry, control
+        self._stopping = asyncio.Event()
         self.draining = False
-        self.refusing = False
         self.accepted = 0
         self.finished = 0
 
@@ -57,13 +79,21 @@ class InferenceService:
             "ServerMetadata": _unary(self.server_metadata, pb.ServerMetadataRequest),
             "ModelMetadata": _unary(self.model_metadata, pb.ModelMetadataRequest),
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self.model_infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.model_stream_infer),
         }
+        for name, (behaviour, request) in self._control.calls().items():
+            handlers[name] = _unary(behaviour, request)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def refuse(self) -> None:
+        """Answer every inference request that comes from now on with UNAVAILABLE."""
+        self._stopping.set()
+        self._control.stop()
 
     @property
     def ready(self) -> bool:
-        """Whether every model takes requests and the server is not stopping."""
-        return not self.draining and all(model.ready for model in self._models.values())
+        """Whether every model that is served answers and the server is not stopping."""
+        return not self.draining and self._registry.ready
 
     async def server_live(
         self, request: pb.ServerLiveRequest, context: Context
@@ -82,10 +112,10 @@ class InferenceService:
     ) -> pb.ModelReadyResponse:
         """Say whether one model is ready; an unknown one is not, which is no error."""
         try:
-            model = self._resolve(request.name, request.version)
-        except ModelNotFound:
+            serving = self._resolve(request.name, request.version)
+        except (ModelNotFound, ModelNotReady):
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=model.ready and not self.draining)
+        return pb.ModelReadyResponse(ready=serving.model.ready and not self.draining)
 
     async def server_metadata(
         self, request: pb.ServerMetadataRequest, context: Context
@@ -99,50 +129,76 @@ class InferenceService:
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         """Describe a model's tensors, with the batch as a leading -1, and what runs it."""
-        model = self._resolve(request.name, request.version)
+        model = self._resolve(request.name, request.version).model
         manifest = model.manifest
+        served = self._registry.served(manifest.name)
+        facts = {"execution_provider": model.provider}
+        if canvas_of(manifest) is not None:
+            facts["image_formats"] = ",".join(FORMATS)
         return pb.ModelMetadataResponse(
             name=manifest.name,
-            versions=[str(manifest.version)],
+            versions=[str(one.model.manifest.version) for one in served],
             platform=PLATFORM,
             inputs=[_tensor_metadata(manifest.input)],
             outputs=[_tensor_metadata(output) for output in manifest.outputs],
-            parameters={"execution_provider": pb.InferParameter(string_param=model.provider)},
+            parameters={key: pb.InferParameter(string_param=fact) for key, fact in facts.items()},
         )
 
     async def model_infer(self, body: bytes, context: Context) -> bytes:
         """Answer a request within its deadline."""
-        began = perf_counter()
-        if self.refusing:
-            raise Stopping("Server is stopping and has stopped accepting new inference requests")
-        self.accepted += 1
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
+        return await self._infer(parse_request(body), context.time_remaining())
+
+    async def model_stream_infer(
+        self, bodies: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        """Answer requests in their order, side by side; an error is an answer of its own."""
+        async for answer in ordered_answers(
+            bodies, self._stream_answer, STREAM_IN_FLIGHT, self._stopping
+        ):
+            yield answer
+        if self._stopping.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
+
+    async def _stream_answer(self, body: bytes) -> bytes:
+        """Return the bytes of a ModelStreamInferResponse, whatever the request is like."""
+        request = pb.ModelInferRequest()
         try:
             request = parse_request(body)
-            model = self._resolve(request.model_name, request.model_version)
-            return await model.infer(request, began, deadline)
+            answer = await self._infer(request, None)
+        except NyquistError as error:
+            return _stream_error(request.id, str(error))
+        except Exception:
+            logger.exception("unexpected error in ModelStreamInfer")
+            return _stream_error(request.id, "internal error; see the log")
+        return _field(2, answer + _FINAL)
+
+    async def _infer(self, request: pb.ModelInferRequest, remaining_s: float | None) -> bytes:
+        began = perf_counter()
+        if self._stopping.is_set():
+            raise Stopping(_STOPPING)
+        self.accepted += 1
+        now = asyncio.get_running_loop().time()
+        deadline = None if remaining_s is None else now + remaining_s
+        try:
+            serving = self._resolve(request.model_name, request.model_version)
+            with serving.used() as model, _naming(request), model.statistics.request():
+                return await model.infer(request, began, deadline)
         finally:
             self.finished += 1
 
-    def _resolve(self, name: str, version_asked: str) -> ServedModel:
-        model = self._models.get(name)
-        if model is None:
-            raise ModelNotFound(f"Request for unknown model: '{name}' is not found")
-        if version_asked and _version_number(version_asked) != model.manifest.version:
-            raise ModelNotFound(
-                f"Request for unknown model: '{name}' version {version_asked} is not found"
-            )
-        return model
+    def _resolve(self, name: str, version_asked: str) -> Serving:
+        return self._registry.find(name, version_number(version_asked))
 
 
-def _version_number(text: str) -> int:
-    if not (_VERSION.fullmatch(text) and int(text) > 0):
-        raise InvalidRequest(
-            f"failed to get model version from specified version string '{text}', "
-            "version should be an integral value > 0"
-        )
-    return int(text)
+@contextmanager
+def _naming(request: pb.ModelInferRequest) -> Iterator[None]:
+    """Put the id of a request in front of the errors that it meets in its model."""
+    try:
+        yield
+    except NyquistError as error:
+        name = f"[request id: {request.id or '<id_unknown>'}] "
+        text = str(error)
+        raise type(error)(text if text.startswith(name) else name + text) from error
 
 
 def _unary(behaviour: Behaviour, request: type[Message]) -> MethodHandler:
@@ -151,6 +207,23 @@ def _unary(behaviour: Behaviour, request: type[Message]) -> MethodHandler:
         request_deserializer=request.FromString,
         response_serializer=methodcaller("SerializeToString"),
     )
+
+
+def _field(number: int, body: bytes) -> bytes:
+    """Return a message field on the wire: its tag, its length, its bytes."""
+    tag, length, prefix = number << 3 | 2, len(body), bytearray()
+    prefix.append(tag)
+    while length > 0x7F:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix) + body
+
+
+def _stream_error(request_id: str, message: str) -> bytes:
+    response = pb.ModelStreamInferResponse(error_message=message)
+    response.infer_response.id = request_id
+    return response.SerializeToString()
 
 
 def _tensor_metadata(tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -123,8 +123,9 @@ class Tolerances(_Frozen):
     """What a build, and later the companion, holds the graph to; shares are 0..1.
 
     Attributes:
-        parity: largest difference of an output between PyTorch and onnxruntime, as a multiple of
-            the standard deviation of PyTorch's outputs over the same batch.
+        parity: largest difference of an output between PyTorch and onnxruntime, as a share of the
+            spread of PyTorch's: their standard deviation over the classes of a picture, in the
+            root mean square over the pictures.
         agreement: least share of pictures with the same highest class, near-ties left out.
         accuracy: least share of right answers on the labelled samples.
         accuracy_drop: most that PyTorch's accuracy may exceed onnxruntime's by.

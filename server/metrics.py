@@ -13,6 +13,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from server.model_statistics import Statistics
+
 disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
 
 LATENCY_EDGES_S = (
@@ -25,10 +27,11 @@ MODEL = ("model", "version")
 
 
 class ModelMetrics:
-    """The series of one version of one model, created at zero."""
+    """The series of one version of one model, created at zero, and its statistics."""
 
     def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
         self._metrics, self._labels = metrics, (name, version)
+        self.statistics = Statistics()
         self.duration = metrics.request_duration.labels(name, version)
         self.stages = {
             stage: metrics.stage_duration.labels(name, version, stage) for stage in STAGES
@@ -42,8 +45,21 @@ class ModelMetrics:
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
 
+    def waited(self, seconds: float) -> None:
+        """Note that a request has left the queue to be run."""
+        self.stages["queue"].observe(seconds)
+        self.statistics.waited(seconds)
+
+    def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
+        """Note a run: how many rode in it, and how long it took to gather and to compute them."""
+        self.stages["batch"].observe(gather_s)
+        self.stages["infer"].observe(infer_s)
+        self.batch_size.observe(pictures)
+        self.statistics.ran(requests, pictures, gather_s, infer_s)
+
     def describe(self, sha256: str, opset: int, provider: str, *, fell_back: bool) -> None:
         """Say what runs: the graph's checksum, its opset and the execution provider."""
+        self._metrics.info.remove_by_labels(dict(zip(MODEL, self._labels, strict=True)))
         self._metrics.info.labels(*self._labels, sha256, str(opset), provider).set(1)
         self._metrics.fallback.labels(*self._labels).inc(int(fell_back))
 
@@ -147,7 +163,25 @@ class Metrics:
             MODEL,
             registry=registry,
         )
+        self._of_models = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+        )
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """Return the series of a model, created at zero."""
         return ModelMetrics(self, name, version)
+
+    def forget(self, name: str, version: str) -> None:
+        """End every series of a model that is not served any more."""
+        for collector in self._of_models:
+            collector.remove_by_labels({"model": name, "version": version})

@@ -17,7 +17,7 @@ MOST_PRIORITY_LEVELS = 100
 HONOURED = {
     "": {
         "name", "platform", "max_batch_size", "input", "output", "dynamic_batching",
-        "instance_group", "optimization", "parameters",
+        "instance_group", "optimization", "parameters", "version_policy",
     },
     "optimization": {"graph", "execution_accelerators"},
     "instance_group": {"name", "kind", "count", "gpus"},

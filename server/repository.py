@@ -1,6 +1,6 @@
 """The model repository on disk: which models there are, and how one becomes ready to answer.
 
-folder -> latest version -> manifest -> checksums -> engine -> warm -> LoadedModel
+folder -> version -> manifest -> checksums -> engine -> warm -> LoadedModel
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from google.protobuf import text_format
 
 from server import manifest as artifact
 from server.engine import Engine, Execution
@@ -20,6 +21,7 @@ from server.model_config import batch_limits, parse_model_config
 from server.pb import model_config_pb2 as pb
 from server.session_settings import read_sessions
 from server.tensors import DTYPES
+from server.versions import wanted_versions
 from server.waiting_room import BatchLimits
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class LoadedModel:
     Attributes:
         manifest: what it is.
         labels: of its classes, in their order.
+        config: its config.pbtxt.
         engines: its sessions, one for each instance.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
@@ -39,6 +42,7 @@ class LoadedModel:
 
     manifest: Manifest
     labels: tuple[str, ...]
+    config: pb.ModelConfig
     engines: tuple[Engine, ...]
     limits: BatchLimits
     load_s: float
@@ -70,6 +74,7 @@ def complete_versions(folder: Path) -> list[int]:
         for entry in folder.iterdir()
         if entry.name.isascii()
         and entry.name.isdecimal()
+        and str(int(entry.name)) == entry.name != "0"
         and (entry / artifact.MANIFEST_FILE).is_file()
     )
 
@@ -80,14 +85,25 @@ def latest_version(folder: Path) -> int:
     Raises:
         ArtifactError: there is none.
     """
-    versions = complete_versions(folder)
-    if not versions:
-        raise ArtifactError(f"{folder} has no complete version: no N/{artifact.MANIFEST_FILE}")
-    return versions[-1]
+    return wanted_versions(complete_versions(folder), pb.ModelVersionPolicy(), folder.name)[-1]
 
 
-def load_model(folder: Path, execution: Execution) -> LoadedModel:
-    """Check, open and warm the latest version of the model in `folder`.
+def read_policy(folder: Path) -> pb.ModelVersionPolicy:
+    """Read which versions of a model its config.pbtxt wants to be served.
+
+    Raises:
+        ArtifactError: it cannot be read, or is none.
+    """
+    path = folder / artifact.CONFIG_FILE
+    text = artifact.read_plain_file(path)
+    try:
+        return text_format.Parse(text.decode(), pb.ModelConfig()).version_policy
+    except (UnicodeDecodeError, text_format.ParseError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def load_model(folder: Path, execution: Execution, version: int | None = None) -> LoadedModel:
+    """Check, open and warm a version of the model in `folder`; None is the latest.
 
     Raises:
         ArtifactError: a file is missing, damaged or contradicts another.
@@ -95,7 +111,7 @@ def load_model(folder: Path, execution: Execution) -> LoadedModel:
         InferenceFailed: the session opens but does not run.
     """
     start = perf_counter()
-    manifest = read_manifest(folder, latest_version(folder))
+    manifest = read_manifest(folder, version or latest_version(folder))
     config = read_config(folder, manifest)
     labels_file = f"{manifest.version}/{artifact.LABELS_FILE}"
     labels = tuple(manifest.read_file(folder, labels_file).decode().splitlines())
@@ -107,7 +123,7 @@ def load_model(folder: Path, execution: Execution) -> LoadedModel:
     for settings in read_sessions(config):
         engines.append(Engine(graph, execution, limits.max_batch_size, settings))
         engines[-1].warm(np.zeros(least, DTYPES[manifest.input.datatype]))
-    return LoadedModel(manifest, labels, tuple(engines), limits, perf_counter() - start)
+    return LoadedModel(manifest, labels, config, tuple(engines), limits, perf_counter() - start)
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

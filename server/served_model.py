@@ -10,10 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from server.batcher import Batcher, Wishes
-from server.decode import decode_call
+from server.decode import decode_call, opened_pictures
 from server.encode import encode_response
 from server.engine import Engine
 from server.errors import InvalidRequest, NyquistError
+from server.images import ImageDecoder
 from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
@@ -26,10 +27,18 @@ class ServedModel:
     Args:
         loaded: checked, open and warm.
         metrics: its series.
+        images: decodes image files, for all models.
         budget: of queued bytes, shared with the other models.
     """
 
-    def __init__(self, loaded: LoadedModel, metrics: ModelMetrics, budget: QueueBudget) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        metrics: ModelMetrics,
+        images: ImageDecoder,
+        budget: QueueBudget,
+    ) -> None:
+        self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
         self.provider = loaded.engines[0].provider
         self._limits, self._metrics = loaded.limits, metrics
@@ -58,9 +67,10 @@ class ServedModel:
         try:
             with self._metrics.inflight.track_inprogress():
                 call = decode_call(request, self.manifest, self._limits.max_batch_size)
+                pictures = await opened_pictures(call, self.manifest, self._images, deadline)
                 stages["decode"].observe(perf_counter() - began)
                 wishes = queue_wishes(request, deadline)
-                outputs = await self._batcher.submit(call.pictures, wishes)
+                outputs = await self._batcher.submit(pictures, wishes)
                 computed = perf_counter()
                 body = encode_response(request.id, call, outputs, self.manifest, self.labels)
         except NyquistError as error:
@@ -71,6 +81,7 @@ class ServedModel:
             raise
         ended = perf_counter()
         stages["encode"].observe(ended - computed)
+        self.statistics.encoded(ended - computed)
         self._metrics.duration.observe(ended - began)
         return body
 

@@ -35,6 +35,14 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, description="intra-op threads of a session; 0: cores by instances"
     )
+    poll_s: float = Field(
+        0.0,
+        ge=0,
+        description="seconds between looks for changed models; 0: load and unload by call instead",
+    )
+    max_image_pixels: int = Field(
+        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
+    )
     drain_s: float = Field(
         5.0, ge=0, description="seconds of service after SIGTERM, with readiness off"
     )

@@ -43,20 +43,27 @@ def bytes_elements(elements: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 
 
-def parse_bytes_elements(raw: bytes) -> list[bytes]:
-    """Invert `bytes_elements`.
+def parse_bytes_elements(raw: bytes, limit: int | None = None) -> list[bytes]:
+    """Invert `bytes_elements`; stop after `limit` elements.
 
     Raises:
-        ValueError: a length points behind the end.
+        ValueError: a length is cut off, or points behind the end.
     """
-    elements, at = [], 0
-    while at < len(raw):
+    elements: list[bytes] = []
+    at = 0
+    while at < len(raw) and len(elements) != limit:
         if at + 4 > len(raw):
-            raise ValueError("incomplete string length indicator")
+            raise ValueError(
+                f"incomplete string length indicator, expecting 4 bytes but only {len(raw) - at} "
+                "bytes available"
+            )
         (length,) = struct.unpack_from("<I", raw, at)
         at += 4
         if at + length > len(raw):
-            raise ValueError(f"a string of {length} bytes is promised, {len(raw) - at} are left")
+            raise ValueError(
+                f"incomplete string data, expecting string of length {length} but only "
+                f"{len(raw) - at} bytes available"
+            )
         elements.append(raw[at : at + length])
         at += length
     return elements

@@ -18,17 +18,16 @@ from models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
 from models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
 from models.analysis.cost import conv_pool_and_strided, cost
 from models.analysis.effective_field import effective_field
-from models.analysis.gradient_monitor import GradientMonitor
+from models.analysis.gradient_monitor import own_answer_gradients
 from models.analysis.gradients import (
     coverage,
     gradient_pattern,
     gradient_statistics,
     standard_downsamplers,
 )
-from models.analysis.layer_graph import LayerGraph
-from models.analysis.module_graph import module_graph
+from models.analysis.module_graph import last_map_module, module_graph
 from models.analysis.onnx_graph import onnx_graph
-from models.analysis.receptive_field import last_map, layer_fields, receptive_fields
+from models.analysis.receptive_field import layer_fields, receptive_fields
 from models.analysis.subject import DEFAULT_SIZE, Subject, load_subject
 from models.blur import BlurPool2d
 from models.downsampling import DOWNSAMPLING_KINDS, DenseMaxPool2d
@@ -148,7 +147,7 @@ def _receptive_field(subject: Subject, options: Options, console: Console) -> No
 
 def _effective_field(subject: Subject, options: Options, console: Console) -> None:
     graph = module_graph(subject.network, subject.pictures[:1])
-    layer = options.layer or _last_module(subject.network, graph)
+    layer = options.layer or last_map_module(subject.network, graph)
     field = receptive_fields(graph)[graph.index(layer)]
     seen = effective_field(subject.network, subject.noise(PICTURES), layer)
     console.print(tables.effective_table(seen, field.rows, layer))
@@ -157,21 +156,9 @@ def _effective_field(subject: Subject, options: Options, console: Console) -> No
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _last_module(network: nn.Module, graph: LayerGraph) -> str:
-    """Return the last module whose output is still a map."""
-    modules = dict(network.named_modules())
-    before = graph.nodes[: last_map(graph) + 1]
-    names = [node.layer.name for node in before if node.layer.name in modules]
-    return names[-1]
-
-
 def _monitor(subject: Subject, console: Console) -> None:
-    with GradientMonitor(subject.network) as monitor:
-        logits = subject.network(subject.pictures)
-        answers = logits.detach().argmax(1)
-        nn.functional.cross_entropy(logits, answers).backward()
-    subject.network.zero_grad()
-    console.print(tables.monitor_table(monitor.report()))
+    lines = own_answer_gradients(subject.network, subject.pictures)
+    console.print(tables.monitor_table(lines))
     console.print("of the cross entropy of the network's own answers, on its pictures")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -112,3 +113,18 @@ class GradientMonitor:
                     self._handles.append(part.register_hook(sums.add))
 
         self._handles.append(module.register_forward_hook(follow))
+
+
+def own_answer_gradients(network: nn.Module, pictures: Tensor) -> tuple[LayerGradient, ...]:
+    """Watch the gradients of the cross entropy of the network's own answers, which needs no label.
+
+    Args:
+        network: to watch, in the mode that it is in; its own gradients are dropped afterwards.
+        pictures: (B, C, H, W).
+    """
+    pictures = pictures.detach().clone().requires_grad_()  # so that frozen networks flow, too
+    with GradientMonitor(network) as monitor:
+        logits = network(pictures)
+        F.cross_entropy(logits, logits.detach().argmax(1)).backward()
+    network.zero_grad()
+    return monitor.report()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
+from models.analysis.receptive_field import last_map
 from models.analysis.window import Window
 
 
@@ -64,6 +65,20 @@ def module_graph(network: nn.Module, picture: Tensor) -> LayerGraph:
         elif node.op == "call_function" and any(source in known for source in node.all_input_nodes):
             _add(builder, node, known)
     return builder.build()
+
+
+def last_map_module(network: nn.Module, graph: LayerGraph) -> str:
+    """Return the name of the last module whose output still has rows and columns.
+
+    Raises:
+        ValueError: no layer has more than one position, or none of those that have is a module.
+    """
+    modules = dict(network.named_modules())
+    before = graph.nodes[: last_map(graph) + 1]
+    names = [node.layer.name for node in before if node.layer.name in modules]
+    if not names:
+        raise ValueError("no module puts out a map of more than one position")
+    return names[-1]
 
 
 @contextmanager

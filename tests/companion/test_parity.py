@@ -11,8 +11,6 @@ def test_errors_and_agreement_are_what_they_are_by_hand() -> None:
     assert parity.max_abs_error == 2.0
     assert parity.mean_abs_error == pytest.approx(2.5 / 4)
     assert parity.agreement == 0.5
-    assert parity.spread == pytest.approx(2.5**0.5)  # of 1, 2, 5, 4: mean 3
-    assert parity.relative_error == pytest.approx(2 / 2.5**0.5)
     assert parity.pictures == 2
 
 
@@ -20,9 +18,18 @@ def test_a_nan_on_either_side_is_an_infinite_error() -> None:
     sound, broken = np.zeros((1, 2)), np.array([[0.0, np.nan]])
     assert compare(sound, broken).max_abs_error == np.inf
     assert compare(broken, sound).max_abs_error == np.inf
+    infinite = np.array([[0.0, np.inf]])
+    assert compare(infinite, infinite).max_abs_error == np.inf
 
 
-def test_a_difference_from_constant_logits_is_infinitely_large_and_none_is_none() -> None:
+def test_the_relative_error_is_a_share_of_the_spread_over_the_classes() -> None:
+    reference = np.array([[0.0, 2.0], [100.0, 107.0]])  # standard deviations 1 and 3.5
+    parity = compare(reference, reference + np.array([[0, 0], [0, 0.25]]))
+    assert parity.spread == pytest.approx(np.sqrt((1 + 3.5**2) / 2))
+    assert parity.relative_error == pytest.approx(0.25 / parity.spread)
+
+
+def test_an_error_beside_no_spread_is_infinite_and_no_error_is_none() -> None:
     constant = np.ones((2, 3))
     assert compare(constant, constant).relative_error == 0
     assert compare(constant, constant + 1e-9).relative_error == np.inf

@@ -24,6 +24,7 @@ import grpc
 import numpy as np
 
 from server.engine import Execution
+from server.images import ImageDecoder
 from server.manifest import read_manifest
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
@@ -133,12 +134,12 @@ def over_loads(folder: Path, count: int, *, leak: bool = False) -> Growth:
     """Load a model, ask it once, close it; in this process."""
     request = request_for(folder)
     metrics, budget, execution = Metrics(), QueueBudget(MIB), Execution("cpu", threads=1)
-    kept: list[Any] = []
+    images, kept = ImageDecoder(MIB), list[Any]()
 
     async def cycle(times: int) -> None:
         for _ in range(times):
             loaded = load_model(folder, execution)
-            model = ServedModel(loaded, metrics.model(folder.name, "1"), budget)
+            model = ServedModel(loaded, metrics.model(folder.name, "1"), images, budget)
             await model.infer(request, perf_counter(), None)
             await model.close()
             if leak:

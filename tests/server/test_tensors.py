@@ -14,7 +14,7 @@ def test_bytes_elements_survive_the_wire(elements: list[bytes]) -> None:
 
 @pytest.mark.parametrize("raw", [b"\x01", b"\x05\x00\x00\x00ab", b"\xff\xff\xff\xffab"])
 def test_a_length_that_points_behind_the_end_is_refused(raw: bytes) -> None:
-    with pytest.raises(ValueError, match=r"length|promised"):
+    with pytest.raises(ValueError, match=r"incomplete string"):
         tensors.parse_bytes_elements(raw)
 
 

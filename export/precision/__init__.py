@@ -1,0 +1,1 @@
+"""The same graph in fewer bits: pure functions from ONNX bytes to ONNX bytes."""

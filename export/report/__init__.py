@@ -1,0 +1,1 @@
+"""The build report: what was measured of each model, as pages that open from a file."""

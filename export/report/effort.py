@@ -1,0 +1,38 @@
+"""How much is measured of a model, so that a large network does not hold up the build."""
+
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Counts for one model; the page says them.
+
+    Attributes:
+        pictures: that are compared and moved.
+        pairs: of shifts for each picture and protocol.
+        reach: the worst case is over circular shifts of 0..reach - 1 along both axes.
+        positions: of a slide.
+        analysed: pictures for gradients and spectra, and noise for the effective field.
+        latency_s: time for each batch size, once it has been run LEAST_RUNS times.
+    """
+
+    pictures: int
+    pairs: int
+    reach: int
+    positions: int
+    analysed: int
+    latency_s: float
+
+
+EFFORTS = (
+    (50e6, Effort(pictures=40, pairs=2, reach=4, positions=13, analysed=16, latency_s=0.3)),
+    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, analysed=4, latency_s=0.7)),
+    (inf, Effort(pictures=3, pairs=1, reach=2, positions=5, analysed=2, latency_s=0.7)),
+)
+"""By multiply-adds of one picture, at most. The last takes ResNet-50 at 224 about half a minute."""
+
+
+def effort_for(multiply_adds: float) -> Effort:
+    """Return what is measured of a network that costs so much."""
+    return next(effort for most, effort in EFFORTS if multiply_adds <= most)

@@ -1,0 +1,117 @@
+"""What one loaded version has done since it was loaded, as the statistics extension counts it.
+
+queue -> run -> answer -> ModelStatistics
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from time import perf_counter
+
+from server.pb import inference_pb2 as pb
+
+NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _Duration:
+    """How often something happened, and how long all of it took."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
+        self.ns += round(seconds * NS) * count
+
+    def message(self) -> pb.StatisticDuration:
+        return pb.StatisticDuration(count=self.count, ns=self.ns)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Runs of one batch size."""
+
+    gather: _Duration = field(default_factory=_Duration)
+    infer: _Duration = field(default_factory=_Duration)
+
+
+class Statistics:
+    """Counters of one loaded version; used from the event loop and from the instances' threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._success, self._fail = _Duration(), _Duration()
+        self._queue, self._gather, self._infer = _Duration(), _Duration(), _Duration()
+        self._encode = _Duration()
+        self._batches: dict[int, _Batch] = {}
+        self._last_ms = 0
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count what runs inside as one request: a success, or a failure if it raises."""
+        began = perf_counter()
+        outcome = self._fail
+        try:
+            yield
+            outcome = self._success
+        finally:
+            with self._lock:
+                outcome.add(perf_counter() - began)
+
+    def waited(self, seconds: float) -> None:
+        """Add the time that a request waited for its run."""
+        with self._lock:
+            self._queue.ns += round(seconds * NS)
+
+    def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
+        """Count a run; each request in it is counted with the time of the whole run.
+
+        All stages are counted here, at once: perf_analyzer gives up when it finds them unequal.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        with self._lock:
+            self._queue.count += requests
+            self._encode.count += requests
+            self._gather.add(gather_s, requests)
+            self._infer.add(infer_s, requests)
+            batch = self._batches.setdefault(pictures, _Batch())
+            batch.gather.add(gather_s)
+            batch.infer.add(infer_s)
+            self._last_ms = now_ms
+
+    def encoded(self, seconds: float) -> None:
+        """Add the time that it took to put an answer into its message."""
+        with self._lock:
+            self._encode.ns += round(seconds * NS)
+
+    def message(self, name: str, version: str) -> pb.ModelStatistics:
+        """Return all of it."""
+        with self._lock:
+            return pb.ModelStatistics(
+                name=name,
+                version=version,
+                last_inference=self._last_ms,
+                inference_count=sum(
+                    size * batch.infer.count for size, batch in self._batches.items()
+                ),
+                execution_count=sum(batch.infer.count for batch in self._batches.values()),
+                inference_stats=pb.InferStatistics(
+                    success=self._success.message(),
+                    fail=self._fail.message(),
+                    queue=self._queue.message(),
+                    compute_input=self._gather.message(),
+                    compute_infer=self._infer.message(),
+                    compute_output=self._encode.message(),
+                ),
+                batch_stats=[
+                    pb.InferBatchStatistics(
+                        batch_size=size,
+                        compute_input=batch.gather.message(),
+                        compute_infer=batch.infer.message(),
+                    )
+                    for size, batch in sorted(self._batches.items())
+                ],
+            )

@@ -1,0 +1,103 @@
+"""The settings of Triton's trace extension: kept and returned, for clients that set them.
+
+request -> checked whole -> stored -> what now holds
+
+They steer nothing: tracing here is the business of the process that runs the server.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from server.errors import InvalidRequest, NotServed
+from server.pb import inference_pb2 as pb
+
+INT32_MAX = 2**31 - 1
+UINT32_MAX = 2**32 - 1
+
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    "trace_level": ("OFF",),
+    "trace_rate": ("1000",),
+    "trace_count": ("-1",),
+    "log_frequency": ("0",),
+    "trace_file": ("",),
+    "trace_mode": ("triton",),
+}
+
+
+class TraceSettings:
+    """Global settings, and those of models that differ from them."""
+
+    def __init__(self) -> None:
+        self._global: dict[str, tuple[str, ...]] = {}
+        self._models: dict[str, dict[str, tuple[str, ...]]] = {}
+
+    def update(self, model: str, settings: Mapping[str, Sequence[str]]) -> None:
+        """Set some; none of them if one is wrong. An empty value goes back to what lies below.
+
+        Args:
+            model: known to exist; empty for the global settings.
+            settings: values by key.
+
+        Raises:
+            InvalidRequest: a key or value is none.
+            NotServed: the trace file is to be set, which a caller must not choose.
+        """
+        checked = {key: _checked(key, values) for key, values in settings.items()}
+        if not checked:
+            return
+        target = self._models.setdefault(model, {}) if model else self._global
+        for key, values in checked.items():
+            if values:
+                target[key] = values
+            else:
+                target.pop(key, None)
+
+    def message(self, model: str) -> pb.TraceSettingResponse:
+        """Return all that holds for a model, or globally."""
+        held = DEFAULTS | self._global | self._models.get(model, {})
+        response = pb.TraceSettingResponse()
+        for key, values in held.items():
+            response.settings[key].value.extend(values)
+        return response
+
+
+def _checked(key: str, values: Sequence[str]) -> tuple[str, ...]:
+    if key == "trace_file":
+        raise NotServed("trace file location can not be updated through network protocol")
+    if key not in _CHECKS:
+        raise InvalidRequest(f"unknown trace setting '{key}', settable are {sorted(_CHECKS)}")
+    if values:
+        _CHECKS[key](key, values)
+    return tuple(values)
+
+
+def _check_level(key: str, values: Sequence[str]) -> None:
+    if "OFF" in values and len(values) > 1:
+        raise InvalidRequest("Expect only one trace level 'OFF' is specified")
+    for value in values:
+        if value not in ("OFF", "TIMESTAMPS", "TENSORS"):
+            raise InvalidRequest(
+                f"Unable to parse '{key}', got: {value}, expected OFF, TIMESTAMPS or TENSORS"
+            )
+
+
+def _whole_number(least: int, most: int) -> Callable[[str, Sequence[str]], None]:
+    def check(key: str, values: Sequence[str]) -> None:
+        if len(values) != 1:
+            raise InvalidRequest(f"expect only 1 value for '{key}'")
+        (text,) = values
+        if len(text) > 20 or not (text.isascii() and text.removeprefix("-").isdecimal()):
+            raise InvalidRequest(f"Unable to parse '{key}', got: {text[:20]}")
+        if not least <= int(text) <= most:
+            raise InvalidRequest(
+                f"Unable to parse '{key}', value is out of range [ {least}, {most} ], got: {text}"
+            )
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[str, Sequence[str]], None]] = {
+    "trace_level": _check_level,
+    "trace_rate": _whole_number(0, UINT32_MAX),
+    "trace_count": _whole_number(-1, INT32_MAX),
+    "log_frequency": _whole_number(0, UINT32_MAX),
+}

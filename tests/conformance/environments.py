@@ -1,0 +1,80 @@
+"""Virtual environments of client libraries, whose pins clash with ours and with each other."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.processes import ROOT
+
+CLIENTS = Path(__file__).parent / "clients"
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client library, and the script that makes it call everything it can.
+
+    Attributes:
+        name: as the table has it.
+        environment: name of the folder that its environment gets under .venvs.
+        requirement: what pip installs there, separated by blanks.
+        script: its file in tests/conformance/clients.
+    """
+
+    name: str
+    environment: str
+    requirement: str
+    script: str
+
+
+ALL = (
+    Client("tritonclient 2.73.0", "tritonclient-2.73.0", "tritonclient[grpc]==2.73.0", "triton.py"),
+    Client(
+        "tritonclient 2.73.0 aio", "tritonclient-2.73.0", "tritonclient[grpc]==2.73.0",
+        "triton_aio.py",
+    ),
+    Client(
+        "tritonclient 2.41.0", "tritonclient-2.41.0", "tritonclient[grpc]==2.41.0 protobuf<6",
+        "triton.py",
+    ),
+    Client("kserve 0.21.0", "kserve-0.21.0", "kserve==0.21.0", "kserve_client.py"),
+    Client("mlserver 1.7.1", "mlserver-1.7.1", "mlserver==1.7.1", "mlserver_client.py"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what came of one call."""
+
+    call: str
+    result: str
+
+
+def interpreter(environment: str, requirement: str) -> Path:
+    """Return the Python of an environment, made when it is first wanted."""
+    folder = ROOT / ".venvs" / environment
+    ready = folder / "ready"
+    if not ready.is_file():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip"]
+        words = requirement.split()
+        subprocess.run([*pip, "install", "-q", "--only-binary", ":all:", *words], check=True)
+        ready.touch()
+    return folder / "bin" / "python"
+
+
+def run_client(client: Client, arguments: Sequence[str]) -> list[Row]:
+    """Run a client's script; each line that it prints is a row as JSON."""
+    command = [interpreter(client.environment, client.requirement), CLIENTS / client.script]
+    ended = subprocess.run(
+        [*map(str, command), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [Row(**json.loads(line)) for line in ended.stdout.splitlines() if line.startswith("{")]

@@ -1,0 +1,342 @@
+"""Models that come, change and go while others are served; through the registry itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from server.engine import Execution
+from server.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
+from server.images import ImageDecoder
+from server.metrics import Metrics
+from server.pb import inference_pb2 as pb
+from server.queue_budget import QueueBudget
+from server.registry import Registry
+from server.repository import LoadedModel, load_model
+from server.served_model import ServedModel
+from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_config, touch
+
+NAME = "fashion_strided"
+OTHER = "fashion_blur"
+ON_CPU = Execution(provider="cpu", threads=1)
+ALL = "version_policy { all {} }"
+
+
+def make_registry(repository: Path, loads: list[tuple[str, int]] | None = None) -> Registry:
+    """A registry as the server makes it; it notes what it loads."""
+    metrics, images, budget = Metrics(), ImageDecoder(), QueueBudget(1 << 20)
+
+    def load(folder: Path, version: int) -> LoadedModel:
+        if loads is not None:
+            loads.append((folder.name, version))
+        return load_model(folder, ON_CPU, version)
+
+    def serve(loaded: LoadedModel) -> ServedModel:
+        series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
+        return ServedModel(loaded, series, images, budget)
+
+    return Registry(repository, load, serve, metrics)
+
+
+def during(
+    repository: Path,
+    script: Callable[[Registry], Awaitable[None]],
+    loads: list[tuple[str, int]] | None = None,
+) -> None:
+    """Run a script against a registry that has loaded everything, and close it."""
+
+    async def run() -> None:
+        registry = make_registry(repository, loads)
+        await registry.load_all()
+        try:
+            await script(registry)
+        finally:
+            await registry.close()
+
+    asyncio.run(run())
+
+
+def versions(registry: Registry, name: str = NAME) -> list[int]:
+    return [serving.model.manifest.version for serving in registry.served(name)]
+
+
+async def states(registry: Registry) -> dict[tuple[str, str], str]:
+    return {(entry.name, entry.version): entry.state for entry in await registry.index()}
+
+
+def a_request() -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=NAME, raw_input_contents=[bytes(4 * 48 * 48)])
+    request.inputs.add(name="image", datatype="FP32", shape=(1, 1, 48, 48))
+    return request
+
+
+async def answer(registry: Registry, version: int | None = None) -> pb.ModelInferResponse:
+    with registry.find(NAME, version).used() as model:
+        return pb.ModelInferResponse.FromString(await model.infer(a_request(), 0.0, None))
+
+
+@pytest.fixture
+def folder(repository: Path, tmp_path: Path) -> Path:
+    """The folder of one model, in a repository of its own."""
+    return copy_model(repository, tmp_path, NAME)
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", [3]),
+        ("version_policy { latest { num_versions: 1 } }", [3]),
+        ("version_policy { latest { num_versions: 2 } }", [2, 3]),
+        ("version_policy { latest { num_versions: 9 } }", [1, 2, 3]),
+        (ALL, [1, 2, 3]),
+        ("version_policy { specific { versions: [1, 3] } }", [1, 3]),
+    ],
+)
+def test_the_version_policy_says_which_versions_are_served(
+    folder: Path, policy: str, served: list[int]
+) -> None:
+    add_version(folder, 2)
+    add_version(folder, 3)
+    set_config(folder, policy)
+
+    async def script(registry: Registry) -> None:
+        assert versions(registry) == served
+        assert (await answer(registry)).model_version == str(served[-1])
+        assert (await answer(registry, served[0])).model_version == str(served[0])
+
+    during(folder.parent, script)
+
+
+def test_a_specific_version_that_is_not_there_is_named(folder: Path) -> None:
+    set_config(folder, "version_policy { specific { versions: [1, 7] } }")
+
+    async def script(registry: Registry) -> None:
+        with pytest.raises(ModelNotFound, match="has no available versions"):
+            registry.find(NAME, None)
+        (entry,) = await registry.index()
+        assert entry.state == "UNAVAILABLE"
+        assert "no complete version [7]" in entry.reason
+
+    during(folder.parent, script)
+
+
+def test_loading_what_has_not_changed_loads_nothing(folder: Path) -> None:
+    loads: list[tuple[str, int]] = []
+
+    async def script(registry: Registry) -> None:
+        before = registry.find(NAME, None)
+        await registry.load(NAME)
+        await registry.poll()
+        assert registry.find(NAME, None) is before
+
+    during(folder.parent, script, loads)
+    assert loads == [(NAME, 1)]
+
+
+def test_a_changed_configuration_is_served_after_a_load(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        before = registry.find(NAME, None)
+        path = folder / "config.pbtxt"
+        path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 7"))
+        await registry.load(NAME)
+        after = registry.find(NAME, None)
+        assert after is not before
+        assert after.config.max_batch_size == 7
+        with pytest.raises(Stopping):
+            await before.model.infer(a_request(), 0.0, None)
+        await answer(registry)
+
+    during(folder.parent, script)
+
+
+def test_a_new_version_takes_over_and_the_old_one_is_unloaded(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        add_version(folder, 2)
+        await registry.load(NAME)
+        assert versions(registry) == [2]
+        with pytest.raises(ModelNotReady, match="version 1 is not at ready state"):
+            registry.find(NAME, 1)
+        assert (await states(registry))[NAME, "1"] == "UNAVAILABLE"
+
+    during(folder.parent, script)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "manifest.json", "labels.txt"])
+def test_a_new_version_that_is_damaged_leaves_the_old_one_served(folder: Path, file: str) -> None:
+    async def script(registry: Registry) -> None:
+        path = add_version(folder, 2) / file
+        sound = path.read_bytes()
+        path.write_bytes(sound[: len(sound) // 2])
+        with pytest.raises(LoadFailed, match="version 1 is served on"):
+            await registry.load(NAME)
+        assert versions(registry) == [1]
+        assert (await answer(registry)).model_version == "1"
+        path.write_bytes(sound)
+        await registry.load(NAME)
+        assert versions(registry) == [2]
+
+    during(folder.parent, script)
+
+
+def test_a_version_without_its_manifest_is_never_loaded(folder: Path) -> None:
+    loads: list[tuple[str, int]] = []
+
+    async def script(registry: Registry) -> None:
+        manifest = add_version(folder, 2) / "manifest.json"
+        text = manifest.read_text()
+        manifest.unlink()
+        await registry.load(NAME)
+        await registry.poll()
+        assert versions(registry) == [1]
+        manifest.write_text(text)
+        await registry.poll()
+        assert versions(registry) == [2]
+
+    during(folder.parent, script, loads)
+    assert loads == [(NAME, 1), (NAME, 2)]
+
+
+def test_one_bad_model_stops_neither_the_start_nor_a_poll(repository: Path, folder: Path) -> None:
+    other = copy_model(repository, folder.parent, OTHER)
+    sound = damage(folder / "1" / "model.onnx")
+
+    async def script(registry: Registry) -> None:
+        assert registry.names == [OTHER]
+        assert registry.ready
+        add_version(other, 2)
+        await registry.poll()
+        assert versions(registry, OTHER) == [2]
+        (folder / "1" / "model.onnx").write_bytes(sound)
+        await registry.poll()
+        assert registry.names == [OTHER, NAME]
+
+    during(folder.parent, script)
+
+
+def test_a_bad_model_is_tried_again_only_when_its_files_change(folder: Path) -> None:
+    loads: list[tuple[str, int]] = []
+    damage(folder / "1" / "model.onnx")
+
+    async def script(registry: Registry) -> None:
+        await registry.poll()
+        await registry.poll()
+        assert loads == [(NAME, 1)]
+        touch(folder / "1" / "model.onnx")
+        await registry.poll()
+        assert loads == [(NAME, 1)] * 2
+
+    during(folder.parent, script, loads)
+
+
+def test_polling_finds_new_models_and_unloads_those_that_are_gone(
+    repository: Path, folder: Path
+) -> None:
+    async def script(registry: Registry) -> None:
+        other = copy_model(repository, folder.parent, OTHER)
+        await registry.poll()
+        assert registry.names == [OTHER, NAME]
+        other.rename(folder.parent / ".gone")
+        await registry.poll()
+        assert registry.names == [NAME]
+        with pytest.raises(ModelNotFound, match=f"'{OTHER}' is not found"):
+            registry.find(OTHER, None)
+
+    during(folder.parent, script)
+
+
+def test_unloading_waits_for_the_requests_in_flight(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        with registry.find(NAME, None).used() as model:
+            unloading = asyncio.create_task(registry.unload(NAME))
+            while (await states(registry))[NAME, "1"] != "UNLOADING":
+                await registry.wait_for_change(1)
+            with pytest.raises(ModelNotFound, match="has no available versions"):
+                registry.find(NAME, None)
+            assert not unloading.done()
+            assert await model.infer(a_request(), 0.0, None)
+        await unloading
+        assert (await states(registry))[NAME, "1"] == "UNAVAILABLE"
+        await registry.load(NAME)
+        await answer(registry)
+
+    during(folder.parent, script)
+
+
+def test_a_caller_who_leaves_does_not_stop_a_load(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        add_version(folder, 2)
+        loading = asyncio.create_task(registry.load(NAME))
+        while (await states(registry)).get((NAME, "2")) != "LOADING":
+            await registry.wait_for_change(1)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        while versions(registry) != [2]:
+            await registry.wait_for_change(1)
+
+    during(folder.parent, script)
+
+
+def test_loads_of_one_model_at_the_same_time_load_it_once(folder: Path) -> None:
+    loads: list[tuple[str, int]] = []
+
+    async def script(registry: Registry) -> None:
+        add_version(folder, 2)
+        await asyncio.gather(*(registry.load(NAME) for _ in range(5)))
+
+    during(folder.parent, script, loads)
+    assert loads == [(NAME, 1), (NAME, 2)]
+
+
+def test_the_index_lists_what_was_never_loaded_too(repository: Path, folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        copy_model(repository, folder.parent, OTHER)
+        assert await states(registry) == {(OTHER, ""): "", (NAME, "1"): "READY"}
+        ready = await registry.index(ready_only=True)
+        assert [(entry.name, entry.version) for entry in ready] == [(NAME, "1")]
+
+    during(folder.parent, script)
+
+
+def test_a_failed_load_tells_the_reason_without_a_path(folder: Path) -> None:
+    def wrong(content: dict[str, object]) -> None:
+        content["name"] = "impostor"
+
+    edit_manifest(folder, wrong)
+
+    async def script(registry: Registry) -> None:
+        with pytest.raises(LoadFailed) as failure:
+            await registry.load(NAME)
+        told = [str(failure.value), *(entry.reason for entry in await registry.index())]
+        for text in told:
+            assert "'impostor'" in text
+            assert str(folder.parent) not in text
+            assert f"{NAME}/1/manifest.json" in text
+
+    during(folder.parent, script)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", ".", "..", "...", " ..", ".. ", "/", "../x", "fashion_strided/", "fashion_strided/1",
+        "./fashion_strided", "fashion_strided\0", "FASHION_STRIDED", " fashion_strided",
+        "..my_model", "model..1", "ﬀashion_strided", ".fashion_strided.2",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_no_folder_of_the_repository_is_never_looked_for(
+    folder: Path, name: str
+) -> None:
+    loads: list[tuple[str, int]] = []
+
+    async def script(registry: Registry) -> None:
+        with pytest.raises(LoadFailed, match="failed to poll from model repository"):
+            await registry.load(name)
+        with pytest.raises(ModelNotFound, match="is not found"):
+            await registry.unload(name)
+        with pytest.raises(ModelNotFound, match="is not found"):
+            registry.find(name, None)
+
+    during(folder.parent, script, loads)
+    assert loads == [(NAME, 1)]
