@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since onnxruntime 1.29
 import onnxruntime as ort
 
+from server.bound_runs import BoundRuns
 from server.cores import available_cores
 from server.errors import ArtifactError, InferenceFailed, StartError
 from server.session_settings import SessionSettings
@@ -183,6 +184,8 @@ class Engine:
         self._max_batch_size = max_batch_size
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
+        graphs = on_cuda and settings.cuda.get("enable_cuda_graph") == "1"
+        self._bound = BoundRuns(self._session, "cuda", settings.device_id) if graphs else None
         self._probe: Array | None = None
 
     def padding(self, size: int) -> int:
@@ -197,7 +200,10 @@ class Engine:
         """
         padded = pad_batch(batch, self.padding(len(batch)))
         try:
-            outputs = self._session.run(self._outputs, {self._input.name: padded})
+            if self._bound is not None:
+                outputs = self._bound.run(padded)
+            else:
+                outputs = self._session.run(self._outputs, {self._input.name: padded})
         except Exception as error:
             raise InferenceFailed("the model failed on this batch") from error
         return {

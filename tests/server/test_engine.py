@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 from models.samples import fashion_samples
+from server.bound_runs import BoundRuns
 from server.engine import (
     CPU,
     CUDA,
@@ -121,6 +123,32 @@ def test_a_session_is_opened_as_planned(graph: bytes) -> None:
     assert options.intra_op_num_threads == 1
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not options.enable_cpu_mem_arena
+
+
+def test_runs_at_fixed_addresses_give_the_same_answers_and_leave_earlier_ones_alone(
+    graph: bytes,
+) -> None:
+    session = open_session(graph, plan(Execution("cpu", threads=1)), [CPU])
+    runs = BoundRuns(session, "cpu", 0)
+    pictures = fashion_samples().images[:4].numpy()
+    expected = [session.run(None, {"image": pictures[a:b]})[0] for a, b in ((0, 2), (2, 4), (0, 3))]
+    found = [runs.run(pictures[a:b])[0] for a, b in ((0, 2), (2, 4), (0, 3))]
+    assert [part.tobytes() for part in found] == [part.tobytes() for part in expected]
+
+
+def test_runs_at_fixed_addresses_need_fixed_sizes() -> None:
+    grows = helper.make_graph(
+        [helper.make_node("Relu", ["image"], ["logits"])],
+        "grows",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, "height", 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, "height", 8])],
+    )
+    model = helper.make_model(
+        grows, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    ).SerializeToString()
+    session = open_session(model, plan(Execution("cpu")), [CPU])
+    with pytest.raises(ArtifactError, match="needs tensors of fixed size, 'image' is"):
+        BoundRuns(session, "cpu", 0)
 
 
 def test_the_cpu_and_required_cuda_contradict_each_other() -> None:
