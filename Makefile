@@ -8,8 +8,8 @@ INSTALLED := $(VENV)/installed-$(RUNTIME)
 REPOSITORY := model_repository
 BUILT := $(REPOSITORY)/.built
 DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
-SOURCES := $(wildcard models/*.py models/data/* models/weights/* companion/*.py export/*.py \
-  server/engine.py server/manifest.py server/model_config.py server/repository.py)
+SOURCES := $(shell find models companion export -name '*.py' -o -path '*/templates/*') \
+  $(wildcard models/data/* models/weights/*) server/engine.py server/manifest.py server/model_config.py
 
 .PHONY: help serve test check lint types models install proto lock clean
 

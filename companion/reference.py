@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ def load_reference(folder: Path, manifest: Manifest, modules: Collection[str] = 
             f"{manifest.name!r} is made by {architecture.name!r}; "
             f"allow that module to run with --allow-module {module}"
         )
-    weights = load(manifest.read_file(folder, f"{manifest.version}/{REFERENCE_FILE}"))
+    weights = _read_tensors(folder, manifest, REFERENCE_FILE)
     try:
         build = create_from_module if own else create
         network = build(architecture.name, **architecture.options)
@@ -78,5 +79,14 @@ def load_reference(folder: Path, manifest: Manifest, modules: Collection[str] = 
 
 def load_samples(folder: Path, manifest: Manifest) -> Samples:
     """Read the pictures of an artifact. Raises ArtifactError if they are damaged."""
-    tensors = load(manifest.read_file(folder, f"{manifest.version}/{SAMPLES_FILE}"))
+    tensors = _read_tensors(folder, manifest, SAMPLES_FILE)
     return Samples(tensors["images"], tensors["labels"])
+
+
+def _read_tensors(folder: Path, manifest: Manifest, file: str) -> dict[str, Tensor]:
+    """Read a file of tensors, which holds no code. Raises ArtifactError if it is damaged."""
+    content = manifest.read_file(folder, f"{manifest.version}/{file}")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ArtifactError(f"{file} of {manifest.name!r} is damaged: {error}") from error

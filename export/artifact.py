@@ -102,6 +102,7 @@ def publish(
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
+    repository.mkdir(parents=True, exist_ok=True)
     target = repository / name
     versions = complete_versions(target) if target.is_dir() else []
     shared = {path: files[path] for path in (artifact.CONFIG_FILE, artifact.LABELS_FILE)}

@@ -1,13 +1,13 @@
-"""Network -> ONNX graph: exported, checked, and stripped of all that is not the model.
+"""Network -> ONNX graph: exported, stripped of all that is not the model, and checked.
 
-torch.onnx.export -> resize without shape arithmetic -> strip -> check -> facts -> bytes
+torch.onnx.export -> resize without shape arithmetic -> strip -> lint -> bytes
 """
 
 import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from export import lint
+from export.drift import Trace, trace_of
 from export.outcome import ExportError
 from models.spec import INPUT, Output, Size
 
@@ -23,6 +25,8 @@ OPSET = 18
 """The newest at which Pad, MaxPool, ReduceMean, Conv, Gemm and Reshape match their CUDA kernels."""
 
 MAX_BATCH = 1024
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that fit into one protobuf message beside the graph."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,12 @@ class Exported:
 
     Attributes:
         graph: the ONNX file.
-        program: what torch.onnx.export returned, with the names of modules on its nodes.
+        trace: of the network, with the names of modules.
         debug: the same graph before it was stripped: names of modules, source lines, paths.
     """
 
     graph: bytes
-    program: torch.onnx.ONNXProgram
+    trace: Trace
     debug: bytes
 
 
@@ -45,7 +49,6 @@ def export_graph(
     example: Tensor,
     outputs: Sequence[Output] = ("logits",),
     spans: Mapping[int, Size] | None = None,
-    facts: Mapping[str, str] | None = None,
 ) -> Exported:
     """Export a frozen network with a dynamic batch. Same network, same bytes.
 
@@ -54,27 +57,60 @@ def export_graph(
         example: two or more inputs; its batch size is not burnt in.
         outputs: names of what it returns.
         spans: other axes that are dynamic, with their least and greatest size.
-        facts: of the model, for the file's metadata_props.
 
     Returns:
         The ONNX file: input `image`, outputs as asked, opset 18, weights inside.
 
     Raises:
-        ExportError: the exporter fails; opset, names or shapes are not those asked for; or the
-            checker objects.
+        ExportError: the exporter fails, the network pools to a fixed size though its input has
+            none, its weights do not fit into one file, or the file breaks a rule of
+            export/lint.py.
     """
+    weights = sum(value.nbytes for value in network.state_dict().values())
+    if weights > LARGEST:
+        raise ExportError(
+            f"the weights take {weights / 1e9:.2f} GB, one ONNX file holds {LARGEST / 1e9:.2f}; "
+            "weights beside the file are not written, since they are not served"
+        )
+    pools = lint.fixed_pools(network, example) if spans else []
+    if pools:
+        raise ExportError("; ".join(pools))
     axes: dict[int, torch.export.Dim] = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
     for axis, (least, most) in (spans or {}).items():
         axes[axis] = torch.export.Dim(f"axis{axis}", min=least, max=most)
     program = _run_exporter(network, example, outputs, axes)
+    trace = trace_of(program)
     model = program.model_proto
     debug = model.SerializeToString(deterministic=True)
     resize_by_axes(model)
     strip_metadata(model)
-    check_graph(model, example, outputs, tuple(axes))
-    for key, value in sorted((facts or {}).items()):
-        model.metadata_props.add(key=key, value=value)
-    return Exported(model.SerializeToString(deterministic=True), program, debug)
+    problems = lint.lint(model, _promise(network, example, outputs, axes))
+    if problems:
+        raise ExportError("; ".join(problems))
+    return Exported(model.SerializeToString(deterministic=True), trace, debug)
+
+
+def add_facts(graph: bytes, facts: Mapping[str, str]) -> bytes:
+    """Write facts about the model into the metadata_props of a file."""
+    model = onnx.load_from_string(graph)
+    onnx.helper.set_model_props(model, dict(sorted(facts.items())))
+    return model.SerializeToString(deterministic=True)
+
+
+def _promise(
+    network: nn.Module, example: Tensor, outputs: Sequence[Output], axes: Collection[int]
+) -> lint.Promise:
+    """Say what the file is to be: what the network takes and gives, batch and axes open."""
+    with torch.inference_mode():
+        found = network(example)
+    tensors = found if isinstance(found, tuple) else (found,)
+    picture = tuple(
+        None if axis in axes else size for axis, size in enumerate(example.shape) if axis
+    )
+    shapes = {
+        str(name): tuple(tensor.shape[1:]) for name, tensor in zip(outputs, tensors, strict=True)
+    }
+    return lint.Promise(OPSET, {INPUT: picture}, shapes)
 
 
 def _run_exporter(
@@ -139,33 +175,6 @@ def strip_metadata(model: onnx.ModelProto) -> None:
         part.doc_string = ""
         del part.metadata_props[:]
     del graph.value_info[:]  # shapes that onnxruntime infers again
-
-
-def check_graph(
-    model: onnx.ModelProto,
-    example: Tensor,
-    outputs: Sequence[Output] = ("logits",),
-    dynamic: Sequence[int] = (0,),
-) -> None:
-    """Raise ExportError unless the graph is valid and has the tensors that were asked for."""
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if opsets.get("") != OPSET:
-        raise ExportError(f"asked for opset {OPSET}, got {opsets}")
-    found = {
-        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-        for value in (*model.graph.input, *model.graph.output)
-    }
-    if list(found) != [INPUT, *outputs]:
-        raise ExportError(f"asked for tensors {[INPUT, *outputs]}, got {list(found)}")
-    expected = [0 if axis in dynamic else size for axis, size in enumerate(example.shape)]
-    if found[INPUT] != expected or any(found[name][0] != 0 for name in outputs):
-        raise ExportError(
-            f"asked for a picture {expected} with a dynamic batch (0 is dynamic), got {found}"
-        )
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"onnx.checker: {error}") from error
 
 
 @contextlib.contextmanager

@@ -20,9 +20,12 @@ CODE = (
     "models/data/**/*",
     "companion/**/*.py",
     "export/**/*",
-    "server/*.py",
-    "server/pb/*.py",
+    "server/engine.py",
+    "server/manifest.py",
+    "server/model_config.py",
 )
+"""What decides the content of an artifact; the rest of the server only reads it."""
+
 BUILT_WITH = (
     "nyquist",
     "torch",

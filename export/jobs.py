@@ -12,11 +12,11 @@ from threading import Thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from export.outcome import Built, ExportError
+from export.failures import reasons
+from export.outcome import Built
 from models.spec import ModelSpec
-from server.errors import NyquistError
 
-STATIONS = ("weights", "export", "measure", "publish")
+STATIONS = ("weights", "export", "judge", "publish", "report")
 Stations = Queue[tuple[str, str]]
 
 
@@ -48,7 +48,9 @@ def build_in_worker(task: Task, stations: Stations) -> Built:
     def tell(station: str) -> None:
         stations.put((task.spec.name, station))
 
-    return build_model(task.spec, task.repository, tell, keep=task.keep, debug=task.debug)
+    return build_model(
+        task.spec, task.repository, tell, keep=task.keep, debug=task.debug, report=True
+    )
 
 
 def build_all(
@@ -75,12 +77,12 @@ def build_all(
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
     ):
         stations = _follow(manager, progress, names)
-        futures = {pool.submit(build_in_worker, task, stations): task.spec.name for task in tasks}
+        futures = {pool.submit(build_in_worker, task, stations): task for task in tasks}
         try:
             for future in as_completed(futures):
                 _collect(future, futures[future], built, failed)
-                state = "failed" if futures[future] in failed else "done"
-                stations.put((futures[future], state))
+                name = futures[future].spec.name
+                stations.put((name, "failed" if name in failed else "done"))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -115,11 +117,9 @@ def _move_bars(stations: Stations, progress: Progress, bars: dict[str, TaskID]) 
 
 
 def _collect(
-    future: Future[Built], name: str, built: dict[str, Built], failed: dict[str, list[str]]
+    future: Future[Built], task: Task, built: dict[str, Built], failed: dict[str, list[str]]
 ) -> None:
     try:
-        built[name] = future.result()
-    except ExceptionGroup as group:
-        failed[name] = [str(error) for error in group.exceptions]
-    except (ExportError, NyquistError, OSError, ValueError, TypeError, RuntimeError) as error:
-        failed[name] = [f"{type(error).__name__}: {error}"]
+        built[task.spec.name] = future.result()
+    except Exception as error:  # noqa: BLE001 # a network's own code may raise anything
+        failed[task.spec.name] = reasons(error, task.repository)

@@ -129,7 +129,7 @@ class _PoolWatch(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Iterable[type],
+        _types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 # whatever the function gives
@@ -242,23 +242,13 @@ def _unused(model: onnx.ModelProto, _: Promise) -> Iterator[str]:
         name = pending.pop()
         if name not in needed:
             needed.add(name)
-            pending += _read(makers[name]) if name in makers else ()
+            pending += makers[name].input if name in makers else ()
     for node in graph.node:
         if not needed.intersection(node.output):
             yield f"{node.op_type} {node.output[0]!r} reaches no output: optimise the export"
     for tensor in graph.initializer:
         if tensor.name not in needed:
             yield f"the weight {tensor.name!r} is not used: optimise the export"
-
-
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield what a node and the graphs within it read."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _read(inner)
-            yield from (output.name for output in graph.output)
 
 
 def _metadata(model: onnx.ModelProto, _: Promise) -> Iterator[str]:

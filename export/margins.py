@@ -19,11 +19,12 @@ from models.polyphase import (
     select_component,
 )
 
-ROUNDING = 1e-6
+ROUNDING = 2e-6
 """Relative margin below which onnxruntime may select otherwise.
 
-A map of relative l2 error e moves each norm by at most e, and the margin by 2e. Seen between
-PyTorch and onnxruntime: e up to 3e-7 in front of the polyphase layers of fashion_polyphase.
+A map of relative l2 error e moves each norm by a share of at most e, and the margin by 2e. Seen
+between PyTorch and onnxruntime: e up to 8.4e-7, in front of the last polyphase layer of
+fashion_polyphase, over 63 photographs.
 """
 
 BATCH = 64

@@ -1,8 +1,9 @@
 """Build one model.
 
-spec -> network -> weights -> export -> measure -> judge -> publish
+spec -> network with weights -> export -> precision -> judge -> publish
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +13,21 @@ from safetensors.torch import save
 from torch import nn
 
 from export.artifact import DEFAULT_KEEP, model_config, publish
-from export.graph import OPSET, Exported, export_graph
+from export.derive import Derived, derive
+from export.graph import OPSET, Exported, add_facts, export_graph
 from export.inputs import inputs_sha256, package_versions, weights_sha256
-from export.judge import measure, misses
+from export.judge import Subject, open_graph
 from export.outcome import Built, GateMissed
-from models.network import load_network
+from export.recipe_flags import command_of
+from export.report.measurement import collect
+from export.report.record import ModelReport
+from models.network import class_count, load_network
 from models.outputs import OutputsNetwork
-from models.preprocessing import PreprocessedNetwork
-from models.samples import Samples, read_samples
+from models.samples import read_samples
 from models.spec import INPUT, ModelSpec, Output
 from server import manifest as artifact
 from server.manifest import (
     Architecture,
-    Figures,
     Manifest,
     Origin,
     Preprocessing,
@@ -42,6 +45,7 @@ def build_model(
     *,
     keep: int = DEFAULT_KEEP,
     debug: bool = False,
+    report: bool = False,
 ) -> Built:
     """Build one model and put it into the repository.
 
@@ -51,6 +55,7 @@ def build_model(
         on_station: told the name of each station when it begins.
         keep: most versions that stay.
         debug: also write the graph with the names of modules and source lines.
+        report: also measure what the model's page shows.
 
     Raises:
         ExceptionGroup: of GateMissed, one for each limit that is missed.
@@ -61,36 +66,52 @@ def build_model(
     start = perf_counter()
     on_station("weights")
     network = load_network(spec)
-    samples = read_samples(spec, spec.samples)
-    served_network = PreprocessedNetwork(network, spec.preprocessing).eval()
+    subject = Subject(spec, network, read_samples(spec, spec.samples))
     on_station("export")
-    exported = export_spec(spec, served_network, samples)
-    on_station("measure")
-    figures = measure(spec, network, exported.graph, samples)
-    if missed := misses(figures, spec.limits):
-        raise ExceptionGroup(f"{spec.name} is not published", [GateMissed(one) for one in missed])
+    exported = export_spec(subject)
+    on_station("judge")
+    derived = derive(subject, exported)
+    if derived.judgement.misses:
+        reasons = [GateMissed(one) for one in derived.judgement.misses]
+        raise ExceptionGroup(f"{spec.name} is not published", reasons)
     on_station("publish")
-    files = version_files(spec, network, exported, samples, debug=debug)
+    graph = add_facts(derived.graph, graph_facts(spec))
+    files = version_files(subject, graph, exported.debug if debug else None)
     manifest = publish(
         repository,
         spec.name,
         files,
-        lambda version, digests: describe(spec, network, figures, version, digests),
+        lambda version, digests: describe(subject, derived, version, digests),
         keep,
     )
-    return Built(manifest, len(exported.graph), perf_counter() - start)
+    if report:
+        on_station("report")
+        measure_page(subject, graph).write(repository)
+    return Built(manifest, len(graph), perf_counter() - start)
 
 
-def export_spec(spec: ModelSpec, served_network: nn.Module, samples: Samples) -> Exported:
-    """Export the network of a spec with its outputs, its dynamic axes and the facts of it."""
-    example = samples.images[:2]
+def measure_page(subject: Subject, graph: bytes) -> ModelReport:
+    """Measure what the page of a model shows."""
+    return collect(
+        subject.spec,
+        subject.network,
+        subject.preprocessed,
+        open_graph(graph, subject.spec.max_batch_size),
+        subject.samples,
+        hashlib.sha256(graph).hexdigest(),
+    )
+
+
+def export_spec(subject: Subject) -> Exported:
+    """Export the network of a spec with its outputs and its dynamic axes."""
+    spec = subject.spec
     spans = {}
     if spec.sizes:
         rows, columns = zip(*spec.served_sizes, strict=True)
         down, across = spec.preprocessing.shift_axes
         spans = {down: (min(rows), max(rows)), across: (min(columns), max(columns))}
-    network = OutputsNetwork(served_network, spec.outputs).eval()
-    return export_graph(network, example, spec.outputs, spans, graph_facts(spec))
+    network = OutputsNetwork(subject.preprocessed, spec.outputs).eval()
+    return export_graph(network, subject.samples.images[:2], spec.outputs, spans)
 
 
 def graph_facts(spec: ModelSpec) -> dict[str, str]:
@@ -107,37 +128,34 @@ def graph_facts(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def version_files(
-    spec: ModelSpec, network: nn.Module, exported: Exported, samples: Samples, *, debug: bool
-) -> dict[str, bytes]:
+def version_files(subject: Subject, graph: bytes, debug: bytes | None) -> dict[str, bytes]:
     """Return every file of a version but its manifest, by name."""
+    spec, network = subject.spec, subject.network
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    kept = samples.spread(KEPT_SAMPLES)
+    kept = subject.samples.spread(KEPT_SAMPLES)
     files = {
         artifact.CONFIG_FILE: model_config(spec, output_tensors(spec, network)).encode(),
         artifact.LABELS_FILE: "".join(f"{label}\n" for label in spec.labels).encode(),
-        artifact.MODEL_FILE: exported.graph,
+        artifact.MODEL_FILE: graph,
         artifact.REFERENCE_FILE: save(weights),
         artifact.SAMPLES_FILE: save({"images": kept.images, "labels": kept.labels}),
     }
-    return files | ({artifact.DEBUG_FILE: exported.debug} if debug else {})
+    return files if debug is None else files | {artifact.DEBUG_FILE: debug}
 
 
 def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[Tensor, ...]:
-    """Describe the outputs of a graph; their sizes are those of the network's last linear layer."""
+    """Describe the outputs of a graph; features are what enters the network's last linear layer."""
+    classes = class_count(spec, network)
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    sizes: dict[Output, int] = {
-        "logits": heads[-1].out_features,
-        "probabilities": heads[-1].out_features,
-        "features": heads[-1].in_features,
-    }
+    sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
+    if heads:
+        sizes["features"] = heads[-1].in_features
     return tuple(Tensor(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs)
 
 
-def describe(
-    spec: ModelSpec, network: nn.Module, figures: Figures, version: int, digests: dict[str, str]
-) -> Manifest:
+def describe(subject: Subject, derived: Derived, version: int, digests: dict[str, str]) -> Manifest:
     """Return the manifest of a version."""
+    spec = subject.spec
     sizes = spec.served_sizes
     rows, columns = zip(*sizes, strict=True)
     bounds = {
@@ -153,15 +171,16 @@ def describe(
             shape=spec.shape,
             **(bounds if spec.sizes else {}),
         ),
-        outputs=output_tensors(spec, network),
+        outputs=output_tensors(spec, subject.network),
         preprocessing=describe_preprocessing(spec),
         opset=OPSET,
         precision=spec.precision,
+        recipe=derived.recipe,
         architecture=Architecture(name=spec.architecture, options=dict(spec.options)),
         tolerances=Tolerances(**vars(spec.limits)),
-        figures=figures,
+        figures=derived.judgement.figures,
         origin=Origin(
-            command=(),
+            command=command_of(spec),
             inputs_sha256=inputs_sha256(spec),
             weights_sha256=weights_sha256(spec),
             built_with=package_versions(),

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from server.manifest import Manifest
 
 
-class ExportError(Exception):
+class BuildError(Exception):
+    """A model cannot be published; the previous artifact stays."""
+
+
+class ExportError(BuildError):
     """The exporter failed, or returned something other than it was asked for."""
 
 
-class GateMissed(Exception):
-    """A figure of a model misses its limit; the previous artifact stays."""
+class PrecisionError(BuildError):
+    """A graph cannot be had in this precision; the message says why."""
+
+
+class GateMissed(BuildError):
+    """A figure of a model misses its limit."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ SAMPLES, NOISE = 6, 3
 SERVED_BATCHES = (1, 2, 3)
 """And the maximum."""
 OTHER_BATCHES = (1, 3)
+SHORT_ROW = 8
+"""Pictures that batch 2 and 3 are cut from: two of each kind, where one picture costs much."""
 THREADS = (1, 2)
 REFERENCE_BATCH = 4
 SEED = 20_260_202
@@ -148,10 +150,11 @@ def sweep(
     """Compare a graph with its reference on the CPU, in every cell.
 
     There are 16 pictures of each size: 6 samples, 3 of noise, 3 constant and 4 extreme ones, see
-    `picture_kinds`. An optimised session, as is served, runs all of them alone, and again at batch
-    2, 3 and the maximum, kinds mixed, repeating some to fill the last batch. Without optimisation,
-    and at other sizes, which run on one thread, it is batch 1 and 3. That makes 200 pictures at
-    maximum batch 16, 34 more for each way at another size, and 16 a size in PyTorch.
+    `picture_kinds`. An optimised session, as is served, runs all of them alone and at the maximum
+    batch, and two of each kind at batch 2 and 3; batches mix the kinds, and repeat some pictures to
+    fill the last. Without optimisation, and at other sizes, which run on one thread, it is batch 1
+    and 3. At maximum batch 16 that makes 148 pictures, 25 more for each of both ways at another
+    size, and 16 a size in PyTorch.
 
     Args:
         reference: the truth, evaluated once for each picture.
@@ -218,27 +221,22 @@ def picture_kinds(pictures: Pictures, axes: tuple[int, int]) -> dict[Kind, Pictu
     generator = np.random.default_rng(SEED)
     chosen = np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int)
     shape = pictures.shape[1:]
-    whole = pictures.dtype.kind == "u"
-    low = 0.0 if whole else min(0.0, float(pictures.min()))
-    high = 255.0 if whole else max(1.0, float(pictures.max()))
-    beyond = 0.0 if whole else high - low
+    low, high = _range(pictures)
     noise = low + (high - low) * generator.random((NOISE, *shape))
     levels = np.array([low, high, (low + high) / 2]).reshape(-1, *[1] * len(shape))
-    rows, columns = (np.arange(pictures.shape[axis]) for axis in axes)
-    spatial = (len(rows), len(columns))
-    board = (np.add.outer(rows, columns) % 2).astype(np.float64)
-    pixel = np.zeros(spatial)
-    pixel[spatial[0] // 2, spatial[1] // 2] = 1
-    channels_last = [axis - 1 for axis in axes] == [0, 1]
-    maps = [each[..., None] if channels_last else each[None] for each in (board, pixel)]
+    beyond = 0.0 if pictures.dtype.kind == "u" else high - low
     coins = generator.random((2, *shape)) < 0.5
-    extreme = [low + (high - low) * np.broadcast_to(each, shape) for each in maps]
-    extreme += [np.where(coins[0], low, high), np.where(coins[1], low - beyond, high + beyond)]
     kinds: dict[Kind, Pictures] = {
         "samples": pictures[chosen],
         "noise": noise,
         "constant": np.broadcast_to(levels, (len(levels), *shape)),
-        "extreme": np.stack(extreme),
+        "extreme": np.stack(
+            [
+                *(low + (high - low) * _board_and_pixel(shape, axes)),
+                np.where(coins[0], low, high),
+                np.where(coins[1], low - beyond, high + beyond),
+            ]
+        ),
     }
     return {kind: np.ascontiguousarray(each, pictures.dtype) for kind, each in kinds.items()}
 
@@ -267,6 +265,22 @@ def misses(found: Sweep, limits: Limits) -> list[str]:
     return sentences
 
 
+def _range(pictures: Pictures) -> tuple[float, float]:
+    if pictures.dtype.kind == "u":
+        return 0.0, 255.0
+    return min(0.0, float(pictures.min())), max(1.0, float(pictures.max()))
+
+
+def _board_and_pixel(shape: tuple[int, ...], axes: tuple[int, int]) -> NDArray[np.float64]:
+    """Return a checkerboard and a single pixel, 0 and 1 in all channels. (2, *shape)."""
+    rows, columns = (np.arange(shape[axis - 1]) for axis in axes)
+    maps = np.zeros((2, len(rows), len(columns)))
+    maps[0] = np.add.outer(rows, columns) % 2
+    maps[1, len(rows) // 2, len(columns) // 2] = 1
+    (channels,) = {1, 2, 3} - {*axes}
+    return np.broadcast_to(np.expand_dims(maps, channels), (2, *shape))
+
+
 class _Incomparable(Exception):
     """The graph does not run, or gives other shapes."""
 
@@ -281,7 +295,8 @@ class _Answered:
 
     def __init__(self, reference: NamedPredict, kinds: Mapping[Kind, Pictures]) -> None:
         names = np.repeat(list(kinds), [len(each) for each in kinds.values()])
-        order = np.random.default_rng(SEED).permutation(len(names))
+        turns = np.concatenate([np.arange(len(each)) for each in kinds.values()])
+        order = np.argsort(turns, kind="stable")  # the first of each kind, the second of each, ...
         self.kinds = names[order]
         self.pictures = np.concatenate(list(kinds.values()))[order]
         parts = [
@@ -302,9 +317,10 @@ class _Answered:
         return common
 
     def rounds(self, batch: int) -> list[NDArray[np.intp]]:
-        """Cut the row into batches, the last filled from its beginning."""
+        """Cut the row, or its beginning, into batches, the last filled from the beginning."""
         count = len(self.pictures)
-        return list((np.arange(-(-count // batch) * batch) % count).reshape(-1, batch))
+        among = min(count, SHORT_ROW) if batch in (2, 3) else count
+        return list((np.arange(-(-among // batch) * batch) % count).reshape(-1, batch))
 
 
 def _cells(

@@ -2,12 +2,11 @@
 
 import importlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
-from typing import Literal
 
 from torch import nn
 
+from models.choices import BOTTLENECKS, BottleneckVersion, check_architecture
 from models.compact import CompactClassifier
 from models.convnext import ConvNeXt
 from models.downsampling import Downsampling, DownsamplingKind
@@ -18,7 +17,6 @@ from models.resnet import RESNETS, Bottleneck, BottleneckV1, ResNet
 from models.spec import Option
 from models.stems import Placement
 
-BottleneckVersion = Literal["v1", "v1.5"]
 BOTTLENECKED = tuple(name for name, (block, _) in RESNETS.items() if block is Bottleneck)
 
 
@@ -65,8 +63,8 @@ def resnet(
     Raises:
         ValueError: an argument is none of its choices.
     """
-    if bottleneck not in ("v1", "v1.5"):
-        raise ValueError(f"unknown bottleneck {bottleneck!r}; choose from v1, v1.5")
+    if bottleneck not in BOTTLENECKS:
+        raise ValueError(f"unknown bottleneck {bottleneck!r}; choose from {', '.join(BOTTLENECKS)}")
     block, depths = RESNETS[name]
     if bottleneck == "v1":
         if block is not Bottleneck:
@@ -116,12 +114,7 @@ def create(name: str, **options: Option) -> nn.Module:
         ValueError: the name is unknown, or an option has a value that it may not have.
         TypeError: the architecture has no such option.
     """
-    if name not in ARCHITECTURES:
-        near = get_close_matches(name, ARCHITECTURES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"unknown architecture {name!r}; {hint}choose from {', '.join(ARCHITECTURES)}"
-        )
+    check_architecture(name)
     return ARCHITECTURES[name](**options)
 
 

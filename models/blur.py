@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.choices import MAX_TAPS as MAX_TAPS
 from models.padding import PadMode, check_pad_mode, pad2d
-
-MAX_TAPS = 7
 
 
 def check_taps(taps: int) -> None:

@@ -4,16 +4,14 @@ conv (stride 1, or the whole stride) -> norm -> activation -> pool
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from models.blur import BlurPool2d, check_taps
+from models.choices import DOWNSAMPLING_KINDS as DOWNSAMPLING_KINDS
+from models.choices import DownsamplingKind as DownsamplingKind
 from models.padding import PadMode, check_pad_mode, pad2d
 from models.polyphase import PolyphasePair, PolyphasePool2d
-
-DownsamplingKind = Literal["max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase"]
-DOWNSAMPLING_KINDS: tuple[DownsamplingKind, ...] = get_args(DownsamplingKind)
 
 
 class DenseMaxPool2d(nn.Module):

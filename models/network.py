@@ -20,19 +20,42 @@ def load_network(spec: ModelSpec) -> nn.Module:
     samples: such a network knows nothing, and costs what a trained one does.
 
     Raises:
-        ValueError: the architecture, an option or the checkpoint is not what it should be.
+        ValueError: the architecture, an option or the checkpoint is not what it should be, the
+            network takes or gives something else than its spec says, or labels do not fit it.
         TypeError: the architecture has no such option.
         OSError: the checkpoint cannot be read.
     """
     torch.manual_seed(SEED)
     build = create_from_module if ":" in spec.architecture else create
     network = build(spec.architecture, **spec.options)
+    classes = class_count(spec, network.eval())
+    if spec.labels and len(spec.labels) != classes:
+        raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
     if spec.weights is not None:
         load_checkpoint(network, spec.weights, spec.weights_sha256)
     else:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
     return network.eval()
+
+
+def class_count(spec: ModelSpec, network: nn.Module) -> int:
+    """Return the length of the logits of a network in evaluation mode.
+
+    Raises:
+        ValueError: it does not take the input of its spec, or gives something else than logits.
+    """
+    shape = (2, *spec.input)
+    try:
+        with torch.inference_mode():
+            logits = network(torch.zeros(shape))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the network does not take pictures {shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network must give logits (batch, classes), it gave {found}")
+    return logits.shape[1]
 
 
 def settle_statistics(network: nn.Module, pictures: Tensor) -> None:

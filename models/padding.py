@@ -1,14 +1,13 @@
 """How a feature map continues beyond its border."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PadMode = Literal["reflect", "replicate", "zero", "circular"]
-PAD_MODES: tuple[PadMode, ...] = get_args(PadMode)
+from models.choices import PAD_MODES as PAD_MODES
+from models.choices import PadMode as PadMode
 
 
 def check_pad_mode(pad_mode: str) -> None:

@@ -1,21 +1,25 @@
 """Real pictures, as a served model takes them: what builds and probes are judged on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from models import fashion
+from models.choices import SOURCES, nearest
+from models.pictures import UNLABELLED as UNLABELLED
+from models.pictures import Picture, find_pictures
 from models.spec import ModelSpec
 
-SOURCES = ("fashion", "photographs", "imagenet")
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
 CROP = 224
-UNLABELLED = -1
+MOST_PICTURES = 500
 ESPRESSO, TRIPOD = 967, 872
 PHOTOGRAPH_LABELS = {"coffee": ESPRESSO, "camera": TRIPOD}
 
@@ -48,10 +52,10 @@ def read_samples(spec: ModelSpec, source: str) -> Samples:
         spec: of the model.
         source: fashion (500 photographs of Fashion-MNIST, labelled), photographs (five in colour,
             without labels), imagenet (the same, two of them with their ImageNet classes), or a
-            folder of pictures.
+            folder of pictures (see models.pictures), of which at most 500 are taken, evenly spread.
 
     Raises:
-        ValueError: the source is none of these.
+        ValueError: the source is none of these, or a picture cannot be read.
     """
     if source == "fashion":
         samples = fashion_samples()
@@ -59,8 +63,12 @@ def read_samples(spec: ModelSpec, source: str) -> Samples:
         samples = replace(photograph_samples(), labels=torch.full((5,), UNLABELLED))
     elif source == "imagenet":
         samples = photograph_samples()
+    elif Path(source).is_dir():
+        return folder_samples(spec, find_pictures(Path(source), spec.labels))
     else:
-        raise ValueError(f"unknown samples {source!r}; choose from {', '.join(SOURCES)}")
+        raise ValueError(
+            f"there are no samples {source!r}; {nearest(source, SOURCES)}, or a folder"
+        )
     return Samples(fitted(samples.images, spec), samples.labels)
 
 
@@ -98,6 +106,39 @@ def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
     if spec.datatype == "UINT8":
         return (x * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
     return x.contiguous()
+
+
+def folder_samples(spec: ModelSpec, pictures: Sequence[Picture]) -> Samples:
+    """Return files as the served model takes them: shorter side fitted, centre cut out."""
+    count = min(MOST_PICTURES, len(pictures))
+    places = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+    chosen = [pictures[place] for place in places]
+    images = [read_picture(picture.path, spec.input) for picture in chosen]
+    labels = torch.tensor([picture.label for picture in chosen])
+    return Samples(fitted(torch.from_numpy(np.stack(images)), spec), labels)
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Read a picture upright, as large as it can be cut out of the middle of the file's.
+
+    Args:
+        path: of a file that Pillow reads.
+        shape: channels, height and width that are wanted.
+
+    Returns:
+        uint8 (height, width, channels): 1, grey; 3, RGB; more are the grey one again.
+
+    Raises:
+        ValueError: it is no whole picture.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    resized = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(height, width, -1)
 
 
 def fashion_samples() -> Samples:

@@ -15,18 +15,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from models.choices import PLACEMENTS as PLACEMENTS
+from models.choices import Placement as Placement
 from models.downsampling import PLAIN, AntialiasedMaxPool, DenseMaxPool2d, Downsampling
 from models.norm import LayerNorm2d
 from models.padding import PaddedConv2d, SameConv2d
 
 EFFICIENTNET_EPSILON = 1e-3
-
-Placement = Literal["zhang", "timm"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 
 def check_placement(placement: str) -> None:

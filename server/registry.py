@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import (
+    ArtifactError,
     LoadFailed,
     ModelNotFound,
     ModelNotReady,
@@ -249,7 +250,10 @@ class Registry:
         folders = {folder.name: folder for folder in await self._folders()}
         if name not in folders:
             raise LoadFailed(f"failed to load '{name}', failed to poll from model repository")
-        await self._finish(self._bring_up(folders[name]))
+        try:
+            await self._finish(self._bring_up(folders[name]))
+        except StartError as error:
+            raise self._failed(name, self._public(error)) from error
 
     async def unload(self, name: str) -> None:
         """Take no more requests for a model, answer those in flight, give its memory back.
@@ -273,6 +277,8 @@ class Registry:
                 await self._poll_model(folder)
             except NyquistError as error:
                 logger.error("model %s: %s", folder.name, error)  # noqa: TRY400 - one line is all
+            except Exception:
+                logger.exception("unexpected error in looking at %s", folder.name)
         for name in self._models.keys() - {folder.name for folder in folders}:
             logger.info("model %s is gone from the repository", name)
             await self._take_down(name)
@@ -299,7 +305,10 @@ class Registry:
         await asyncio.shield(task)
 
     async def _folders(self) -> list[Path]:
-        return await asyncio.to_thread(model_folders, self._repository)
+        try:
+            return await asyncio.to_thread(model_folders, self._repository)
+        except OSError as error:
+            raise ArtifactError(f"{self._repository} cannot be read: {error.strerror}") from error
 
     async def _poll_model(self, folder: Path) -> None:
         known = self._models.get(folder.name)
@@ -318,7 +327,8 @@ class Registry:
         async with model.lock:
             model.reason = ""
             try:
-                model.seen, wanted = await asyncio.to_thread(_look_at, folder)
+                model.seen = await asyncio.to_thread(mark_of, folder)
+                wanted = await asyncio.to_thread(_wanted, folder)
             except NyquistError as error:
                 model.reason = self._public(error)
                 raise self._failed(folder.name, model.reason) from error
@@ -407,10 +417,13 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def _look_at(folder: Path) -> tuple[Mark, list[int]]:
-    """Return the mark of a model's files and the versions that its policy wants."""
-    mark = mark_of(folder)
-    return mark, wanted_versions(complete_versions(folder), read_policy(folder), folder.name)
+def _wanted(folder: Path) -> list[int]:
+    """Return the versions that a model's policy wants."""
+    try:
+        complete = complete_versions(folder)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
+    return wanted_versions(complete, read_policy(folder), folder.name)
 
 
 def _entries(name: str, model: _Model) -> list[IndexEntry]:

@@ -67,9 +67,9 @@ class ServedModel:
         try:
             with self._metrics.inflight.track_inprogress():
                 call = decode_call(request, self.manifest, self._limits.max_batch_size)
+                wishes = queue_wishes(request, deadline)
                 pictures = await opened_pictures(call, self.manifest, self._images, deadline)
                 stages["decode"].observe(perf_counter() - began)
-                wishes = queue_wishes(request, deadline)
                 outputs = await self._batcher.submit(pictures, wishes)
                 computed = perf_counter()
                 body = encode_response(request.id, call, outputs, self.manifest, self.labels)
@@ -121,14 +121,13 @@ def _whole_number(request: pb.ModelInferRequest, key: str, kinds: tuple[str, ...
     parameter = request.parameters[key]
     kind = parameter.WhichOneof("parameter_choice") or "nothing"
     if kind not in kinds:
+        expected = " or ".join(kinds)
         raise InvalidRequest(
-            f"[request id: {request.id or '<id_unknown>'}] invalid value type for '{key}' "
-            f"parameter, expected {' or '.join(kinds)}, got {kind}."
+            f"invalid value type for '{key}' parameter, expected {expected}, got {kind}."
         )
     value: int = getattr(parameter, kind)
     if value < 0:
         raise InvalidRequest(
-            f"[request id: {request.id or '<id_unknown>'}] invalid value for '{key}' parameter, "
-            f"expected at least 0, got {value}."
+            f"invalid value for '{key}' parameter, expected at least 0, got {value}."
         )
     return value

@@ -1,5 +1,6 @@
 """What every test may ask for: the built models, and a server that serves them."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from server.pb import inference_pb2_grpc as stubs
 from tests.processes import ROOT, RunningServer, start_server
 
 torch.set_num_threads(1)  # two would spin for each other beside the servers that tests start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_trace_of_the_exporter() -> Iterator[None]:
+    """Keep torch's own trace out of pytest's log capture, which formats a record an operator."""
+    trace = logging.getLogger("torch.__trace")
+    propagates, trace.propagate = trace.propagate, False
+    yield
+    trace.propagate = propagates
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
-"""The range of every activation on real pictures."""
+"""What a graph computes on real pictures: the ranges of its activations, and its logits."""
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
@@ -13,6 +15,8 @@ from onnxruntime.quantization import (
     TensorsData,
     create_calibrator,
 )
+
+from server.engine import Engine, Execution
 
 BATCH = 16
 
@@ -35,20 +39,52 @@ class PictureBatches(CalibrationDataReader):  # type: ignore[misc] # onnxruntime
         return None if batch is None else {self._name: batch}
 
 
-def calibrate(
-    graph: bytes, pictures: NDArray[Any], operators: Sequence[str] | None = None
-) -> TensorsData:
-    """Return the least and the greatest value of activations.
+@dataclass(frozen=True)
+class Calibration:
+    """A float32 graph measured on pictures.
 
-    MinMax: Percentile and Entropy cut off peaks, those of the logits too.
-
-    Args:
-        graph: in float32.
+    Attributes:
         pictures: served inputs, (N, ...).
-        operators: types whose inputs and outputs are wanted; None for all.
+        ranges: least and greatest value of the activations that were asked for.
+        logits: of each picture, (N, C).
+    """
+
+    pictures: NDArray[Any]
+    ranges: TensorsData
+    logits: NDArray[Any]
+
+
+def calibrate(graph: bytes, pictures: NDArray[Any], operators: Sequence[str]) -> Calibration:
+    """Measure the inputs and outputs of some types of nodes, and the logits.
 
     Raises:
         ValueError: there is no picture.
+    """
+    return Calibration(pictures, _min_max(graph, pictures, operators), logits(graph, pictures))
+
+
+def logits(graph: bytes, pictures: NDArray[Any]) -> NDArray[Any]:
+    """Compute the first output of a graph on the CPU. (N, ...) -> (N, C)."""
+    engine = Engine(graph, Execution(provider="cpu"), BATCH)
+    batches = (pictures[at : at + BATCH] for at in range(0, len(pictures), BATCH))
+    return np.concatenate([next(iter(engine.run(batch).values())) for batch in batches])
+
+
+def ranges(graph: bytes, pictures: NDArray[Any]) -> dict[str, tuple[float, float]]:
+    """Return the least and the greatest value of every activation, by name.
+
+    Raises:
+        ValueError: there is no picture.
+    """
+    found = _min_max(graph, pictures, None)
+    limits = {name: found[name].range_value for name in found.keys()}  # noqa: SIM118 # no mapping
+    return {name: (float(low.min()), float(high.max())) for name, (low, high) in limits.items()}
+
+
+def _min_max(graph: bytes, pictures: NDArray[Any], operators: Sequence[str] | None) -> TensorsData:
+    """Return ranges; of all activations where `operators` is None.
+
+    Percentile and Entropy would cut off peaks, those of the logits too.
     """
     if not len(pictures):
         raise ValueError("calibration needs at least one picture")
@@ -64,10 +100,3 @@ def calibrate(
         )
         calibrator.collect_data(PictureBatches(model.graph.input[0].name, pictures))
         return calibrator.compute_data()
-
-
-def ranges(graph: bytes, pictures: NDArray[Any]) -> dict[str, tuple[float, float]]:
-    """Return the least and the greatest value of every activation, by name; see `calibrate`."""
-    found = calibrate(graph, pictures)
-    limits = {name: found[name].range_value for name in found.keys()}  # noqa: SIM118 # no mapping
-    return {name: (float(low.min()), float(high.max())) for name, (low, high) in limits.items()}

@@ -4,10 +4,7 @@ import onnx
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from export.graph import OPSET, strip_metadata
-
-
-class PrecisionError(Exception):
-    """A graph cannot be had in this precision; the message says why."""
+from export.outcome import PrecisionError
 
 
 def finish(model: onnx.ModelProto, source: onnx.ModelProto) -> bytes:

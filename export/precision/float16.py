@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from export.outcome import PrecisionError
 from export.precision.calibration import ranges
-from export.precision.derived import PrecisionError, finish
+from export.precision.derived import finish
 
 LARGEST = float(np.finfo(np.float16).max)
 

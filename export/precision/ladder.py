@@ -10,11 +10,10 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from export.outcome import PrecisionError
 from export.precision.calibration import calibrate
-from export.precision.derived import PrecisionError
 from export.precision.int8 import (
-    ACTIVATIONS,
-    QUANTISABLE,
+    CALIBRATED,
     Recipe,
     first_convolution,
     multiply_adds,
@@ -97,10 +96,10 @@ def choose(
     """
     model = onnx.load_from_string(graph)
     costs = multiply_adds(model)
-    ranges = calibrate(graph, calibration, (*QUANTISABLE, *ACTIVATIONS))
+    calibrated = calibrate(graph, calibration, CALIBRATED)
     rungs: list[Rung] = []
     for recipe in fastest_first(model, ladder):
-        quantised = quantise(graph, recipe, ranges)
+        quantised = quantise(graph, recipe, calibrated)
         share = share_of(costs, quantised_nodes(model.graph, recipe))
         rungs.append(Rung(recipe, share, quantised, tuple(judge(quantised))))
         if not rungs[-1].misses:
@@ -110,25 +109,23 @@ def choose(
 
 
 def fastest_first(model: onnx.ModelProto, ladder: Sequence[Recipe]) -> list[Recipe]:
-    """Order recipes by the multiply-adds that gain by them, without those that cannot help.
+    """Order recipes by the multiply-adds that gain by them, without those that change nothing.
 
     A first convolution of fewer than THIN products a value gains nothing; of two recipes that
-    gain as much, the one that quantises less comes first. A recipe that quantises all that an
-    earlier one does is left out: it is as fast at best, and no more exact.
+    gain as much, the one that quantises less comes first. Of recipes that quantise the same nodes
+    the first one stays.
     """
     costs = multiply_adds(model)
     thin = _thin_first(model)
+    distinct: dict[frozenset[str], Recipe] = {}
+    for recipe in ladder:
+        if nodes := quantised_nodes(model.graph, recipe):
+            distinct.setdefault(nodes, recipe)
 
-    def rank(recipe: Recipe) -> tuple[float, int]:
-        nodes = quantised_nodes(model.graph, recipe)
+    def rank(nodes: frozenset[str]) -> tuple[float, int]:
         return -share_of(costs, nodes - thin), len(nodes)
 
-    kept: dict[frozenset[str], Recipe] = {}
-    for recipe in sorted(ladder, key=rank):
-        nodes = quantised_nodes(model.graph, recipe)
-        if nodes and not any(earlier <= nodes for earlier in kept):
-            kept[nodes] = recipe
-    return list(kept.values())
+    return [distinct[nodes] for nodes in sorted(distinct, key=rank)]
 
 
 def _thin_first(model: onnx.ModelProto) -> frozenset[str]:

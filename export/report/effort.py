@@ -14,7 +14,6 @@ class Effort:
         reach: the worst case is over circular shifts of 0..reach - 1 along both axes.
         positions: of a slide.
         analysed: pictures for gradients and spectra, and noise for the effective field.
-        latency_s: time for each batch size, once it has been run LEAST_RUNS times.
     """
 
     pictures: int
@@ -22,13 +21,12 @@ class Effort:
     reach: int
     positions: int
     analysed: int
-    latency_s: float
 
 
 EFFORTS = (
-    (50e6, Effort(pictures=40, pairs=2, reach=4, positions=13, analysed=16, latency_s=0.3)),
-    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, analysed=4, latency_s=0.7)),
-    (inf, Effort(pictures=3, pairs=1, reach=2, positions=5, analysed=2, latency_s=0.7)),
+    (50e6, Effort(pictures=40, pairs=2, reach=4, positions=13, analysed=16)),
+    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, analysed=4)),
+    (inf, Effort(pictures=3, pairs=1, reach=2, positions=5, analysed=2)),
 )
 """By multiply-adds of one picture, at most. The last takes ResNet-50 at 224 about half a minute."""
 

@@ -3,15 +3,11 @@
 network, onnxruntime, samples -> cost -> effort -> parity, shifts, fields, gradients -> ModelReport
 """
 
-import platform
 from collections.abc import Callable, Iterator
 from math import ceil, floor, inf
-from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,7 +15,7 @@ from companion.parity import Predict
 from companion.reference import Reference
 from companion.shift_consistency import evaluate
 from export.report import record
-from export.report.effort import Effort, effort_for
+from export.report.effort import effort_for
 from export.report.image import heat_uri
 from export.report.record import ModelReport, Unmeasured
 from export.report.shifting import Subject, measure_shifts
@@ -37,11 +33,8 @@ from models.spec import ModelSpec
 from server.errors import NyquistError
 
 EVALUATION_BATCH = 16
-LATENCY_BATCHES = (1, 8)
-LEAST_RUNS, MOST_RUNS = 3, 50
 BINS_A_DECADE = 4
 NOISE_SEED = 20_260_102
-CPU_DESCRIPTION = Path("/proc/cpuinfo")
 
 UNMEASURABLE = (
     ArithmeticError,
@@ -111,7 +104,7 @@ def collect(
         gradients=_part(lambda: measure_gradients(analysed)),
         spectra=_part(lambda: measure_spectra(analysed)),
         cost=cost,
-        latency=_part(lambda: measure_latency(served, chosen.images, spec.max_batch_size, effort)),
+        latency=Unmeasured(reason="it is measured when all models of a build are there"),
     )
 
 
@@ -287,36 +280,3 @@ def measure_cost(network: nn.Module, shape: tuple[int, int, int]) -> record.Cost
             for layer in counted.layers
         ),
     )
-
-
-def measure_latency(
-    served: Predict, pictures: Tensor, max_batch_size: int, effort: Effort
-) -> record.Latency:
-    """Time onnxruntime at batch 1, 8 and the largest, one caller, after one call to warm it."""
-    sizes = {size for size in (*LATENCY_BATCHES, max_batch_size) if size <= max_batch_size}
-    lines = []
-    for size in sorted(sizes):
-        batch = pictures[torch.arange(size) % len(pictures)].numpy()
-        served(batch)
-        times: list[float] = []
-        while len(times) < LEAST_RUNS or (
-            len(times) < MOST_RUNS and sum(times) < 1e3 * effort.latency_s
-        ):
-            start = perf_counter()
-            served(batch)
-            times.append(1e3 * (perf_counter() - start))
-        low, median, high = np.percentile(times, (10, 50, 90)).tolist()
-        lines.append(
-            record.LatencyLine(batch=size, runs=len(times), median=median, low=low, high=high)
-        )
-    return record.Latency(processor=_processor(), lines=tuple(lines))
-
-
-def _processor() -> str:
-    """Return the name of the processor, as Linux tells it; elsewhere its kind."""
-    try:
-        lines = CPU_DESCRIPTION.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

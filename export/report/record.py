@@ -276,8 +276,8 @@ class LatencyLine(_Frozen):
         batch: pictures in the call.
         runs: calls that were timed.
         median: of them.
-        low: a tenth of them took less.
-        high: a tenth of them took more.
+        low: a quarter of them took less.
+        high: a quarter of them took more.
     """
 
     batch: int

@@ -8,16 +8,22 @@ from torch import Tensor, nn
 from tests.export.exporting import Exported, exported, fashion_network, fashion_pictures
 
 
-class PooledTo7(nn.Module):
-    """Promises a map of 7x7 whatever the picture's size, which a graph cannot keep."""
+class Pooled(nn.Module):
+    """Promises a map of a size, whatever the picture's; a graph keeps that promise for 1 alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(7)
+        self.pool = nn.AdaptiveAvgPool2d(size)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.pool(self.conv(image).relu())
+
+
+def pooled(size: int) -> Exported:
+    torch.manual_seed(0)
+    pictures = np.random.default_rng(0).random((4, 3, 112, 112), dtype=np.float32)
+    return exported(Pooled(size), pictures, open_sizes=True)
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +33,12 @@ def fashion() -> Exported:
 
 @pytest.fixture(scope="session")
 def pooled_to_7() -> Exported:
-    torch.manual_seed(0)
-    pictures = np.random.default_rng(0).random((4, 3, 112, 112), dtype=np.float32)
-    return exported(PooledTo7(), pictures, open_sizes=True)
+    return pooled(7)
+
+
+@pytest.fixture(scope="session")
+def pooled_to_1() -> Exported:
+    return pooled(1)
 
 
 @pytest.fixture(scope="session")

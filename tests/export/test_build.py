@@ -16,7 +16,7 @@ import pytest
 import torch
 from google.protobuf import text_format
 
-from export.graph import OPSET, check_graph, export_graph, strip_metadata
+from export.graph import OPSET, export_graph, strip_metadata
 from export.model import build_model
 from export.outcome import ExportError, GateMissed
 from models.spec import Limits, ModelSpec
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_stations_are_reported_in_their_order(tmp_path: Path) -> None:
     seen: list[str] = []
     build_model(specs()["fashion_strided"], tmp_path, seen.append)
-    assert seen == ["weights", "export", "measure", "publish"]
+    assert seen == ["weights", "export", "judge", "publish"]
 
 
 def test_an_artifact_holds_these_files_and_nothing_else_is_left(folder: Path) -> None:
@@ -147,7 +147,9 @@ def test_a_missed_gate_says_by_how_much_and_leaves_the_old_artifact(
     strict = Limits(parity=1e-12, consistency=1.0, accuracy=0.99)
     with pytest.raises(ExceptionGroup, match="fashion_blur is not published") as missed:
         build(replace(specs()[NAME], limits=strict), tmp_path)
-    assert missed.group_contains(GateMissed, match="parity.* at most 1e-12 is allowed")
+    assert missed.group_contains(
+        GateMissed, match="differs by up to .* at most .*e-1[12] is allowed"
+    )
     assert missed.group_contains(GateMissed, match=r"consistency 0\.9")
     assert missed.group_contains(GateMissed, match=r"accuracy 0\.[89]")
     assert contents(tmp_path / NAME) == before
@@ -169,25 +171,17 @@ class Doubler(torch.nn.Module):
         return 2 * x.flatten(1)
 
 
-def test_a_graph_of_the_wrong_opset_or_names_is_refused() -> None:
-    example = torch.zeros(2, 1, 2, 2)
-    model = onnx.load_from_string(export_graph(Doubler(), example).graph)
-    check_graph(model, example)
-    model.opset_import[0].version = 17
-    with pytest.raises(ExportError, match="asked for opset 18, got"):
-        check_graph(model, example)
-    model.opset_import[0].version = 18
-    model.graph.output[0].name = "scores"
-    with pytest.raises(ExportError, match=r"got .*'scores'"):
-        check_graph(model, example)
+class Huge(torch.nn.Module):
+    """A network of 2.4 GB that takes no memory: one number, repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(1).expand(600_000_000))
 
 
-def test_a_batch_that_is_burnt_in_is_refused() -> None:
-    example = torch.zeros(2, 1, 2, 2)
-    model = onnx.load_from_string(export_graph(Doubler(), example).graph)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-    with pytest.raises(ExportError, match="dynamic batch"):
-        check_graph(model, example)
+def test_weights_that_do_not_fit_into_one_file_are_refused_before_the_export() -> None:
+    with pytest.raises(ExportError, match=r"the weights take 2.40 GB, one ONNX file holds 2.15"):
+        export_graph(Huge(), torch.zeros(2, 1, 2, 2))
 
 
 def test_stripping_leaves_no_metadata() -> None:
@@ -206,7 +200,7 @@ def test_list_names_every_model() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "fashion_blurr"], "unknown model 'fashion_blurr'; choose from fashion"),
+        (["--only", "fashion_blurr"], "unknown model 'fashion_blurr'; did you mean fashion_blur?"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
     ],
 )
@@ -228,9 +222,12 @@ def test_the_script_builds_prints_its_table_and_ends_with_0(tmp_path: Path) -> N
         check=True,
     )
     lines = [line.split() for line in ended.stdout.splitlines()]
-    assert ["model", "params", "parity", "accuracy", "consistency", "size", "time"] in lines
-    (row,) = (line for line in lines if line[:1] == ["fashion_strided"] and "k" in line)
-    assert row[1:3] == ["80", "k"]
+    headers = ["model", "MMACs", "parity", "accuracy", "shift", "MB", "ms", "b1", "ms", "b8", "s"]
+    assert headers in lines
+    (row,) = (line for line in lines if line[:1] == ["fashion_strided"] and len(line) == 9)
+    assert row[3] == "422/500"
+    assert 0 < float(row[6]) < float(row[7])  # milliseconds of one picture, and of eight
+    assert (tmp_path / "report" / "fashion_strided.html").is_file()
     assert max(len(line) for line in ended.stdout.splitlines()) <= 80
     assert "1 of 1 models in " in ended.stdout
     assert (tmp_path / "fashion_strided" / "1" / "manifest.json").is_file()

@@ -343,9 +343,19 @@ def test_weights_beyond_their_file_are_refused(
     assert reason in sentence
 
 
-def test_a_weight_within_an_operator_may_not_lie_outside_either() -> None:
+def hidden_weight() -> onnx.NodeProto:
     constant = numpy_helper.from_array(WEIGHT, "hidden")
     constant.data_location = TensorProto.EXTERNAL
-    node = helper.make_node("Constant", [], ["fc.weight"], value=constant)
-    model = small_graph(FLATTEN, node, GEMM)
-    assert any("'hidden' lies in another file" in each for each in lint(model, PROMISE))
+    return helper.make_node("Constant", [], ["fc.weight"], value=constant)
+
+
+def branch() -> onnx.NodeProto:
+    given = helper.make_tensor_value_info("fc.weight", TensorProto.FLOAT, [4, 4])
+    graph = helper.make_graph([hidden_weight()], "branch", [], [given])
+    return helper.make_node("If", ["flat"], ["fc.weight"], then_branch=graph, else_branch=graph)
+
+
+@pytest.mark.parametrize("node", [hidden_weight(), branch()])
+def test_a_weight_within_an_operator_may_not_lie_outside_either(node: onnx.NodeProto) -> None:
+    found = lint(small_graph(FLATTEN, node, GEMM), PROMISE)
+    assert any("'hidden' lies in another file" in sentence for sentence in found)

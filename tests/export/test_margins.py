@@ -23,6 +23,7 @@ def test_the_margin_is_that_to_the_next_of_other_content_by_hand() -> None:
 def test_nothing_is_chosen_where_all_have_the_same_content() -> None:
     assert distinct_margin(components([3, 5], [3, 5])).tolist() == [1]
     assert distinct_margin(components([0, 0], [0, 0])).tolist() == [1]
+    assert distinct_margin(components([3, 5], [3, 5 + 1e-6])).tolist() == [1]  # rounding
 
 
 def test_a_tie_matters_where_only_the_companions_differ() -> None:

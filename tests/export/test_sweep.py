@@ -70,7 +70,9 @@ def test_there_is_a_cell_for_every_combination_and_no_other() -> None:
         for batch in batches
     )
     assert {(cell.output, cell.size) for cell in cells} == {("logits", (2, 2))}
-    assert all(cell.parity.pictures >= 3 for cell in cells)
+    assert min(cell.parity.pictures for cell in cells) == 2
+    in_full = Counter({cell.kind: cell.parity.pictures for cell in cells if cell.batch == 16})
+    assert in_full == {"samples": 6, "noise": 3, "constant": 3, "extreme": 4}
 
 
 def test_no_batch_is_larger_than_the_maximum() -> None:
@@ -194,6 +196,18 @@ def test_every_output_that_both_sides_give_is_compared_by_its_name() -> None:
     assert {sentence.split()[0] for sentence in misses(found, FLOAT32)} == {"features"}
     with pytest.raises(ValueError, match=r"the reference gives \['other'\], the graph \['logits'"):
         swept(graph, lambda pictures: {"other": pictures})
+
+
+def test_open_sizes_pass_where_the_graph_keeps_them(pooled_to_1: Exported) -> None:
+    sizes = (64, 96), (131, 77)
+    predict, pictures = pooled_to_1.reference.predict, pooled_to_1.pictures
+    found = sweep(predict, pooled_to_1.graph, pictures, 4, other_sizes=sizes)
+    assert misses(found, FLOAT32) == []
+    assert {cell.size for cell in found.cells} == {(112, 112), *sizes}
+    assert {(cell.batch, cell.way.threads) for cell in found.cells if cell.size in sizes} == {
+        (1, 1),
+        (3, 1),
+    }
 
 
 def test_a_map_that_has_another_shape_at_another_size_is_a_failure(pooled_to_7: Exported) -> None:

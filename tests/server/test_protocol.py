@@ -389,3 +389,37 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     names = {service.name for service in answer.list_services_response.service}
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", ".", "..", "../fashion_blur", "/etc/passwd", "fashion_blur/", "fashion_blur/1",
+        " fashion_blur", "fashion_blur ", "fashion_blur\0", "%2e%2e", "ﬀ", "FASHION_BLUR",
+    ],
+)  # fmt: skip
+def test_a_name_of_no_model_is_unknown_to_every_call(
+    stub: stubs.GRPCInferenceServiceStub, name: str
+) -> None:
+    calls: list[tuple[Callable[[Any], Any], Any]] = [
+        (stub.ModelMetadata, pb.ModelMetadataRequest(name=name)),
+        (stub.ModelConfig, pb.ModelConfigRequest(name=name)),
+        (stub.ModelInfer, good_request(model=name)),
+        (stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name=name)),
+        (stub.RepositoryModelUnload, pb.RepositoryModelUnloadRequest(model_name=name)),
+    ]
+    if name:  # the empty one stands for all models
+        calls.append((stub.ModelStatistics, pb.ModelStatisticsRequest(name=name)))
+        calls.append((stub.TraceSetting, pb.TraceSettingRequest(model_name=name)))
+    assert not stub.ModelReady(pb.ModelReadyRequest(name=name)).ready
+    for call, request in calls:
+        with pytest.raises(grpc.RpcError) as failure:
+            call(request)
+        assert failure.value.code() in (
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.INTERNAL,
+        )
+        told = details(failure)
+        assert "unknown model" in told or "failed to poll from model repository" in told
+        assert "internal error" not in told

@@ -1,6 +1,7 @@
 """Models that come, change and go while others are served; through the registry itself."""
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_
 NAME = "fashion_strided"
 OTHER = "fashion_blur"
 ON_CPU = Execution(provider="cpu", threads=1)
+BUDGET = QueueBudget(1 << 24)
 ALL = "version_policy { all {} }"
 
 
 def make_registry(repository: Path, loads: list[tuple[str, int]] | None = None) -> Registry:
     """A registry as the server makes it; it notes what it loads."""
-    metrics, images, budget = Metrics(), ImageDecoder(), QueueBudget(1 << 20)
+    metrics, images = Metrics(), ImageDecoder()
 
     def load(folder: Path, version: int) -> LoadedModel:
         if loads is not None:
@@ -34,7 +36,7 @@ def make_registry(repository: Path, loads: list[tuple[str, int]] | None = None) 
 
     def serve(loaded: LoadedModel) -> ServedModel:
         series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
-        return ServedModel(loaded, series, images, budget)
+        return ServedModel(loaded, series, images, BUDGET)
 
     return Registry(repository, load, serve, metrics)
 
@@ -50,7 +52,8 @@ def during(
         registry = make_registry(repository, loads)
         await registry.load_all()
         try:
-            await script(registry)
+            async with asyncio.timeout(60):  # or a state that never comes would hang the test
+                await script(registry)
         finally:
             await registry.close()
 
@@ -229,6 +232,37 @@ def test_a_bad_model_is_tried_again_only_when_its_files_change(folder: Path) -> 
     during(folder.parent, script, loads)
 
 
+def test_a_configuration_that_is_none_is_told_once_and_leaves_the_model_served(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(registry: Registry) -> None:
+        set_config(folder, "no configuration")
+        await registry.poll()
+        await registry.poll()
+        assert await answer(registry)
+
+    during(folder.parent, script)
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "config.pbtxt" in told.getMessage()
+    assert "version 1 is served on" in told.getMessage()
+
+
+def test_polling_outlives_a_repository_that_is_away(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        polling = asyncio.create_task(registry.keep_polling(0.001))
+        away = folder.parent.rename(folder.parent.with_name("away"))
+        for _ in range(5):
+            await registry.poll()
+        assert await answer(registry)
+        away.rename(folder.parent)
+        add_version(folder, 2)
+        while versions(registry) != [2]:
+            await registry.wait_for_change(1)
+        polling.cancel()
+
+    during(folder.parent, script)
+
+
 def test_polling_finds_new_models_and_unloads_those_that_are_gone(
     repository: Path, folder: Path
 ) -> None:
@@ -340,3 +374,78 @@ def test_a_name_that_is_no_folder_of_the_repository_is_never_looked_for(
 
     during(folder.parent, script, loads)
     assert loads == [(NAME, 1)]
+
+
+class Mortal(ServedModel):
+    """A model whose worker can be declared dead."""
+
+    dead = False
+
+    @property
+    def ready(self) -> bool:
+        return not self.dead and super().ready
+
+
+def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
+    repository: Path, folder: Path
+) -> None:
+    copy_model(repository, folder.parent, OTHER)
+    metrics, images = Metrics(), ImageDecoder()
+
+    def serve(loaded: LoadedModel) -> ServedModel:
+        return Mortal(loaded, metrics.model(loaded.manifest.name, "1"), images, BUDGET)
+
+    async def script() -> None:
+        registry = Registry(
+            folder.parent, lambda path, version: load_model(path, ON_CPU, version), serve, metrics
+        )
+        await registry.load_all()
+        assert registry.ready
+        model = registry.find(NAME, None).model
+        assert isinstance(model, Mortal)
+        model.dead = True
+        assert not registry.ready
+        assert registry.readiness() == {NAME: False, OTHER: True}
+        entry = next(entry for entry in await registry.index() if entry.name == NAME)
+        assert (entry.state, entry.reason) == ("UNAVAILABLE", "the model's worker has died")
+        await registry.load(NAME)
+        assert registry.ready
+        await answer(registry)
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_an_unloaded_model_leaves_nothing_in_memory(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        await answer(registry)
+        left = weakref.ref(registry.find(NAME, None).model)
+        await registry.unload(NAME)
+        assert left() is None
+
+    during(folder.parent, script)
+
+
+def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder: Path) -> None:
+    metrics, images = Metrics(), ImageDecoder()
+
+    def serve(loaded: LoadedModel) -> ServedModel:
+        return ServedModel(loaded, metrics.model(loaded.manifest.name, "1"), images, BUDGET)
+
+    def ready() -> float | None:
+        labels = {"model": NAME, "version": "1"}
+        return metrics.registry.get_sample_value("nyquist_model_ready", labels)
+
+    async def script() -> None:
+        registry = Registry(
+            folder.parent, lambda path, version: load_model(path, ON_CPU, version), serve, metrics
+        )
+        await registry.load_all()
+        touch(folder / "config.pbtxt")
+        await registry.load(NAME)
+        assert ready() == 1
+        await registry.unload(NAME)
+        assert ready() is None
+        await registry.close()
+
+    asyncio.run(script())

@@ -1,0 +1,394 @@
+"""The pages of the report: whole, closed in themselves, and true to what was measured."""
+
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from companion.reference import load_reference, load_samples
+from export.report.families import group
+from export.report.measurement import collect
+from export.report.model_page import Gate, flattened, gates, read_page
+from export.report.pages import write_pages
+from export.report.record import (
+    Cost,
+    Gradients,
+    Latency,
+    ModelReport,
+    ReceptiveField,
+    Shifts,
+    SlidePicture,
+    Spectra,
+    Unmeasured,
+    read_report,
+)
+from export.report.speed import measure_speed
+from export.report.wording import compact, decade, figure, milliseconds, percent
+from models.network import load_network
+from models.preprocessing import PreprocessedNetwork
+from models.zoo import specs
+from server.manifest import read_manifest
+from tests.export.pages import Page
+
+MEASURED = ("fashion_strided", "fashion_max_blur")
+UNMEASURED = "fashion_blur"
+MOST_BYTES = 500_000
+HOSTILE = '<script>alert("1")</script>'
+
+
+def record(folder: Path) -> ModelReport:
+    """Measure a built model on ten of its pictures, PyTorch against itself."""
+    spec = specs()[folder.name]
+    manifest = read_manifest(folder, 1)
+    network = load_network(spec)
+    return collect(
+        spec,
+        network,
+        PreprocessedNetwork(network, spec.preprocessing).eval(),
+        load_reference(folder, manifest).predict,
+        load_samples(folder, manifest).spread(10),
+        manifest.files["1/model.onnx"],
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository of three models, two of them measured."""
+    folder = tmp_path_factory.mktemp("measured")
+    for name in (*MEASURED, UNMEASURED):
+        shutil.copytree(repository / name, folder / name)
+    torch.manual_seed(0)
+    for name in MEASURED:
+        record(folder / name).write(folder)
+    measure_speed(folder, [read_manifest(folder / name, 1) for name in MEASURED])
+    return folder
+
+
+@pytest.fixture
+def folder(measured: Path, tmp_path: Path) -> Path:
+    """Return a copy of that repository, to do harm to."""
+    return Path(shutil.copytree(measured, tmp_path / "repository"))
+
+
+def written(folder: Path) -> dict[str, Page]:
+    write_pages(folder)
+    return {path.stem: Page(path.read_text()) for path in (folder / "report").glob("*.html")}
+
+
+def change(folder: Path, name: str, **parts: Any) -> ModelReport:
+    changed = read_report(folder, name).model_copy(update=parts)
+    changed.write(folder)
+    return changed
+
+
+def test_latency_is_that_of_one_eight_and_the_largest_batch(folder: Path) -> None:
+    for name in MEASURED:
+        latency = read_report(folder, name).latency
+        assert isinstance(latency, Latency)
+        assert [line.batch for line in latency.lines] == [1, 8, 64]
+        for line in latency.lines:
+            assert 0 < line.low <= line.median <= line.high
+            assert line.runs >= 3
+
+
+def test_there_is_an_index_and_a_page_for_each_model_and_nothing_else(folder: Path) -> None:
+    assert write_pages(folder) == folder / "report" / "index.html"
+    assert sorted(path.name for path in (folder / "report").iterdir()) == [
+        "fashion_blur.html",
+        "fashion_max_blur.html",
+        "fashion_max_blur.json",
+        "fashion_strided.html",
+        "fashion_strided.json",
+        "index.html",
+    ]
+
+
+def test_the_same_measurements_give_the_same_bytes(folder: Path) -> None:
+    def contents() -> dict[str, bytes]:
+        write_pages(folder)
+        return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+
+    assert contents() == contents()
+
+
+def test_every_tag_is_closed_and_every_reference_within_a_page_is_met(folder: Path) -> None:
+    for name, page in written(folder).items():
+        identifiers = page.attributes("id")
+        assert len(identifiers) == len(set(identifiers)), name
+        named = page.attributes("aria-labelledby")
+        named += [link[1:] for link in page.attributes("href") if link.startswith("#")]
+        assert len(named) > 2
+        assert set(named) <= set(identifiers), name
+
+
+def test_a_page_asks_for_nothing_outside_the_report(folder: Path) -> None:
+    pages = written(folder)
+    for name, page in pages.items():
+        assert not {"script", "iframe", "object", "embed"} & {x.tag for x in page.elements}, name
+        sources = page.attributes("src") + page.attributes("xlink:href") + page.attributes("href")
+        sources += re.findall(r"url\(\s*[\"']?([^\"')]+)", page.source)
+        for source in sources:
+            local = source.removesuffix(".html") in pages
+            assert local or source.startswith(("#", "data:")), source
+        assert "@import" not in page.source
+        assert not [x for x in page.elements if any(key.startswith("on") for key in x.attributes)]
+        policy = next(x for x in page.elements if "http-equiv" in x.attributes)
+        assert policy.attributes["content"] == (
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        )
+        assert len(page.source.encode()) < MOST_BYTES
+
+
+def test_sections_have_titles_in_order_and_what_scrolls_can_be_reached_by_keyboard(
+    folder: Path,
+) -> None:
+    for name, page in written(folder).items():
+        levels = [int(x.tag[1]) for x in page.elements if re.fullmatch(r"h[1-6]", x.tag)]
+        assert levels.count(1) == 1
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels)), (name, levels)
+        scrolling = [x for x in page.elements if "scroll" in x.attributes.get("class", "").split()]
+        assert scrolling
+        for region in scrolling:
+            assert region.attributes["tabindex"] == "0"
+            assert region.attributes["aria-label"]
+        for picture in page.elements:
+            if picture.tag == "svg":
+                assert picture.attributes["role"] == "img"
+                assert picture.attributes["aria-label"]
+        assert {"header", "main", "nav", "footer"} <= {x.tag for x in page.elements}
+
+
+def test_a_page_names_the_version_and_the_checksum_of_the_graph_it_describes(folder: Path) -> None:
+    for name, page in written(folder).items():
+        if name == "index":
+            continue
+        manifest = read_manifest(folder / name, 1)
+        graph = manifest.files["1/model.onnx"]
+        assert f"Of {name} version 1, graph {graph}" in page.words
+
+
+def test_the_figures_of_a_page_are_those_that_were_measured(folder: Path) -> None:
+    words = written(folder)["fashion_strided"].words
+    report = read_report(folder, "fashion_strided")
+    assert isinstance(report.shifts, Shifts)
+    for line in report.shifts.consistency:
+        assert line.served is not None
+        error = f"± {100 * line.served.standard_error:.1f}"
+        assert f"{line.how} {percent(line.served.value)} {error}" in words
+    for line in report.shifts.stability:
+        assert line.served is not None
+        value = line.served.value
+        shown = percent(value) if line.unit == "share" else f"{value:.2f}"
+        assert f"{line.how} {shown} ±" in words
+
+
+def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
+    words = written(folder)["fashion_strided"].words
+    report = read_report(folder, "fashion_strided")
+    assert isinstance(report.cost, Cost)
+    assert isinstance(report.latency, Latency)
+    assert isinstance(report.gradients, Gradients)
+    assert isinstance(report.spectra, Spectra)
+    assert isinstance(report.field, ReceptiveField)
+    expected = [
+        *(f"{x.layer} {x.kind} " for x in report.cost.lines),
+        *(f"{x.multiply_adds:,} {x.parameters:,}" for x in report.cost.lines),
+        *(f"{milliseconds(x.low)} to {milliseconds(x.high)}" for x in report.latency.lines),
+        *(f"{x.batch} {milliseconds(x.median)} " for x in report.latency.lines),
+        *(f"{x.magnitude:.2e} {x.deviation:.2e}" for x in report.gradients.lines),
+        *(f"{percent(x.entering)} {percent(x.sampled)}" for x in report.spectra.lines),
+        *(f"{x.layer} {x.op}" for x in report.field.lines),
+        f"95% square {report.field.side} px",
+        f"looked through {report.field.layer} at row {report.field.position[0]}",
+    ]
+    for part in expected:
+        assert part in words, part
+
+
+def test_every_figure_and_limit_of_the_manifest_is_on_the_page(folder: Path) -> None:
+    words = written(folder)["fashion_blur"].words
+    manifest = read_manifest(folder / "fashion_blur", 1)
+    for name, value in flattened(manifest.figures.model_dump()).items():
+        assert f"{name.replace('_', ' ')} {figure(value)}" in words, name
+    for name, limit in manifest.tolerances.model_dump().items():
+        assert f"{name.replace('_', ' ')}" in words
+        assert re.search(rf"at (most|least) {re.escape(figure(limit))} held", words), name
+
+
+def test_nested_figures_come_to_one_level() -> None:
+    nested = {"a": 1, "b": {"c": None, "d": [2.0, {"e": "x"}]}}
+    assert flattened(nested) == {"a": 1, "b.c": None, "b.d.0": 2.0, "b.d.1.e": "x"}
+
+
+def test_a_limit_meets_the_figure_of_its_name_and_a_drop_that_of_two(folder: Path) -> None:
+    manifest = read_manifest(folder / "fashion_blur", 1)
+    figures = manifest.figures.model_copy(
+        update={"torch_accuracy": 0.9, "accuracy": 0.875, "confidence": None, "parity": 2e-4}
+    )
+    found = {gate.name: gate for gate in gates(manifest.model_copy(update={"figures": figures}))}
+    assert found["accuracy_drop"].value == pytest.approx(0.025)
+    assert found["accuracy_drop"].at_most
+    assert found["accuracy_drop"].held is False
+    assert found["accuracy"] == Gate("accuracy", 0.82, 0.875, at_most=False)
+    assert found["accuracy"].held is True
+    assert found["parity"].held is False
+    assert found["confidence"].held is None
+
+
+def test_a_missed_limit_is_told_on_the_page_and_on_the_index(folder: Path) -> None:
+    before = written(folder)
+    assert "3 models, 3 of which hold every limit" in before["index"].words
+    path = folder / "fashion_blur" / "1" / "manifest.json"
+    path.write_text(re.sub(r'"accuracy": 0.82', '"accuracy": 0.99', path.read_text()))
+    pages = written(folder)
+    assert "limit missed" in pages["fashion_blur"].words
+    assert "at least 0.99 missed" in pages["fashion_blur"].words
+    assert "3 models, 2 of which hold every limit" in pages["index"].words
+
+
+def test_what_was_not_measured_is_said_with_its_reason(folder: Path) -> None:
+    parts = ("parity", "shifts", "field", "gradients", "spectra", "cost", "latency")
+    reasons = {part: Unmeasured(reason=f"the {part} is not known") for part in parts}
+    change(folder, "fashion_strided", **reasons)
+    words = written(folder)["fashion_strided"].words
+    for part in parts:
+        assert f"Not measured: the {part} is not known" in words, part
+    assert words.count("Not measured") == len(parts) + 1  # no picture was followed, either
+
+
+def test_a_model_without_a_record_has_a_page_of_its_manifest(folder: Path) -> None:
+    words = written(folder)[UNMEASURED].words
+    assert (
+        "Only the manifest is shown here: "
+        f"report/{UNMEASURED}.json cannot be read: No such file or directory." in words
+    )
+    assert words.count("Not measured: there is no report of this model.") == 8
+
+
+def test_a_damaged_record_costs_its_model_the_measurements_and_no_other(folder: Path) -> None:
+    (folder / "report" / "fashion_strided.json").write_text('{"name": "fashion_strided"')
+    pages = written(folder)
+    assert "report/fashion_strided.json is no report" in pages["fashion_strided"].words
+    assert "Not measured" not in pages["fashion_max_blur"].words
+
+
+def test_measurements_of_another_graph_are_not_taken_for_those_of_this_one(folder: Path) -> None:
+    change(folder, "fashion_strided", graph_sha256="f" * 64)
+    words = written(folder)["fashion_strided"].words
+    assert "Version 1 has not been measured" in words
+    assert "sha256 " + "f" * 64 in words
+
+
+def test_a_page_describes_the_version_that_was_measured(folder: Path) -> None:
+    model = folder / "fashion_strided"
+    shutil.copytree(model / "1", model / "2")
+    text = (model / "2" / "manifest.json").read_text().replace('"1/', '"2/')
+    text = text.replace('"version": 1', '"version": 2')
+    graph = read_manifest(model, 1).files["1/model.onnx"]
+    (model / "2" / "manifest.json").write_text(text.replace(graph, "0" * 64))
+    words = written(folder)["fashion_strided"].words
+    assert "Version 2 is newer and has not been measured." in words
+    assert f"Of fashion_strided version 1, graph {graph}" in words
+
+
+def test_the_page_and_the_record_of_a_model_that_is_gone_go_too(folder: Path) -> None:
+    write_pages(folder)
+    shutil.rmtree(folder / "fashion_strided")
+    (folder / "report" / ".index.html.1.partial").write_text("half")
+    write_pages(folder)
+    left = {path.name for path in (folder / "report").iterdir()}
+    assert not [name for name in left if "strided" in name or "partial" in name]
+    assert "fashion_max_blur.json" in left
+
+
+def test_names_from_outside_are_text_and_never_markup(folder: Path) -> None:
+    report = read_report(folder, "fashion_strided")
+    assert isinstance(report.shifts, Shifts)
+    assert not isinstance(report.cost, Unmeasured)
+    slides = tuple(
+        slide.model_copy(update={"label": HOSTILE, "answers": (HOSTILE,) * len(slide.answers)})
+        for slide in report.shifts.slides
+    )
+    lines = tuple(line.model_copy(update={"layer": HOSTILE}) for line in report.cost.lines)
+    change(
+        folder,
+        "fashion_strided",
+        shifts=report.shifts.model_copy(update={"slides": slides}),
+        cost=report.cost.model_copy(update={"lines": lines}),
+        field=Unmeasured(reason=HOSTILE),
+    )
+    pages = written(folder)
+    for name in ("fashion_strided", "index"):
+        assert not [x for x in pages[name].elements if x.tag == "script"]
+        assert HOSTILE in pages[name].words
+        assert HOSTILE not in pages[name].source
+
+
+def test_models_of_the_same_pictures_and_labels_slide_under_one_picture(folder: Path) -> None:
+    pages = [read_page(folder, folder / name) for name in MEASURED]
+    (family,) = group(pages)
+    assert family.strip is not None
+    assert [row.name for row in family.strip.rows] == list(MEASURED)
+    chosen = [
+        next(slide for slide in page.slides if slide.sha256 == family.strip.picture.sha256)
+        for page in pages
+    ]
+    for row, slide in zip(family.strip.rows, chosen, strict=True):
+        shown = [run.answer for run in row.runs for _ in run.probabilities]
+        assert shown == list(slide.answers)
+        assert all(run.right == (run.answer == slide.label) for run in row.runs)
+    most = sum(map(changes, chosen))
+    for slides in zip(*(page.slides for page in pages), strict=True):
+        assert sum(map(changes, slides)) <= most
+    words = written(folder)["index"].words
+    for row in family.strip.rows:
+        assert f"{row.name} changes on {row.changed} of {family.strip.followed}" in words
+
+
+def changes(slide: SlidePicture) -> int:
+    return sum(before != after for before, after in pairwise(slide.answers))
+
+
+def test_models_of_other_pictures_are_no_family(folder: Path) -> None:
+    report = read_report(folder, "fashion_strided")
+    assert isinstance(report.shifts, Shifts)
+    first, *rest = report.shifts.slides
+    slides = (first.model_copy(update={"sha256": "0" * 64}), *rest)
+    change(folder, "fashion_strided", shifts=report.shifts.model_copy(update={"slides": slides}))
+    families = group([read_page(folder, folder / name) for name in (*MEASURED, UNMEASURED)])
+    assert [[page.name for page in family.pages] for family in families] == [
+        ["fashion_strided"],
+        ["fashion_max_blur"],
+        ["fashion_blur"],
+    ]
+    assert families[2].strip is None
+
+
+def test_figures_are_written_shortly() -> None:
+    assert [compact(n) for n in (0, 999, 79_866, 4_652_008, 4.09e9)] == [
+        "0",
+        "999",
+        "79.9 k",
+        "4.65 M",
+        "4.09 G",
+    ]
+    assert [milliseconds(t) for t in (0.0, 0.4351, 3.841, 48.4, 443.2)] == [
+        "0",
+        "0.435",
+        "3.84",
+        "48.4",
+        "443",
+    ]
+    assert [figure(x) for x in (True, None, 79_866, 0.9, "int8")] == [
+        "yes",
+        "not measured",
+        "79,866",
+        "0.9",
+        "int8",
+    ]
+    assert decade(-12) == "10⁻¹²"
