@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from models.choices import (
     DOWNSAMPLING_KINDS,
@@ -247,7 +246,7 @@ def read_recipe(raw: Mapping[str, Any], base: Path) -> tuple[list[ModelSpec], li
     return ([] if problems else _specs(recipe, base)), problems
 
 
-def _explained(error: ErrorDetails) -> Problem:
+def _explained(error: Mapping[str, Any]) -> Problem:
     """Say what pydantic found in the words of this project."""
     place = tuple(part for part in error["loc"] if part not in ("str", "int", "float"))
     if error["type"] == "extra_forbidden":
