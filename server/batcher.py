@@ -80,6 +80,7 @@ class _Instance:
     thread: ThreadPoolExecutor
     probe_s: float
     sound: bool = True
+    next_probe: asyncio.TimerHandle | None = None
     buffer: Array | None = field(default=None, repr=False)
 
     def merge(self, parts: list[Array], rows: int) -> Array:
@@ -178,7 +179,9 @@ class Batcher:
         if self._room or self._running:
             await self._empty.wait()
         for instance in self._instances:
-            instance.thread.shutdown()
+            if instance.next_probe is not None:
+                instance.next_probe.cancel()  # or it would keep the session for up to a minute
+            await asyncio.to_thread(instance.thread.shutdown)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -333,7 +336,7 @@ class Batcher:
         logger.error("an instance is out of service, the model not ready: %r", error)
         instance.sound = False
         self._show_readiness()
-        self._loop.call_later(instance.probe_s, self._probe, instance)
+        instance.next_probe = self._loop.call_later(instance.probe_s, self._probe, instance)
         instance.probe_s = min(2 * instance.probe_s, LAST_PROBE_S)
         if not any(other.sound for other in self._instances):
             for ticket in list(self._room):

@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -575,6 +577,30 @@ def test_who_waits_for_an_instance_that_fails_is_told() -> None:
         assert not batcher.alive
 
     with_batcher(test)
+
+
+def test_a_closed_batcher_keeps_no_session_for_a_later_probe(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("CRITICAL", logger="server.batcher")  # a record keeps its traceback
+
+    async def body() -> None:
+        model = GatedDouble()
+        model.open()
+        model.defect = RuntimeError("broken")
+        batcher = Batcher(
+            [model], BatchLimits(1), model_metrics(), QueueBudget(BYTES), first_probe_s=60.0
+        )
+        with pytest.raises(InferenceFailed):
+            await batcher.submit(pictures(1.0))
+        await until(lambda: not batcher.alive)
+        await batcher.close()
+        left = weakref.ref(model)
+        del model, batcher
+        gc.collect()
+        assert left() is None
+
+    asyncio.run(body())
 
 
 def test_the_other_instance_answers_while_one_is_out_of_service() -> None:
