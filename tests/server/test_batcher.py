@@ -584,7 +584,7 @@ def test_a_closed_batcher_keeps_no_session_for_a_later_probe(
 ) -> None:
     caplog.set_level("CRITICAL", logger="server.batcher")  # a record keeps its traceback
 
-    async def body() -> None:
+    async def closed() -> "weakref.ref[GatedDouble]":
         model = GatedDouble()
         model.open()
         model.defect = RuntimeError("broken")
@@ -595,8 +595,10 @@ def test_a_closed_batcher_keeps_no_session_for_a_later_probe(
             await batcher.submit(pictures(1.0))
         await until(lambda: not batcher.alive)
         await batcher.close()
-        left = weakref.ref(model)
-        del model, batcher
+        return weakref.ref(model)
+
+    async def body() -> None:
+        left = await closed()
         gc.collect()
         assert left() is None
 
