@@ -144,11 +144,12 @@ class Server:
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
         manifest, engine = loaded.manifest, loaded.engines[0]
+        fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         graph = manifest.files[f"{manifest.version}/model.onnx"]
-        metrics.describe(graph, manifest.opset, engine.provider, fell_back=engine.fell_back)
+        metrics.describe(graph, manifest.opset, engine.provider, fell_back=fell_back)
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
-        if engine.fell_back and self._execution.provider == "cuda":
+        if fell_back and self._execution.provider == "cuda":
             logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
