@@ -32,7 +32,7 @@ lint: $(INSTALLED) ## formatting, rules of style, arrows between the folders, de
 	@$(IN) -m vulture
 
 types: $(INSTALLED) ## mypy --strict
-	@$(IN) -m mypy models server companion export deploy tests
+	@$(IN) -m mypy models server companion export benchmarks deploy tests
 
 models: $(BUILT) ## build the models that changed
 

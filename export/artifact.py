@@ -20,9 +20,10 @@ from models.spec import INPUT, ModelSpec
 from server import manifest as artifact
 from server.errors import ArtifactError
 from server.manifest import Manifest, Tensor, read_manifest
-from server.model_config import DEFAULT_MAX_QUEUE_SIZE, PLATFORM
+from server.model_config import PLATFORM
 from server.pb import model_config_pb2 as pb
 from server.repository import complete_versions
+from server.waiting_room import DEFAULT_MAX_QUEUE_SIZE
 
 LOCK_FILE = ".lock"
 DEFAULT_KEEP = 3

@@ -24,6 +24,7 @@ from server.inference_service import SERVICE, InferenceService
 from server.interceptors import CallLimits, Calls
 from server.log_control import LogControl
 from server.metrics import Metrics
+from server.queue_budget import QueueBudget
 from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
@@ -55,6 +56,7 @@ class Server:
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)
+        self._budget = QueueBudget(settings.max_queue_bytes)
         self._registry = Registry(
             settings.repository,
             lambda folder, version: load_model(folder, execution, version),
@@ -146,16 +148,17 @@ class Server:
             raise StartError(f"no model of {self._settings.repository} can be served")
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
-        manifest, engine = loaded.manifest, loaded.engine
+        manifest, engine = loaded.manifest, loaded.engines[0]
+        fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         graph = manifest.files[f"{manifest.version}/model.onnx"]
-        metrics.describe(graph, manifest.opset, engine.provider, fell_back=engine.fell_back)
+        metrics.describe(graph, manifest.opset, engine.provider, fell_back=fell_back)
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
         batch_size = loaded.limits.max_batch_size
         self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
         if line := too_small_for(manifest, batch_size, self._settings.max_message_bytes):
             logger.warning("%s", line)
-        if engine.fell_back and self._execution.provider == "cuda":
+        if fell_back and self._execution.provider == "cuda":
             logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
@@ -164,7 +167,7 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
-        return ServedModel(loaded, metrics, self._images)
+        return ServedModel(loaded, metrics, self._images, self._budget)
 
     def _run_beside(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` until the server stops."""

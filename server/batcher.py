@@ -1,215 +1,382 @@
-"""Turn single requests into batches.
+"""Turn single requests into batches, and share them out to the instances of a model.
 
-submit -> collect -> run -> deliver
+submit -> waiting room -> a free instance -> run in its thread -> deliver
 
-While one batch runs in its thread, the next one gathers: no timer is needed to fill it. Requests
-run in the order of their arrival; one that does not fit any more opens the next batch.
+Everything but the runs happens on the event loop. While batches run the next one gathers: no
+timer is needed to fill it.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import perf_counter
-from typing import Any
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import DeadlinePassed, InferenceFailed, QueueFull, Stopping
+from server.errors import DeadlinePassed, InferenceFailed, NyquistError, QueueTimeout, Stopping
 from server.metrics import ModelMetrics
+from server.queue_budget import QueueBudget
+from server.waiting_room import BatchLimits, Outputs, Ticket, WaitingRoom
 
 Array = NDArray[Any]
-Outputs = dict[str, Array]
+Answer = Outputs | InferenceFailed
+Result = TypeVar("Result")
+
+LAST_PROBE_S = 60.0
+OUT_OF_SERVICE = "the model is out of service: it fails even on an input that is known to be good"
 
 logger = logging.getLogger(__name__)
 
 
+class Runner(Protocol):
+    """What computes: a session, say. Called in one thread, never twice at a time."""
+
+    def run(self, batch: Array) -> Outputs:
+        """Compute the outputs of a batch. (B, ...) -> {name: (B, ...)}."""
+        ...
+
+    def probe(self) -> None:
+        """Run an input that is known to be good; raise if that fails."""
+        ...
+
+
 @dataclass(frozen=True)
-class BatchLimits:
-    """How requests may be put together.
+class Wishes:
+    """What a caller may say about its place in the queue.
 
     Attributes:
-        max_batch_size: pictures in one run.
-        merge: whether requests share a run at all.
-        max_queue_delay_s: how long the first request of a batch waits for company while an
-            instance is free; 0 takes what is there.
-        max_queue_size: requests that may wait; one more is refused.
+        deadline: when the answer is of no use any more, on the clock of the event loop.
+        priority: its level, 1 the highest; 0 is the model's default.
+        timeout_s: how long it will wait, where the model's queue policy heeds that; 0: no wish.
     """
 
-    max_batch_size: int
-    merge: bool = True
-    max_queue_delay_s: float = 0.0
-    max_queue_size: int = 1024
+    deadline: float | None = None
+    priority: int = 0
+    timeout_s: float = 0.0
+
+
+NO_WISHES = Wishes()
 
 
 @dataclass(eq=False)
-class _Ticket:
-    pictures: Array
-    answer: asyncio.Future[Outputs]
-    arrived: float = field(default_factory=perf_counter)
+class _Batch:
+    """Tickets that run together, and their answers once they have."""
+
+    tickets: list[Ticket]
+    answers: list[Answer] | None = None
+
+
+@dataclass(eq=False)
+class _Instance:
+    """A session and the one thread that calls it."""
+
+    runner: Runner
+    thread: ThreadPoolExecutor
+    probe_s: float
+    sound: bool = True
+    next_probe: asyncio.TimerHandle | None = None
+    buffer: Array | None = field(default=None, repr=False)
+
+    def merge(self, parts: list[Array], rows: int) -> Array:
+        """Copy the parts into the instance's buffer of `rows`; a lone request is not copied."""
+        if len(parts) == 1:
+            return parts[0]
+        if self.buffer is None or self.buffer.shape[1:] != parts[0].shape[1:]:
+            self.buffer = np.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
+        return np.concatenate(parts, out=self.buffer[: sum(map(len, parts))])
 
 
 class Batcher:
-    """The one owner of a model's queue.
+    """The one owner of a model's queue and of the threads that run it.
+
+    A run that fails is repeated request by request, so that a bad one does not disturb its
+    neighbours. If nothing succeeds, not even a probe with an input that is known to be good, the
+    instance is out of service and the model not ready, until a later probe succeeds.
 
     Args:
-        run: computes the outputs of a batch; called in a thread, never twice at a time.
+        runners: of the instances, each used by one thread.
         limits: of the batches and of the queue.
         metrics: of the model.
+        budget: of bytes, shared with the other models.
+        first_probe_s: until an instance out of service is probed again; twice that, and so on,
+            after each probe that fails, up to a minute.
     """
 
     def __init__(
-        self, run: Callable[[Array], Outputs], limits: BatchLimits, metrics: ModelMetrics
+        self,
+        runners: Sequence[Runner],
+        limits: BatchLimits,
+        metrics: ModelMetrics,
+        budget: QueueBudget,
+        first_probe_s: float = 1.0,
     ) -> None:
-        self._run, self._limits, self._metrics = run, limits, metrics
-        self._queue: deque[_Ticket] = deque()
-        self._changed = asyncio.Event()
+        self._limits, self._metrics, self._budget = limits, metrics, budget
+        self._first_probe_s = first_probe_s
+        self._loop = asyncio.get_running_loop()
+        self._room = WaitingRoom(limits)
+        self._running: deque[_Batch] = deque()
+        self._instances = [
+            _Instance(runner, ThreadPoolExecutor(1, f"infer-{number}"), first_probe_s)
+            for number, runner in enumerate(runners)
+        ]
+        self._idle = list(self._instances)
+        self._dispatch_due = False
+        self._timer: asyncio.TimerHandle | None = None
         self._closing = False
-        self._buffer: Array | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="infer")
-        self._worker = asyncio.create_task(self._work())
+        self._empty = asyncio.Event()
+        self._show_readiness()
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken and will be answered."""
-        return not self._closing and not self._worker.done()
+        """Whether requests are taken and every instance answers."""
+        return not self._closing and all(instance.sound for instance in self._instances)
 
-    async def submit(self, pictures: Array, deadline: float | None) -> Outputs:
+    async def submit(self, pictures: Array, wishes: Wishes = NO_WISHES) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
 
         A caller that is cancelled leaves the queue at once, and its neighbours alone.
 
         Args:
             pictures: checked already; at most max_batch_size of them.
-            deadline: on the clock of the event loop; None waits for ever.
+            wishes: of the caller.
 
         Raises:
-            QueueFull: max_queue_size requests wait.
+            QueueFull: as many requests wait, or bytes are held, as may.
+            QueueTimeout: it waited longer than its queue policy allows.
             Stopping: the batcher is being closed.
             DeadlinePassed: it was not answered in time.
-            InferenceFailed: the run failed.
+            InferenceFailed: the run failed, or no instance is in service.
         """
-        if self._closing:
-            raise Stopping("Server is stopping and has stopped accepting new inference requests")
-        if self._worker.done():
-            raise InferenceFailed("the model's worker has died; the model must be loaded again")
-        if len(self._queue) >= self._limits.max_queue_size:
-            raise QueueFull(f"Exceeds maximum queue size of {self._limits.max_queue_size}")
-        ticket = _Ticket(pictures, asyncio.get_running_loop().create_future())
-        self._queue.append(ticket)
-        self._note_change()
+        self._check_open()
+        level = self._limits.level_of(wishes.priority)
+        ticket = Ticket(pictures, self._loop.create_future(), level)
+        self._budget.take(pictures.nbytes)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await ticket.answer
-        except TimeoutError as error:
-            raise DeadlinePassed("Request timeout expired") from error
+            self._room.admit(ticket)
+        except NyquistError:
+            self._budget.give_back(pictures.nbytes)
+            raise
+        self._note_change()
+        timers = self._timers(ticket, wishes)
+        try:
+            return await ticket.answer
         finally:
-            if not ticket.answer.done() or ticket.answer.cancelled():
-                self._forget(ticket)
+            for timer in timers:
+                timer.cancel()
+            self._forget(ticket)
 
     async def close(self) -> None:
-        """Refuse new requests, answer those that wait, stop the thread."""
+        """Refuse new requests, answer those that wait, stop the threads."""
         self._closing = True
+        self._metrics.ready.set(0)
         self._note_change()
-        await self._worker
-        self._thread.shutdown()
+        if self._room or self._running:
+            await self._empty.wait()
+        for instance in self._instances:
+            if instance.next_probe is not None:
+                instance.next_probe.cancel()  # or it would keep the session for up to a minute
+            await asyncio.to_thread(instance.thread.shutdown)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Stopping("Server is stopping and has stopped accepting new inference requests")
+        if not any(instance.sound for instance in self._instances):
+            raise InferenceFailed(OUT_OF_SERVICE)
+
+    def _timers(self, ticket: Ticket, wishes: Wishes) -> list[asyncio.TimerHandle]:
+        timers = []
+        policy = self._limits.levels[ticket.level - 1]
+        if timeout_s := policy.timeout_of(wishes.timeout_s):
+            heed = self._room.postpone if policy.delay else self._reject
+            timers.append(self._loop.call_later(timeout_s, heed, ticket))
+        if wishes.deadline is not None:
+            timers.append(self._loop.call_at(wishes.deadline, self._give_up, ticket))
+        return timers
+
+    def _reject(self, ticket: Ticket) -> None:
+        if self._forget(ticket):
+            _fail(ticket, QueueTimeout("Request timeout expired"))
+
+    def _give_up(self, ticket: Ticket) -> None:
+        self._forget(ticket)
+        _fail(ticket, DeadlinePassed("Request timeout expired"))
+
+    def _forget(self, ticket: Ticket) -> bool:
+        """Take a ticket out of the waiting room; say whether it still was there."""
+        if not self._room.remove(ticket):
+            return False
+        self._budget.give_back(ticket.pictures.nbytes)
+        self._note_change()
+        return True
 
     def _note_change(self) -> None:
-        self._metrics.queue_depth.set(len(self._queue))
-        self._changed.set()
+        """Look for work to share out, after what else this turn of the loop brings."""
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
 
-    def _forget(self, ticket: _Ticket) -> None:
-        if ticket in self._queue:
-            self._queue.remove(ticket)
-            self._note_change()
-
-    async def _work(self) -> None:
-        try:
-            while batch := await self._collect():
-                await self._answer(batch)
-        finally:
-            for ticket in self._queue:
-                if not ticket.answer.done():
-                    ticket.answer.set_exception(InferenceFailed("the model's worker has died"))
-
-    async def _collect(self) -> list[_Ticket]:
-        """Return the next batch; an empty one once the batcher is closed and drained."""
-        while True:
-            while not self._queue:
-                if self._closing:
-                    return []
-                self._changed.clear()
-                await self._changed.wait()
-            if self._limits.max_queue_delay_s:
-                await self._wait_for_company()
-            if batch := self._take():
-                return batch
-
-    async def _wait_for_company(self) -> None:
-        loop = asyncio.get_running_loop()
-        age = perf_counter() - self._queue[0].arrived
-        try:
-            async with asyncio.timeout_at(loop.time() + self._limits.max_queue_delay_s - age):
-                while not self._closing and self._waiting_pictures() < self._limits.max_batch_size:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass  # the delay is over: what has come by now is the batch
-
-    def _waiting_pictures(self) -> int:
-        return sum(len(ticket.pictures) for ticket in self._queue)
-
-    def _take(self) -> list[_Ticket]:
-        batch: list[_Ticket] = []
-        room = self._limits.max_batch_size
-        while self._queue and len(self._queue[0].pictures) <= room:
-            ticket = self._queue.popleft()
-            self._metrics.waited(perf_counter() - ticket.arrived)
-            batch.append(ticket)
-            room -= len(ticket.pictures)
-            if not self._limits.merge:
+    def _dispatch(self) -> None:
+        self._dispatch_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._idle and self._room:
+            now = monotonic()
+            tickets, due = self._room.next_batch(float("inf") if self._closing else now)
+            if not tickets:
+                self._timer = self._loop.call_at(due, self._dispatch)
                 break
-        self._note_change()
-        return batch
+            self._start(self._idle.pop(), tickets)
+        self._metrics.queue_depth.set(len(self._room))
+        if self._closing and not self._room and not self._running:
+            self._empty.set()
 
-    async def _answer(self, batch: list[_Ticket]) -> None:
-        loop = asyncio.get_running_loop()
+    def _start(self, instance: _Instance, tickets: list[Ticket]) -> None:
+        now = monotonic()
+        for ticket in tickets:
+            self._room.remove(ticket)
+            self._metrics.waited(now - ticket.arrived)
+        batch = _Batch(tickets)
+        self._running.append(batch)
+        run = _submit(instance.thread, partial(self._run, instance, tickets))
+        run.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._finish, instance, batch, done)
+        )
+
+    def _run(self, instance: _Instance, tickets: list[Ticket]) -> list[Answer]:
+        """Run in the instance's thread; one by one where it fails together."""
         try:
-            outputs = await loop.run_in_executor(self._thread, self._run_batch, batch)
+            return self._run_together(instance, tickets)
         except Exception as error:
-            if not isinstance(error, InferenceFailed):
-                logger.exception("a batch failed")
-                error = InferenceFailed("the model failed on this batch")
-            for ticket in batch:
-                if not ticket.answer.done():
-                    ticket.answer.set_exception(error)
-            return
-        start = 0
-        for ticket in batch:
-            stop = start + len(ticket.pictures)
-            if not ticket.answer.done():
-                part = {name: output[start:stop] for name, output in outputs.items()}
-                ticket.answer.set_result(part)
-            start = stop
+            logger.exception("a batch of %d requests failed", len(tickets))
+            if len(tickets) == 1:
+                return [_failure(error)]
+        return [self._run_alone(instance, ticket) for ticket in tickets]
 
-    def _run_batch(self, batch: list[_Ticket]) -> Outputs:
-        """Merge and run, in the thread."""
+    def _run_alone(self, instance: _Instance, ticket: Ticket) -> Answer:
+        try:
+            (answer,) = self._run_together(instance, [ticket])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
+            return _failure(error)
+        return answer
+
+    def _run_together(self, instance: _Instance, tickets: list[Ticket]) -> list[Answer]:
         began = perf_counter()
-        pictures = self._merge([ticket.pictures for ticket in batch])
+        parts = [ticket.pictures for ticket in tickets]
+        pictures = instance.merge(parts, self._limits.max_batch_size)
         merged = perf_counter()
-        outputs = self._run(pictures)
-        self._metrics.ran(len(batch), len(pictures), merged - began, perf_counter() - merged)
-        return outputs
+        outputs = instance.runner.run(pictures)
+        self._metrics.ran(len(tickets), len(pictures), merged - began, perf_counter() - merged)
+        return _share_out(outputs, parts)
 
-    def _merge(self, parts: list[Array]) -> Array:
-        """Copy the parts into the one buffer of the model; a lone request is not copied."""
-        if len(parts) == 1:
-            return parts[0]
-        if self._buffer is None:
-            shape = (self._limits.max_batch_size, *parts[0].shape[1:])
-            self._buffer = np.empty(shape, parts[0].dtype)
-        rows = sum(map(len, parts))
-        return np.concatenate(parts, out=self._buffer[:rows])
+    def _finish(self, instance: _Instance, batch: _Batch, run: "Future[list[Answer]]") -> None:
+        """Deliver what a run gave, and find the instance its next work."""
+        error = run.exception()
+        if error is None:
+            batch.answers = run.result()
+            failed = all(isinstance(answer, InferenceFailed) for answer in batch.answers)
+            if failed and not self._closing:
+                self._probe(instance)
+            else:
+                self._idle.append(instance)
+        else:
+            batch.answers = [_failure(error) for _ in batch.tickets]
+            self._take_out(instance, error)
+        self._deliver(batch)
+        self._note_change()
+
+    def _deliver(self, batch: _Batch) -> None:
+        if not self._limits.preserve_ordering:
+            self._running.remove(batch)
+            self._hand_out(batch)
+            return
+        while self._running and self._running[0].answers is not None:
+            self._hand_out(self._running.popleft())
+
+    def _hand_out(self, batch: _Batch) -> None:
+        for ticket, answer in zip(batch.tickets, batch.answers or (), strict=True):
+            self._budget.give_back(ticket.pictures.nbytes)
+            if isinstance(answer, InferenceFailed):
+                _fail(ticket, answer)
+            elif not ticket.answer.done():
+                ticket.answer.set_result(answer)
+
+    def _probe(self, instance: _Instance) -> None:
+        if self._closing:
+            return
+        probe = _submit(instance.thread, instance.runner.probe)
+        probe.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._heed_probe, instance, done)
+        )
+
+    def _heed_probe(self, instance: _Instance, probe: "Future[None]") -> None:
+        error = probe.exception()
+        if error is not None:
+            self._take_out(instance, error)
+            return
+        if not instance.sound:
+            logger.warning("an instance is back in service: its probe succeeded")
+        instance.sound, instance.probe_s = True, self._first_probe_s
+        self._show_readiness()
+        self._idle.append(instance)
+        self._note_change()
+
+    def _show_readiness(self) -> None:
+        if not self._closing:  # a newer load of the model may have the gauge by now
+            self._metrics.ready.set(int(self.alive))
+
+    def _take_out(self, instance: _Instance, error: BaseException) -> None:
+        """Take an instance out of service and probe it again later, ever less often."""
+        logger.error("an instance is out of service, the model not ready: %r", error)
+        instance.sound = False
+        self._show_readiness()
+        instance.next_probe = self._loop.call_later(instance.probe_s, self._probe, instance)
+        instance.probe_s = min(2 * instance.probe_s, LAST_PROBE_S)
+        if not any(other.sound for other in self._instances):
+            for ticket in list(self._room):
+                self._forget(ticket)
+                _fail(ticket, InferenceFailed(OUT_OF_SERVICE))
+
+
+def _submit(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> "Future[Result]":
+    """Hand work to a thread; where it cannot be started, the future says so."""
+    try:
+        return thread.submit(work)
+    except RuntimeError as error:
+        refused: Future[Result] = Future()
+        refused.set_exception(error)
+        return refused
+
+
+def _failure(error: BaseException) -> InferenceFailed:
+    """Return an error for one caller, without detail that is not meant for it."""
+    failure = InferenceFailed("the model failed on this batch")
+    failure.__cause__ = error
+    return failure
+
+
+def _fail(ticket: Ticket, error: NyquistError) -> None:
+    if not ticket.answer.done():
+        ticket.answer.set_exception(error)
+        ticket.answer.exception()  # or asyncio would log it where the caller leaves just now
+
+
+def _share_out(outputs: Outputs, parts: list[Array]) -> list[Answer]:
+    """Cut each output, (B, ...), into the rows of each part."""
+    rows = sum(map(len, parts))
+    for name, output in outputs.items():
+        if len(output) != rows:
+            raise InferenceFailed(f"{name} has {len(output)} rows for {rows} pictures")
+    answers: list[Answer] = []
+    start = 0
+    for part in parts:
+        stop = start + len(part)
+        answers.append({name: output[start:stop] for name, output in outputs.items()})
+        start = stop
+    return answers

@@ -71,7 +71,7 @@ def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
         table.add_row(
             escape(folder.name),
             str(one.manifest.version),
-            one.engine.provider.removesuffix("ExecutionProvider"),
+            one.engines[0].provider.removesuffix("ExecutionProvider"),
             f"{taken.datatype} {'x'.join(map(str, taken.shape))}",
             str(one.limits.max_batch_size),
             f"{one.load_s:.2f} s",

@@ -1,9 +1,8 @@
 """One onnxruntime session: a batch in, its outputs out, on the provider that truly runs.
 
-asked for -> session options -> session -> what was got -> warm -> run
+asked for -> plan -> session -> what was got -> warm -> run
 """
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +14,40 @@ from numpy.typing import NDArray
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since onnxruntime 1.29
 import onnxruntime as ort
 
+from server.bound_runs import BoundRuns
+from server.cores import available_cores
 from server.errors import ArtifactError, InferenceFailed, StartError
+from server.session_settings import SessionSettings
 
 Provider = Literal["auto", "cuda", "cpu"]
 Array = NDArray[np.generic]
+Asked = tuple[str, dict[str, str]]
 
+TENSORRT = "TensorrtExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+ANY_SESSION = SessionSettings()
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What onnxruntime is asked for, to the letter.
+
+    Attributes:
+        providers: execution providers with their options, the first choice first.
+        entries: session configuration entries.
+        intra_op_threads: of the session.
+        optimization: name of a GraphOptimizationLevel.
+        memory_arena: of the CPU.
+        must: the provider without which the session is refused; empty for none.
+    """
+
+    providers: tuple[Asked, ...]
+    entries: dict[str, str]
+    intra_op_threads: int
+    optimization: str = "ORT_ENABLE_ALL"
+    memory_arena: bool = True
+    must: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +57,7 @@ class Execution:
     Attributes:
         provider: cuda, cpu, or auto: CUDA if this onnxruntime has it, the CPU where it fails.
         require_cuda: refuse to start rather than run any node on the CPU.
-        threads: intra-op threads of a session; 0 leaves it to onnxruntime, one for each core.
+        threads: intra-op threads of a session; 0 shares the cores out to a model's instances.
 
     Raises:
         StartError: the CPU is asked for and CUDA required.
@@ -47,38 +71,68 @@ class Execution:
         if self.require_cuda and self.provider == "cpu":
             raise StartError("--require-cuda contradicts --provider cpu; ask for cuda or auto")
 
-    def providers(self, available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-        """Return the execution providers to ask onnxruntime for, with their options.
+    def plan(self, settings: SessionSettings, available: Sequence[str], cores: int) -> SessionPlan:
+        """Join what the operator and the model ask for.
 
-        HEURISTIC, because EXHAUSTIVE stalls on every new shape and DEFAULT is up to 50 times
-        slower on cuDNN 9 (microsoft/onnxruntime#22705).
+        The model's number of threads wins over the operator's, --provider cpu over KIND_GPU.
+        Without either, a model's instances share the cores: two sessions with all cores each are
+        slower than one. Spinning is off unless asked for: it doubles the CPU time of a request and
+        starves the event loop. The process-wide thread pool of the Python API cannot be told so;
+        each session has its own.
+
+        Args:
+            settings: of the model's session.
+            available: providers of this onnxruntime.
+            cores: that there are.
+
+        Raises:
+            StartError: CUDA is required and the model asks for the CPU.
         """
-        cuda: tuple[str, dict[str, str]] = (CUDA, {"cudnn_conv_algo_search": "HEURISTIC"})
-        if self.require_cuda:
-            return [cuda]
-        if self.provider == "cuda" or (self.provider == "auto" and CUDA in available):
-            return [cuda, (CPU, {})]
-        return [(CPU, {})]
-
-    def session_config(self) -> dict[str, str]:
-        """Return onnxruntime's session configuration entries.
-
-        Spinning is off: it doubles the CPU time of a request and starves the event loop. The
-        process-wide thread pool of the Python API cannot be told so; each session has its own.
-        """
-        config = {
+        if self.require_cuda and settings.device == "cpu":
+            raise StartError("--require-cuda contradicts a model's instance_group of KIND_CPU")
+        entries = {
             "session.intra_op.allow_spinning": "0",
             "session.inter_op.allow_spinning": "0",
+            **settings.entries,
         }
         if self.require_cuda:
-            config["session.disable_cpu_ep_fallback"] = "1"
-        return config
+            entries["session.disable_cpu_ep_fallback"] = "1"
+        on_gpu = self.provider != "cpu" and settings.device == "gpu"
+        return SessionPlan(
+            providers=tuple(self._providers(settings, available)),
+            entries=entries,
+            intra_op_threads=settings.intra_op_threads
+            or self.threads
+            or max(1, cores // settings.instances),
+            optimization=settings.optimization,
+            memory_arena=settings.memory_arena,
+            must=CUDA if self.require_cuda or on_gpu else "",
+        )
+
+    def _providers(self, settings: SessionSettings, available: Sequence[str]) -> list[Asked]:
+        if not self._wants_cuda(settings, available):
+            return [(CPU, {})]
+        device = {"device_id": str(settings.device_id)}
+        # EXHAUSTIVE stalls on every new shape, DEFAULT is up to 50 times slower on cuDNN 9
+        # (microsoft/onnxruntime#22705).
+        cuda = {"cudnn_conv_algo_search": "HEURISTIC", **device, **settings.cuda}
+        tensorrt = settings.tensorrt
+        first = [] if tensorrt is None else [(TENSORRT, {**device, **tensorrt})]
+        last: list[Asked] = [] if self.require_cuda else [(CPU, {})]
+        return [*first, (CUDA, cuda), *last]
+
+    def _wants_cuda(self, settings: SessionSettings, available: Sequence[str]) -> bool:
+        if self.require_cuda:
+            return True
+        if self.provider == "cpu" or settings.device == "cpu":
+            return False
+        return self.provider == "cuda" or settings.device == "gpu" or CUDA in available
 
 
-def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Return the batch sizes that a CUDA session runs at: 1, 2, 4, ... and the largest."""
+def bucket_sizes(max_batch_size: int, preferred: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return the batch sizes of a CUDA session: 1, 2, 4, ..., the preferred and the largest."""
     powers = [1 << k for k in range(max_batch_size.bit_length())]
-    return tuple(sorted({*powers, max_batch_size}))
+    return tuple(sorted({*powers, *preferred, max_batch_size}))
 
 
 def missing_rows(size: int, buckets: Sequence[int]) -> int:
@@ -100,26 +154,39 @@ class Engine:
         model: the bytes of an ONNX file; from bytes, no file beside it can be pulled in.
         execution: what the operator asks for.
         max_batch_size: the largest batch that `run` will be given.
+        settings: what the model asks for.
 
     Raises:
-        ArtifactError: onnxruntime cannot open the model.
+        ArtifactError: onnxruntime cannot open the model, or the GPU it asks for is not to be had.
         StartError: CUDA is required and not to be had.
     """
 
-    def __init__(self, model: bytes, execution: Execution, max_batch_size: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = execution.threads
-        options.log_severity_level = 3  # what a fallback means is logged here, in one line
-        for key, value in execution.session_config().items():
-            options.add_session_config_entry(key, value)
-        asked = execution.providers(ort.get_available_providers())
-        self._session = _open(model, options, asked, execution)
+    def __init__(
+        self,
+        model: bytes,
+        execution: Execution,
+        max_batch_size: int,
+        settings: SessionSettings = ANY_SESSION,
+    ) -> None:
+        available = ort.get_available_providers()
+        plan = execution.plan(settings, available, available_cores())
+        try:
+            self._session = open_session(model, plan, available)
+        except ArtifactError as error:
+            if execution.require_cuda:
+                raise StartError(f"CUDA is required: {error}") from error
+            raise
         self.provider: str = self._session.get_providers()[0]
-        self.fell_back = asked[0][0] == CUDA and self.provider != CUDA
-        self._buckets = bucket_sizes(max_batch_size) if self.provider == CUDA else ()
+        self.threads = plan.intra_op_threads
+        self.fell_back = plan.providers[0][0] != self.provider
+        on_cuda = self.provider != CPU
+        self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes) if on_cuda else ()
         self._max_batch_size = max_batch_size
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
+        graphs = on_cuda and settings.cuda.get("enable_cuda_graph") == "1"
+        self._bound = BoundRuns(self._session, "cuda", settings.device_id) if graphs else None
+        self._probe: Array | None = None
 
     def padding(self, size: int) -> int:
         """Return how many empty rows `run` adds to a batch of this size; 0 on the CPU."""
@@ -133,9 +200,11 @@ class Engine:
         """
         padded = pad_batch(batch, self.padding(len(batch)))
         try:
-            outputs = self._session.run(self._outputs, {self._input.name: padded})
+            if self._bound is not None:
+                outputs = self._bound.run(padded)
+            else:
+                outputs = self._session.run(self._outputs, {self._input.name: padded})
         except Exception as error:
-            logger.exception("onnxruntime failed on a batch of %d", len(batch))
             raise InferenceFailed("the model failed on this batch") from error
         return {
             name: output[: len(batch)] for name, output in zip(self._outputs, outputs, strict=True)
@@ -149,28 +218,44 @@ class Engine:
         Raises:
             InferenceFailed: the session loads but does not run (a missing cuDNN, say).
         """
+        self._probe = picture[None].copy()
         for size in self._buckets or sorted({1, self._max_batch_size}):
             self.run(np.broadcast_to(picture, (size, *picture.shape)).copy())
 
+    def probe(self) -> None:
+        """Run the picture of `warm` again, to learn whether the session still works.
 
-def _open(
-    model: bytes,
-    options: ort.SessionOptions,
-    asked: list[tuple[str, dict[str, str]]],
-    execution: Execution,
-) -> ort.InferenceSession:
-    if execution.require_cuda and CUDA not in ort.get_available_providers():
-        raise StartError(
-            "CUDA is required and this onnxruntime has none: install the extra gpu, not cpu"
+        Raises:
+            InferenceFailed: it does not.
+        """
+        if self._probe is not None:
+            self.run(self._probe)
+
+
+def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:
+    """Open a session as planned. onnxruntime drops a provider that it cannot have in silence.
+
+    Raises:
+        ArtifactError: it cannot be opened, or only without the provider that the plan insists on.
+    """
+    if plan.must and plan.must not in available:
+        raise ArtifactError(
+            f"{plan.must} is asked for and this onnxruntime has none: install the extra gpu, not "
+            "cpu, or choose --provider cpu"
         )
-    known = [entry for entry in asked if entry[0] in ort.get_available_providers()]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = plan.intra_op_threads
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, plan.optimization)
+    options.enable_cpu_mem_arena = plan.memory_arena
+    options.log_severity_level = 3  # what a fallback means is logged by the server, in one line
+    for key, value in plan.entries.items():
+        options.add_session_config_entry(key, value)
+    known = [asked for asked in plan.providers if asked[0] in available]
     try:
         session = ort.InferenceSession(model, options, providers=known)
     except Exception as error:
-        if execution.require_cuda:
-            reason = str(error).splitlines()[0]
-            raise StartError(f"CUDA is required and cannot run this model: {reason}") from error
-        raise ArtifactError(f"onnxruntime cannot open the model: {error}") from error
-    if execution.require_cuda and CUDA not in session.get_providers():
-        raise StartError("CUDA is required and no CUDA device answers")
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"onnxruntime cannot open the model: {reason}") from error
+    if plan.must and plan.must not in session.get_providers():
+        raise ArtifactError(f"{plan.must} is asked for and no such device answers")
     return session

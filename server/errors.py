@@ -7,6 +7,7 @@ NyquistError            INTERNAL
 ├── PollingEnabled      UNAVAILABLE         the server itself looks after its repository
 ├── NotServed           UNIMPLEMENTED       a part of the protocol that is left out on purpose
 ├── QueueFull           UNAVAILABLE         try again, or elsewhere
+├── QueueTimeout        UNAVAILABLE
 ├── Stopping            UNAVAILABLE
 ├── TooManyCalls        RESOURCE_EXHAUSTED
 ├── Unauthenticated     UNAUTHENTICATED     no token, or a wrong one
@@ -66,10 +67,17 @@ class NotServed(NyquistError):
 
 
 class QueueFull(NyquistError):
-    """As many requests wait for the model as its configuration allows."""
+    """As many requests wait for the model, or bytes of all models, as may."""
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "queue_full"
+
+
+class QueueTimeout(NyquistError):
+    """The request waited for longer than the model's queue policy allows; it was not run."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "timeout"
 
 
 class Stopping(NyquistError):

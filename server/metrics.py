@@ -22,7 +22,7 @@ LATENCY_EDGES_S = (
 )  # fmt: skip
 BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGES = ("decode", "queue", "batch", "infer", "encode")
-REJECTIONS = ("invalid", "queue_full", "deadline", "cancelled", "stopping", "failed")
+REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
 MODEL = ("model", "version")
 
 

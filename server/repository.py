@@ -14,14 +14,15 @@ import numpy as np
 from google.protobuf import text_format
 
 from server import manifest as artifact
-from server.batcher import BatchLimits
 from server.engine import Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
 from server.pb import model_config_pb2 as pb
+from server.session_settings import read_sessions
 from server.tensors import DTYPES
 from server.versions import wanted_versions
+from server.waiting_room import BatchLimits
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class LoadedModel:
         manifest: what it is.
         labels: of its classes, in their order.
         config: its config.pbtxt.
-        engine: its session.
+        engines: its sessions, one for each instance.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
     """
@@ -42,7 +43,7 @@ class LoadedModel:
     manifest: Manifest
     labels: tuple[str, ...]
     config: pb.ModelConfig
-    engine: Engine
+    engines: tuple[Engine, ...]
     limits: BatchLimits
     load_s: float
 
@@ -117,10 +118,12 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
     _check_labels(labels, manifest)
     limits = batch_limits(config)
     graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
-    engine = Engine(graph, execution, limits.max_batch_size)
     least, _ = manifest.input.bounds
-    engine.warm(np.zeros(least, DTYPES[manifest.input.datatype]))
-    return LoadedModel(manifest, labels, config, engine, limits, perf_counter() - start)
+    engines = []
+    for settings in read_sessions(config):
+        engines.append(Engine(graph, execution, limits.max_batch_size, settings))
+        engines[-1].warm(np.zeros(least, DTYPES[manifest.input.datatype]))
+    return LoadedModel(manifest, labels, config, tuple(engines), limits, perf_counter() - start)
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

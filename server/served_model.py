@@ -9,36 +9,45 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from server.batcher import Batcher
+from server.batcher import Batcher, Wishes
 from server.decode import decode_call, opened_pictures
 from server.encode import encode_response
-from server.errors import NyquistError
+from server.engine import Engine
+from server.errors import InvalidRequest, NyquistError
 from server.images import ImageDecoder
 from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
+from server.queue_budget import QueueBudget
 from server.repository import LoadedModel
 
 
 class ServedModel:
-    """A loaded model and its batcher; `close` it to give its thread back.
+    """A loaded model and its batcher; `close` it to give its threads and sessions back.
 
     Args:
         loaded: checked, open and warm.
         metrics: its series.
         images: decodes image files, for all models.
+        budget: of queued bytes, shared with the other models.
     """
 
-    def __init__(self, loaded: LoadedModel, metrics: ModelMetrics, images: ImageDecoder) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        metrics: ModelMetrics,
+        images: ImageDecoder,
+        budget: QueueBudget,
+    ) -> None:
         self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
-        self.provider = loaded.engine.provider
-        self._engine, self._limits, self._metrics = loaded.engine, loaded.limits, metrics
-        self._batcher = Batcher(self._run, loaded.limits, metrics)
-        metrics.ready.set(1)
+        self.provider = loaded.engines[0].provider
+        self._limits, self._metrics = loaded.limits, metrics
+        runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
+        self._batcher = Batcher(runners, loaded.limits, metrics, budget)
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken and will be answered."""
+        """Whether requests are taken and every instance answers."""
         return self._batcher.alive
 
     async def infer(
@@ -58,9 +67,10 @@ class ServedModel:
         try:
             with self._metrics.inflight.track_inprogress():
                 call = decode_call(request, self.manifest, self._limits.max_batch_size)
+                wishes = queue_wishes(request, deadline)
                 pictures = await opened_pictures(call, self.manifest, self._images, deadline)
                 stages["decode"].observe(perf_counter() - began)
-                outputs = await self._batcher.submit(pictures, deadline)
+                outputs = await self._batcher.submit(pictures, wishes)
                 computed = perf_counter()
                 body = encode_response(request.id, call, outputs, self.manifest, self.labels)
         except NyquistError as error:
@@ -76,10 +86,48 @@ class ServedModel:
         return body
 
     async def close(self) -> None:
-        """Refuse new requests, answer those that wait, give the thread back."""
-        self._metrics.ready.set(0)
+        """Refuse new requests, answer those that wait, give the threads and sessions back."""
         await self._batcher.close()
 
-    def _run(self, pictures: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        self._metrics.padding_rows.inc(self._engine.padding(len(pictures)))
-        return self._engine.run(pictures)
+
+class _MeasuredEngine:
+    """An engine that counts the rows it adds to its batches."""
+
+    def __init__(self, engine: Engine, metrics: ModelMetrics) -> None:
+        self._engine, self._metrics = engine, metrics
+        self.probe = engine.probe
+
+    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        self._metrics.padding_rows.inc(self._engine.padding(len(batch)))
+        return self._engine.run(batch)
+
+
+def queue_wishes(request: pb.ModelInferRequest, deadline: float | None) -> Wishes:
+    """Read the parameters `priority` and `timeout` (microseconds), as Triton's clients send them.
+
+    Raises:
+        InvalidRequest: one of them is no integer of at least 0.
+    """
+    if not request.parameters:
+        return Wishes(deadline)
+    priority = _whole_number(request, "priority", ("int64_param", "uint64_param"))
+    timeout_us = _whole_number(request, "timeout", ("int64_param",))
+    return Wishes(deadline, priority, timeout_us / 1e6)
+
+
+def _whole_number(request: pb.ModelInferRequest, key: str, kinds: tuple[str, ...]) -> int:
+    if key not in request.parameters:  # a lookup in a protobuf map would create it
+        return 0
+    parameter = request.parameters[key]
+    kind = parameter.WhichOneof("parameter_choice") or "nothing"
+    if kind not in kinds:
+        expected = " or ".join(kinds)
+        raise InvalidRequest(
+            f"invalid value type for '{key}' parameter, expected {expected}, got {kind}."
+        )
+    value: int = getattr(parameter, kind)
+    if value < 0:
+        raise InvalidRequest(
+            f"invalid value for '{key}' parameter, expected at least 0, got {value}."
+        )
+    return value

@@ -35,7 +35,9 @@ class ModelSettings(BaseModel):
     require_cuda: bool = Field(
         default=False, description="refuse to start rather than run on the CPU"
     )
-    threads: int = Field(0, ge=0, description="intra-op threads of a session; 0: one a core")
+    threads: int = Field(
+        0, ge=0, description="intra-op threads of a session; 0: cores shared by its instances"
+    )
     poll_s: float = Field(
         0.0,
         ge=0,
@@ -87,6 +89,9 @@ class SecuritySettings(BaseModel):
 class LimitSettings(BaseModel):
     """What one caller, or all of them together, may ask for."""
 
+    max_queue_bytes: int = Field(
+        512 * 1024 * 1024, gt=0, description="pictures held for all models together"
+    )
     max_message_bytes: int = Field(
         64 * 1024 * 1024,
         gt=0,

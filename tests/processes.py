@@ -62,11 +62,16 @@ def run(*command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[
     )
 
 
-def start_server(repository: Path, options: Sequence[str] = ("--drain-s", "0")) -> RunningServer:
-    """Start a server on free ports and wait until it says that it is ready."""
+def start_server(
+    repository: Path, options: Sequence[str] = ("--drain-s", "0"), code: str = ""
+) -> RunningServer:
+    """Start a server on free ports and wait until it says that it is ready.
+
+    `code` runs in its place, for a server with a fault.
+    """
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "server"),
+            *(sys.executable, *(("-c", code) if code else ("-m", "server"))),
             *("--repository", str(repository), "--port", "0", "--metrics-port", "0"),
             *options,
         ],

@@ -1,14 +1,31 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 from models.samples import fashion_samples
-from server.engine import CPU, CUDA, Engine, Execution, bucket_sizes, missing_rows, pad_batch
+from server.bound_runs import BoundRuns
+from server.engine import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Engine,
+    Execution,
+    SessionPlan,
+    bucket_sizes,
+    missing_rows,
+    open_session,
+    pad_batch,
+)
 from server.errors import ArtifactError, InferenceFailed, StartError
+from server.session_settings import SessionSettings
 
-HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
+ON_CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "device_id": "0"}
+NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+ANY = SessionSettings()
 WITHOUT_CUDA = CUDA not in ort.get_available_providers()
 
 
@@ -17,32 +34,132 @@ def graph(repository: Path) -> bytes:
     return (repository / "fashion_blur" / "1" / "model.onnx").read_bytes()
 
 
+def plan(
+    execution: Execution, settings: SessionSettings = ANY, available: Sequence[str] = (CUDA, CPU)
+) -> SessionPlan:
+    return execution.plan(settings, available, cores=8)
+
+
 def test_the_cpu_alone_is_asked_for_where_this_onnxruntime_has_no_cuda() -> None:
-    assert Execution().providers([CPU]) == [(CPU, {})]
-    assert Execution(provider="cpu").providers([CUDA, CPU]) == [(CPU, {})]
+    on_cpu = SessionPlan(((CPU, {}),), NO_SPINNING, intra_op_threads=8)
+    assert plan(Execution(), available=[CPU]) == on_cpu
+    assert plan(Execution(provider="cpu")) == on_cpu
 
 
 def test_cuda_is_asked_for_with_a_search_that_does_not_stall_and_the_cpu_behind_it() -> None:
-    assert Execution().providers([CUDA, CPU]) == [(CUDA, HEURISTIC), (CPU, {})]
-    assert Execution(provider="cuda").providers([CPU]) == [(CUDA, HEURISTIC), (CPU, {})]
+    on_cuda = SessionPlan(((CUDA, ON_CUDA), (CPU, {})), NO_SPINNING, intra_op_threads=8)
+    assert plan(Execution()) == on_cuda
+    assert plan(Execution(provider="cuda"), available=[CPU]) == on_cuda
 
 
 def test_required_cuda_leaves_no_way_to_the_cpu() -> None:
-    strict = Execution(require_cuda=True)
-    assert strict.providers([CUDA, CPU]) == [(CUDA, HEURISTIC)]
-    assert strict.session_config()["session.disable_cpu_ep_fallback"] == "1"
-    assert "session.disable_cpu_ep_fallback" not in Execution().session_config()
+    assert plan(Execution(require_cuda=True)) == SessionPlan(
+        ((CUDA, ON_CUDA),),
+        {**NO_SPINNING, "session.disable_cpu_ep_fallback": "1"},
+        intra_op_threads=8,
+        must=CUDA,
+    )
 
 
-def test_threads_do_not_spin() -> None:
-    config = Execution().session_config()
-    assert config["session.intra_op.allow_spinning"] == "0"
-    assert config["session.inter_op.allow_spinning"] == "0"
+def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
+    settings = SessionSettings(
+        device="gpu",
+        device_id=3,
+        intra_op_threads=5,
+        entries={"session.intra_op.allow_spinning": "1"},
+        cuda={"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"},
+        tensorrt={"trt_fp16_enable": "1"},
+        optimization="ORT_ENABLE_BASIC",
+        memory_arena=False,
+    )
+    assert plan(Execution(threads=2), settings) == SessionPlan(
+        (
+            (TENSORRT, {"device_id": "3", "trt_fp16_enable": "1"}),
+            (CUDA, {"cudnn_conv_algo_search": "EXHAUSTIVE", "device_id": "3", "use_tf32": "0"}),
+            (CPU, {}),
+        ),
+        {**NO_SPINNING, "session.intra_op.allow_spinning": "1"},
+        intra_op_threads=5,
+        optimization="ORT_ENABLE_BASIC",
+        memory_arena=False,
+        must=CUDA,
+    )
+
+
+def test_the_operators_cpu_wins_over_a_models_gpu() -> None:
+    settings = SessionSettings(device="gpu", cuda={"use_tf32": "0"}, tensorrt={})
+    on_cpu = plan(Execution(provider="cpu"), settings)
+    assert (on_cpu.providers, on_cpu.must) == (((CPU, {}),), "")
+
+
+def test_a_models_cpu_wins_over_the_operators_wish_for_cuda_and_not_over_its_need() -> None:
+    settings = SessionSettings(device="cpu")
+    assert plan(Execution(provider="cuda"), settings).providers == ((CPU, {}),)
+    with pytest.raises(StartError, match="contradicts a model's instance_group of KIND_CPU"):
+        plan(Execution(require_cuda=True), settings)
+
+
+@pytest.mark.parametrize(
+    ("operator", "model", "instances", "threads"),
+    [(0, 0, 1, 8), (0, 0, 2, 4), (0, 0, 3, 2), (0, 0, 99, 1), (2, 0, 1, 2), (2, 3, 4, 3)],
+)
+def test_instances_share_the_cores_unless_a_number_of_threads_is_asked_for(
+    operator: int, model: int, instances: int, threads: int
+) -> None:
+    settings = SessionSettings(instances=instances, intra_op_threads=model)
+    assert plan(Execution(threads=operator), settings).intra_op_threads == threads
+
+
+def test_a_session_is_opened_as_planned(graph: bytes) -> None:
+    planned = SessionPlan(
+        ((CPU, {}),),
+        {"session.intra_op.allow_spinning": "1"},
+        intra_op_threads=1,
+        optimization="ORT_DISABLE_ALL",
+        memory_arena=False,
+    )
+    options = open_session(graph, planned, [CPU]).get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert options.intra_op_num_threads == 1
+    assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert not options.enable_cpu_mem_arena
+
+
+def test_runs_at_fixed_addresses_give_the_same_answers_and_leave_earlier_ones_alone(
+    graph: bytes,
+) -> None:
+    session = open_session(graph, plan(Execution("cpu", threads=1)), [CPU])
+    runs = BoundRuns(session, "cpu", 0)
+    pictures = fashion_samples().images[:4].numpy()
+    expected = [session.run(None, {"image": pictures[a:b]})[0] for a, b in ((0, 2), (2, 4), (0, 3))]
+    found = [runs.run(pictures[a:b])[0] for a, b in ((0, 2), (2, 4), (0, 3))]
+    assert [part.tobytes() for part in found] == [part.tobytes() for part in expected]
+
+
+def test_runs_at_fixed_addresses_need_fixed_sizes() -> None:
+    grows = helper.make_graph(
+        [helper.make_node("Relu", ["image"], ["logits"])],
+        "grows",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, "height", 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, "height", 8])],
+    )
+    model = helper.make_model(
+        grows, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    ).SerializeToString()
+    session = open_session(model, plan(Execution("cpu")), [CPU])
+    with pytest.raises(ArtifactError, match="needs tensors of fixed size, 'image' is"):
+        BoundRuns(session, "cpu", 0)
 
 
 def test_the_cpu_and_required_cuda_contradict_each_other() -> None:
     with pytest.raises(StartError, match="contradicts"):
         Execution(provider="cpu", require_cuda=True)
+
+
+@pytest.mark.skipif(not WITHOUT_CUDA, reason="this machine may have a GPU that answers")
+def test_a_model_that_asks_for_a_gpu_is_not_served_without_one(graph: bytes) -> None:
+    with pytest.raises(ArtifactError, match="CUDAExecutionProvider is asked for"):
+        Engine(graph, Execution(), 4, SessionSettings(device="gpu"))
 
 
 @pytest.mark.skipif(not WITHOUT_CUDA, reason="this machine may have a GPU that answers")
@@ -76,6 +193,10 @@ def test_cuda_buckets_are_the_powers_of_two_and_the_largest_batch() -> None:
     assert bucket_sizes(12) == (1, 2, 4, 8, 12)
 
 
+def test_preferred_sizes_are_buckets_too() -> None:
+    assert bucket_sizes(16, (3, 8)) == (1, 2, 3, 4, 8, 16)
+
+
 def test_a_batch_is_padded_to_the_next_bucket_and_not_at_all_without_buckets() -> None:
     assert [missing_rows(size, (1, 2, 4, 8)) for size in (1, 2, 3, 5, 8)] == [0, 0, 1, 3, 0]
     assert missing_rows(3, ()) == 0
@@ -103,3 +224,14 @@ def test_the_number_of_threads_does_not_change_an_answer(graph: bytes) -> None:
         for threads in (1, 2)
     )
     assert one.tobytes() == two.tobytes()
+
+
+def test_a_probe_tells_whether_a_warm_session_works(graph: bytes) -> None:
+    engine = Engine(graph, Execution("cpu", threads=1), max_batch_size=2)
+    picture = np.zeros((1, 48, 48), np.float32)
+    engine.warm(picture)
+    engine.probe()
+    with pytest.raises(InferenceFailed):
+        engine.warm(picture[:, 1:])
+    with pytest.raises(InferenceFailed):
+        engine.probe()

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from server.batcher import BatchLimits
 from server.errors import ArtifactError
 from server.model_config import batch_limits, parse_model_config
+from server.waiting_room import BatchLimits, QueuePolicy
 
 PATH = Path("m/config.pbtxt")
 LEAST = 'platform: "onnxruntime_onnx" max_batch_size: 8 '
@@ -17,14 +17,36 @@ def limits(text: str) -> BatchLimits:
 
 def test_the_batching_settings_that_triton_users_know_are_read() -> None:
     text = """dynamic_batching {
+        preferred_batch_size: [4, 2]
         max_queue_delay_microseconds: 1500
-        default_queue_policy { max_queue_size: 7 }
+        priority_levels: 3
+        default_priority_level: 2
+        default_queue_policy {
+            timeout_action: DELAY
+            default_timeout_microseconds: 250000
+            allow_timeout_override: true
+            max_queue_size: 7
+        }
+        priority_queue_policy { key: 3 value { max_queue_size: 1 } }
     }"""
-    assert limits(text) == BatchLimits(8, merge=True, max_queue_delay_s=0.0015, max_queue_size=7)
+    default = QueuePolicy(7, timeout_s=0.25, delay=True, override=True)
+    assert limits(text) == BatchLimits(
+        8,
+        max_queue_delay_s=0.0015,
+        preferred_sizes=(2, 4),
+        levels=(default, default, QueuePolicy(1)),
+        default_level=2,
+    )
+
+
+def test_order_is_kept_where_it_is_asked_for() -> None:
+    assert limits("dynamic_batching { preserve_ordering: true }").preserve_ordering
+    assert not limits("dynamic_batching {}").preserve_ordering
 
 
 def test_without_dynamic_batching_requests_do_not_share_a_run() -> None:
-    assert limits("") == BatchLimits(8, merge=False, max_queue_size=1024)
+    assert limits("") == BatchLimits(8, merge=False)
+    assert limits("").levels == (QueuePolicy(max_size=1024),)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +57,40 @@ def test_without_dynamic_batching_requests_do_not_share_a_run() -> None:
         ('platform: "tensorrt_plan" max_batch_size: 8', "platform is 'tensorrt_plan'"),
         ('platform: "onnxruntime_onnx"', "max_batch_size is 0, least is 1"),
         ("max_batchsize: 8", "max_batchsize"),
+        (
+            LEAST + "dynamic_batching { preferred_batch_size: [4, 9] }",
+            "preferred_batch_size has 9, choices are 1 to 8",
+        ),
+        (
+            LEAST + "dynamic_batching { priority_levels: 2 }",
+            "default_priority_level is 0, choices are 1 to 2",
+        ),
+        (
+            LEAST + "dynamic_batching { priority_levels: 2 default_priority_level: 3 }",
+            "default_priority_level is 3, choices are 1 to 2",
+        ),
+        (
+            LEAST + "dynamic_batching { priority_levels: 100000000 default_priority_level: 1 }",
+            "priority_levels is 100000000, most is 100",
+        ),
+        (
+            LEAST + "dynamic_batching { priority_queue_policy { key: 1 value {} } }",
+            "priority_queue_policy has 1, priority_levels is 0",
+        ),
+        (
+            LEAST + "dynamic_batching { preserve_ordering: true"
+            " priority_levels: 2 default_priority_level: 1 }",
+            "preserve_ordering contradicts priority_levels 2",
+        ),
+        (
+            LEAST + "dynamic_batching { preserve_ordering: true default_queue_policy"
+            " { timeout_action: DELAY default_timeout_microseconds: 1 } }",
+            "preserve_ordering contradicts timeout_action DELAY",
+        ),
+        (
+            LEAST + 'parameters { key: "intra_op_threads" value { string_value: "2" } }',
+            "m/config.pbtxt: parameters has 'intra_op_threads', choices are .*intra_op_thread",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_honoured_is_refused(text: str, message: str) -> None:
@@ -45,6 +101,14 @@ def test_a_configuration_that_cannot_be_honoured_is_refused(text: str, message: 
 def test_settings_that_are_not_read_are_named_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    text = """
+        dynamic_batching { preferred_batch_size: [4] }
+        instance_group { count: 2 passive: true }
+        instance_group { rate_limiter { priority: 1 } }
+        optimization { graph { level: 1 } eager_batching: true }
+        response_cache { enable: true }
+    """
     with caplog.at_level(logging.WARNING):
-        limits("dynamic_batching { preferred_batch_size: [4] } instance_group { count: 2 }")
-    assert "not read: dynamic_batching.preferred_batch_size, instance_group" in caplog.text
+        limits(text)
+    names = "instance_group.passive, instance_group.rate_limiter, optimization.eager_batching"
+    assert f"not read: {names}, response_cache" in caplog.text

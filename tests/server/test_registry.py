@@ -12,6 +12,7 @@ from server.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
 from server.images import ImageDecoder
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
+from server.queue_budget import QueueBudget
 from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
@@ -20,6 +21,7 @@ from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_
 NAME = "fashion_strided"
 OTHER = "fashion_blur"
 ON_CPU = Execution(provider="cpu", threads=1)
+BUDGET = QueueBudget(1 << 24)
 ALL = "version_policy { all {} }"
 
 
@@ -34,7 +36,7 @@ def make_registry(repository: Path, loads: list[tuple[str, int]] | None = None) 
 
     def serve(loaded: LoadedModel) -> ServedModel:
         series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
-        return ServedModel(loaded, series, images)
+        return ServedModel(loaded, series, images, BUDGET)
 
     return Registry(repository, load, serve, metrics)
 
@@ -391,7 +393,7 @@ def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
     metrics, images = Metrics(), ImageDecoder()
 
     def serve(loaded: LoadedModel) -> ServedModel:
-        return Mortal(loaded, metrics.model(loaded.manifest.name, "1"), images)
+        return Mortal(loaded, metrics.model(loaded.manifest.name, "1"), images, BUDGET)
 
     async def script() -> None:
         registry = Registry(
@@ -428,7 +430,7 @@ def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder:
     metrics, images = Metrics(), ImageDecoder()
 
     def serve(loaded: LoadedModel) -> ServedModel:
-        return ServedModel(loaded, metrics.model(loaded.manifest.name, "1"), images)
+        return ServedModel(loaded, metrics.model(loaded.manifest.name, "1"), images, BUDGET)
 
     def ready() -> float | None:
         labels = {"model": NAME, "version": "1"}

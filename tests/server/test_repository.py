@@ -36,7 +36,7 @@ def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     assert loaded.manifest.name == NAME
     assert len(loaded.labels) == 10
     assert loaded.limits.max_batch_size == 64
-    assert loaded.limits.max_queue_size == 1024
+    assert loaded.limits.levels[0].max_size == 1024
 
 
 @pytest.mark.parametrize("file", ["1/model.onnx", "1/labels.txt"])
@@ -73,7 +73,7 @@ def test_an_edited_configuration_is_taken_and_said(
     path = copy / NAME / "config.pbtxt"
     path.write_text(path.read_text().replace("max_queue_size: 1024", "max_queue_size: 7"))
     with caplog.at_level("INFO"):
-        assert load_model(copy / NAME, ON_CPU).limits.max_queue_size == 7
+        assert load_model(copy / NAME, ON_CPU).limits.levels[0].max_size == 7
     assert "config.pbtxt was edited since version 1 was built" in caplog.text
 
 

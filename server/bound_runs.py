@@ -1,0 +1,73 @@
+"""Runs at fixed addresses, as CUDA graphs need them: capture once for each shape, then replay.
+
+batch -> the input buffer of its shape, on the device -> run -> output buffers -> arrays
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from server.errors import ArtifactError
+
+GRAPH_ID = "gpu_graph_id"
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+
+
+@dataclass(frozen=True)
+class _Bound:
+    input: ort.OrtValue
+    outputs: tuple[ort.OrtValue, ...]
+    binding: ort.IOBinding
+    options: ort.RunOptions
+
+
+class BoundRuns:
+    """Runs a session with one set of device buffers for each batch size.
+
+    Args:
+        session: with one input; only its first axis, the batch, may be dynamic.
+        device: where the buffers lie, "cuda" or "cpu".
+        device_id: of the device.
+
+    Raises:
+        ArtifactError: the sizes or types of input and outputs are not known beforehand.
+    """
+
+    def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
+        self._session, self._place = session, (device, device_id)
+        (self._input,), self._outputs = session.get_inputs(), session.get_outputs()
+        for tensor in (self._input, *self._outputs):
+            if tensor.type not in DTYPES or not all(isinstance(n, int) for n in tensor.shape[1:]):
+                raise ArtifactError(
+                    f"enable_cuda_graph needs tensors of fixed size, {tensor.name!r} is "
+                    f"{tensor.type} {tensor.shape}"
+                )
+        self._bound: dict[int, _Bound] = {}
+
+    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Compute every output of the graph, in its order. batch: (B, ...)."""
+        rows = len(batch)
+        if rows not in self._bound:
+            self._bound[rows] = self._bind(rows)
+        bound = self._bound[rows]
+        bound.input.update_inplace(np.ascontiguousarray(batch))
+        self._session.run_with_iobinding(bound.binding, bound.options)
+        return [np.array(output.numpy()) for output in bound.outputs]
+
+    def _bind(self, rows: int) -> _Bound:
+        source, *results = (
+            ort.OrtValue.ortvalue_from_shape_and_type(
+                (rows, *tensor.shape[1:]), DTYPES[tensor.type], *self._place
+            )
+            for tensor in (self._input, *self._outputs)
+        )
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._input.name, source)
+        for tensor, value in zip(self._outputs, results, strict=True):
+            binding.bind_ortvalue_output(tensor.name, value)
+        options = ort.RunOptions()
+        options.add_run_config_entry(GRAPH_ID, str(rows))
+        return _Bound(source, tuple(results), binding, options)

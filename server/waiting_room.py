@@ -1,0 +1,188 @@
+"""The requests that wait for one model, in the order in which they will run.
+
+priority level 1 -> those of it that are over their time (DELAY) -> level 2 -> ...
+
+The settings are those of Triton's dynamic batcher, and mean what they mean there.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from time import monotonic
+from typing import Any
+
+from numpy.typing import NDArray
+
+from server.errors import QueueFull
+
+Array = NDArray[Any]
+Outputs = dict[str, Array]
+
+DEFAULT_MAX_QUEUE_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """How the requests of one priority level wait.
+
+    Attributes:
+        max_size: requests that may wait; one more is refused.
+        timeout_s: how long one may wait; 0 is for ever.
+        delay: a request over its time is put behind the others of its level, and not refused.
+        override: a request may bring a shorter timeout of its own.
+    """
+
+    max_size: int = DEFAULT_MAX_QUEUE_SIZE
+    timeout_s: float = 0.0
+    delay: bool = False
+    override: bool = False
+
+    def timeout_of(self, wished_s: float) -> float:
+        """Return how long a request may wait that wishes for `wished_s`; 0 is for ever."""
+        shorter = self.override and 0 < wished_s < self.timeout_s
+        return wished_s if shorter else self.timeout_s
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How requests may be put together, and how they wait for it.
+
+    Attributes:
+        max_batch_size: pictures in one run.
+        merge: whether requests share a run at all.
+        max_queue_delay_s: how long the first request of a batch waits for company while an
+            instance is free; 0 takes what is there.
+        preferred_sizes: batches of these sizes are run at once, and made where they can be.
+        preserve_ordering: answers leave in the order in which their requests were taken to run.
+        levels: a policy for each priority level, the highest first.
+        default_level: of a request without a priority, from 1.
+    """
+
+    max_batch_size: int
+    merge: bool = True
+    max_queue_delay_s: float = 0.0
+    preferred_sizes: tuple[int, ...] = ()
+    preserve_ordering: bool = False
+    levels: tuple[QueuePolicy, ...] = (QueuePolicy(),)
+    default_level: int = 1
+
+    def level_of(self, priority: int) -> int:
+        """Return the level of a request: the default one without a priority, or too high a one."""
+        return priority if 1 <= priority <= len(self.levels) else self.default_level
+
+    @property
+    def full_size(self) -> int:
+        """Pictures that end the wait for company."""
+        return max(self.preferred_sizes, default=self.max_batch_size)
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request: its pictures (B, ...), its priority level, and where its caller waits."""
+
+    pictures: Array
+    answer: "asyncio.Future[Outputs]"
+    level: int = 1
+    arrived: float = field(default_factory=monotonic)
+
+
+class _Level:
+    """One priority level. OrderedDicts, because a ticket may leave from anywhere."""
+
+    def __init__(self, policy: QueuePolicy) -> None:
+        self.policy = policy
+        self.in_time: OrderedDict[Ticket, None] = OrderedDict()
+        self.late: OrderedDict[Ticket, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.in_time) + len(self.late)
+
+
+class WaitingRoom:
+    """Tickets in the order in which they will run.
+
+    Args:
+        limits: of the model.
+    """
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self._limits = limits
+        self._levels = [_Level(policy) for policy in limits.levels]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels))
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return chain.from_iterable(chain(level.in_time, level.late) for level in self._levels)
+
+    def admit(self, ticket: Ticket) -> None:
+        """Let a ticket wait.
+
+        Raises:
+            QueueFull: its level is full.
+        """
+        level = self._levels[ticket.level - 1]
+        if len(level) >= level.policy.max_size:
+            raise QueueFull(f"Exceeds maximum queue size of {level.policy.max_size}")
+        level.in_time[ticket] = None
+
+    def postpone(self, ticket: Ticket) -> None:
+        """Put a ticket behind all others of its level that are in time."""
+        level = self._levels[ticket.level - 1]
+        if ticket in level.in_time:
+            del level.in_time[ticket]
+            level.late[ticket] = None
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Take a ticket out, wherever it stands; say whether it was there."""
+        level = self._levels[ticket.level - 1]
+        for tickets in (level.in_time, level.late):
+            if ticket in tickets:
+                del tickets[ticket]
+                return True
+        return False
+
+    def next_batch(self, now: float) -> tuple[list[Ticket], float]:
+        """Choose, without taking them out, the tickets to run next; `now` is monotonic.
+
+        The first ticket is always among them, so that none starves behind other shapes.
+
+        Returns:
+            The tickets, or none and the time until which to wait for company.
+        """
+        batch, preferred, complete = self._fitting()
+        delay = self._limits.max_queue_delay_s
+        oldest = min(ticket.arrived for ticket in batch)
+        over = delay > 0 and now >= oldest + delay
+        if preferred and not over:
+            return batch[:preferred], now
+        if complete or over or delay == 0:
+            return batch, now
+        return [], oldest + delay
+
+    def _fitting(self) -> tuple[list[Ticket], int, bool]:
+        """Find the tickets that fit into one run: the first, and those after it of its shape.
+
+        Within a shape the order holds: a ticket that does not fit any more ends the batch.
+
+        Returns:
+            The tickets, how many of them make the largest preferred size, and whether company
+            would be of no use.
+        """
+        limits = self._limits
+        batch: list[Ticket] = []
+        size, preferred = 0, 0
+        for ticket in self:
+            if batch and ticket.pictures.shape[1:] != batch[0].pictures.shape[1:]:
+                continue
+            if size + len(ticket.pictures) > limits.max_batch_size:
+                return batch, preferred, True
+            batch.append(ticket)
+            size += len(ticket.pictures)
+            if size in limits.preferred_sizes:
+                preferred = len(batch)
+            if size == limits.max_batch_size or not limits.merge:
+                return batch, preferred, True
+        return batch, preferred, size >= limits.full_size

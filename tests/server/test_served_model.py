@@ -1,0 +1,56 @@
+import pytest
+
+from server.batcher import Wishes
+from server.errors import InvalidRequest
+from server.pb import inference_pb2 as pb
+from server.served_model import queue_wishes
+
+
+def request(**parameters: pb.InferParameter) -> pb.ModelInferRequest:
+    return pb.ModelInferRequest(id="q1", parameters=parameters)
+
+
+def test_priority_and_timeout_are_read_as_tritons_clients_send_them() -> None:
+    asked = request(
+        priority=pb.InferParameter(uint64_param=2), timeout=pb.InferParameter(int64_param=1500)
+    )
+    assert queue_wishes(asked, 7.0) == Wishes(deadline=7.0, priority=2, timeout_s=0.0015)
+    signed = request(priority=pb.InferParameter(int64_param=3))
+    assert queue_wishes(signed, None) == Wishes(priority=3)
+    assert queue_wishes(request(), None) == Wishes()
+    assert not request().parameters
+
+
+@pytest.mark.parametrize(
+    ("key", "parameter", "message"),
+    [
+        (
+            "timeout",
+            pb.InferParameter(uint64_param=1),
+            "invalid value type for 'timeout' parameter, expected int64_param, got uint64_param.",
+        ),
+        (
+            "priority",
+            pb.InferParameter(string_param="high"),
+            "invalid value type for 'priority' parameter, expected int64_param or uint64_param, "
+            "got string_param.",
+        ),
+        (
+            "priority",
+            pb.InferParameter(),
+            "invalid value type for 'priority' parameter, expected int64_param or uint64_param, "
+            "got nothing.",
+        ),
+        (
+            "timeout",
+            pb.InferParameter(int64_param=-1),
+            "invalid value for 'timeout' parameter, expected at least 0, got -1.",
+        ),
+    ],
+)
+def test_a_wish_of_the_wrong_kind_says_what_is_right(
+    key: str, parameter: pb.InferParameter, message: str
+) -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        queue_wishes(request(**{key: parameter}), None)
+    assert str(failure.value) == message
