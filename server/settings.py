@@ -36,7 +36,9 @@ class ModelSettings(BaseModel):
         default=False, description="refuse to start rather than run on the CPU"
     )
     threads: int = Field(
-        0, ge=0, description="intra-op threads of a session; 0: cores shared by its instances"
+        0,
+        ge=0,
+        description="intra-op threads of a session; 0 shares the cores out to a model's instances",
     )
     poll_s: float = Field(
         0.0,
