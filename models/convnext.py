@@ -38,7 +38,8 @@ class ChannelsFirst(nn.Module):
     """Put the channels in front. (B, H, W, C) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 2)
+        # contiguous: or the exporter, seeing channels_last, writes shape arithmetic
+        return x.permute(0, 3, 1, 2).contiguous()
 
 
 class ConvNeXtBlock(nn.Module):

@@ -15,4 +15,6 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over (B, H, W, C)
+        normed = super().forward(x.permute(0, 2, 3, 1))  # over the last axis of (B, H, W, C)
+        # contiguous: or the exporter, seeing channels_last, writes shape arithmetic
+        return normed.permute(0, 3, 1, 2).contiguous()
