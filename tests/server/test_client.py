@@ -141,8 +141,8 @@ def test_a_large_picture_is_shrunk_to_the_canvas(tmp_path: Path) -> None:
 
 
 def test_an_input_that_takes_no_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the model takes FP32 \(3, 8, 8\)"):
-        read_picture(CLOTHES / "bag.png", "FP32", (3, 8, 8))
+    with pytest.raises(ValueError, match=r"the model takes FP32 \(4, 8, 8\)"):
+        read_picture(CLOTHES / "bag.png", "FP32", (4, 8, 8))
 
 
 def test_sliding_rolls_around_the_edge() -> None:
@@ -154,3 +154,19 @@ def test_sliding_rolls_around_the_edge() -> None:
 def test_softmax_is_what_it_is_by_hand_and_does_not_overflow() -> None:
     probabilities = softmax(np.array([1000.0, 1000.0 + np.log(3.0)]))
     assert probabilities.tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_a_float_input_in_colour_gets_the_same_crop_in_0_to_1(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    read = read_picture(tmp_path / "colour.png", "FP32", (3, 32, 32))
+    crop = read_picture(tmp_path / "colour.png", "UINT8", (32, 32, 3))
+    assert read.dtype == np.float32
+    assert np.array_equal(read, crop.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+def test_an_input_of_any_size_gets_the_picture_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    assert np.array_equal(read_picture(tmp_path / "colour.png", "UINT8", (-1, -1, 3)), pixels)
+    assert read_picture(tmp_path / "colour.png", "FP32", (1, -1, -1)).shape == (1, 50, 80)
