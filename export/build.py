@@ -44,7 +44,7 @@ s: time of the build; - if nothing had changed\
 def built_table(built: Sequence[Built], repository: Path) -> Table:
     """Lay out what is in the repository, a line a model, within 80 columns."""
     headers = ("model", "MMACs", "parity", "accuracy", "shift", "MB", "ms b1", "ms b8", "s")
-    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=0)
     for column in table.columns[1:]:
         column.justify = "right"
     for model in built:
