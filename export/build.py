@@ -31,6 +31,7 @@ from export.plan import Plan, plan
 from export.report.pages import write_pages
 from export.report.record import Latency, read_report
 from export.report.speed import measure_speed
+from export.report.wording import milliseconds
 
 LEGEND = """\
 MMACs: million multiply-adds of a picture
@@ -67,7 +68,7 @@ def _latencies(repository: Path, name: str) -> tuple[str, str]:
     """Return the median times of batch 1 and 8, milliseconds."""
     latency = read_report(repository, name).latency
     lines = latency.lines if isinstance(latency, Latency) else ()
-    times = {line.batch: f"{line.median:.3g}" for line in lines}
+    times = {line.batch: milliseconds(line.median) for line in lines}
     return times.get(1, "-"), times.get(8, "-")
 
 
