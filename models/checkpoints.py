@@ -73,10 +73,13 @@ def read_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
             return load(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
-        raise ValueError(f"{path} holds more than tensors and is not read: {reason}") from error
+        # torch's own message says how to run what is in the file after all
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = named[1] if named else "something else"
+        raise ValueError(f"{path} holds {what} beside tensors and is not read") from error
     except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
