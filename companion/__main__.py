@@ -55,7 +55,7 @@ def check(target: str, folders: Sequence[Path], modules: Collection[str], consol
             progress.advance(bar)
     console.print(row_table(rows))
     console.print(
-        "parity: largest difference of a logit, as a share of their spread over the classes\n"
+        "parity: largest difference of a logit, as a share of the logits' spread\n"
         "shift: answers that hold under circular shifts; ms: median of one picture"
     )
     for row in rows:

@@ -1,13 +1,16 @@
 """Build models side by side, each in a process of its own, with a bar each."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,6 +21,7 @@ from models.spec import ModelSpec
 
 STATIONS = ("weights", "export", "judge", "publish", "report")
 Stations = Queue[tuple[str, str]]
+LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def build_all(
         TimeElapsedColumn(),
     )
     with (
+        _interruptible() as interrupted,
         context.Manager() as manager,
         Progress(*columns, console=console) as progress,
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
@@ -79,7 +84,7 @@ def build_all(
         stations = _follow(manager, progress, names)
         futures = {pool.submit(build_in_worker, task, stations): task for task in tasks}
         try:
-            for future in as_completed(futures):
+            for future in _as_they_end(futures, interrupted):
                 _collect(future, futures[future], built, failed)
                 name = futures[future].spec.name
                 stations.put((name, "failed" if name in failed else "done"))
@@ -88,6 +93,32 @@ def build_all(
             raise
         stations.put(("", ""))
     return [built[name] for name in names if name in built], failed
+
+
+@contextmanager
+def _interruptible() -> Iterator[Event]:
+    """Note an interrupt beside raising it: what is raised in a callback of Python's is lost."""
+    interrupted = Event()
+
+    def heed(_number: int, _frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, heed)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _as_they_end(futures: Iterable[Future[Built]], interrupted: Event) -> Iterator[Future[Built]]:
+    """Yield futures as they end. Raises KeyboardInterrupt once that was asked for."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, LOOK_S, FIRST_COMPLETED)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        yield from done
 
 
 def _follow(manager: SyncManager, progress: Progress, names: Sequence[str]) -> Stations:
