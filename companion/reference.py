@@ -29,11 +29,6 @@ class Reference:
     def __init__(self, network: nn.Module) -> None:
         self._network = network.eval()
 
-    @property
-    def parameters(self) -> int:
-        """Number of learned values."""
-        return sum(parameter.numel() for parameter in self._network.parameters())
-
     def predict(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the logits in eager PyTorch. (B, *input shape) -> (B, C)."""
         with torch.inference_mode():

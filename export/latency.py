@@ -43,7 +43,6 @@ def measure_latencies(
     pictures: NDArray[Any],
     batch_sizes: Sequence[int] = BATCH_SIZES,
     *,
-    execution: Execution | None = None,
     runs: int = RUNS,
     budget_s: float = BUDGET_S,
 ) -> dict[str, dict[int, Latency]]:
@@ -56,7 +55,6 @@ def measure_latencies(
         graphs: ONNX files by name; ratios are to the first.
         pictures: served inputs, (N, ...), repeated where a batch is larger.
         batch_sizes: of each measurement.
-        execution: as for the server; the CPU by default.
         runs: of each graph at each batch size, at most.
         budget_s: after this many seconds at a batch size no further round begins, but for the
             first LEAST_RUNS.
@@ -73,7 +71,7 @@ def measure_latencies(
             f"needs graphs, pictures, runs and batch sizes from 1 on, got {len(graphs)}, "
             f"{len(pictures)}, {runs} and {tuple(batch_sizes)}"
         )
-    execution = execution or Execution(provider="cpu")
+    execution = Execution(provider="cpu")
     engines = {name: Engine(graph, execution, max(batch_sizes)) for name, graph in graphs.items()}
     found: dict[str, dict[int, Latency]] = {name: {} for name in engines}
     for size in batch_sizes:

@@ -25,7 +25,6 @@ from server.errors import ArtifactError
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
-WEIGHTS_FILE = "model.onnx.data"
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 REFERENCE_FILE = "reference.safetensors"
