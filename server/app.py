@@ -151,8 +151,9 @@ class Server:
         manifest, engine = loaded.manifest, loaded.engines[0]
         fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
-        graph = manifest.files[f"{manifest.version}/model.onnx"]
-        metrics.describe(graph, manifest.opset, engine.provider, fell_back=fell_back)
+        metrics.describe(
+            manifest.graph_sha256, manifest.opset, engine.provider, fell_back=fell_back
+        )
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
         batch_size = loaded.limits.max_batch_size
         self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))

@@ -28,6 +28,7 @@ class RemoteModel:
         shape: of one picture, without the batch.
         outputs: shape of each output for one picture, by name.
         provider: execution provider that runs it; empty where the server does not say.
+        sha256: of its graph, hexadecimal; empty where the server does not say.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RemoteModel:
     shape: tuple[int, ...]
     outputs: Mapping[str, tuple[int, ...]]
     provider: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class InferenceClient:
             shape=tuple(picture.shape[1:]),
             outputs={output.name: tuple(output.shape[1:]) for output in answer.outputs},
             provider=answer.parameters["execution_provider"].string_param,
+            sha256=answer.parameters["sha256"].string_param,
         )
 
     def infer(

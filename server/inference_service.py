@@ -132,7 +132,7 @@ class InferenceService:
         model = self._resolve(request.name, request.version).model
         manifest = model.manifest
         served = self._registry.served(manifest.name)
-        facts = {"execution_provider": model.provider}
+        facts = {"execution_provider": model.provider, "sha256": manifest.graph_sha256}
         if canvas_of(manifest) is not None:
             facts["image_formats"] = ",".join(FORMATS)
         return pb.ModelMetadataResponse(

@@ -230,6 +230,11 @@ class Manifest(_Frozen):
     origin: Origin
     files: dict[Annotated[str, AfterValidator(_plain_path)], str]
 
+    @property
+    def graph_sha256(self) -> str:
+        """Checksum of the graph, hexadecimal: what tells one build of a version from another."""
+        return self.files[f"{self.version}/{MODEL_FILE}"]
+
     def read_file(self, folder: Path, path: str) -> bytes:
         """Return the bytes of one file of the artifact, once they fit their checksum.
 

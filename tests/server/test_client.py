@@ -8,6 +8,7 @@ from models import fashion
 from models.samples import photograph_samples
 from server.client import InferenceClient
 from server.client_cli import main, slide, softmax
+from server.manifest import read_manifest
 from server.pictures import read_picture
 from tests.processes import ROOT, RunningServer
 
@@ -21,6 +22,8 @@ def test_the_client_knows_what_the_server_says_of_a_model(client: InferenceClien
     assert (model.version, model.input, model.datatype) == ("1", "image", "UINT8")
     assert model.shape == (224, 224, 3)
     assert model.outputs == {"logits": (1000,)}
+    manifest = read_manifest(ROOT / "model_repository" / "efficientnet_lite0", 1)
+    assert model.sha256 == manifest.files["1/model.onnx"]
     assert client.ready()
     assert client.ready("fashion_blur")
     assert not client.ready("nobody")
