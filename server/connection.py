@@ -71,9 +71,8 @@ class Connection:
             options = (*options, ("grpc.ssl_target_name_override", self.certified_name))
         credentials = grpc.ssl_channel_credentials(
             _pem(self.ca, "--ca", "CERTIFICATE"),
-            self.client_key and _pem(self.client_key, "--client-key", "PRIVATE KEY"),
-            self.client_certificate
-            and _pem(self.client_certificate, "--client-certificate", "CERTIFICATE"),
+            _pem(self.client_key, "--client-key", "PRIVATE KEY"),
+            _pem(self.client_certificate, "--client-certificate", "CERTIFICATE"),
         )
         return grpc.secure_channel(self.target, credentials, options=list(options))
 
@@ -169,8 +168,10 @@ def chosen_connection(options: argparse.Namespace) -> Connection:
     )
 
 
-def _pem(path: Path, option: str, kind: str) -> bytes:
+def _pem(path: Path | None, option: str, kind: str) -> bytes | None:
     """Read a file of which gRPC would say, if it were no PEM, only that nobody answers."""
+    if path is None:
+        return None
     content = _content(path, option)
     if f"{kind}-----".encode() not in content:
         raise WrongConnection(f"{option} {path} is no PEM file with a {kind}")
