@@ -187,7 +187,7 @@ def test_the_port_of_the_metrics_has_metrics_alone(secure: RunningServer) -> Non
         for method in (READY, METADATA):
             assert code_of(channel, method, []) is grpc.StatusCode.UNAVAILABLE
     for path in ("/metrics", "/v2/repository/index", "/v2/models/fashion_strided/infer"):
-        with urlopen(f"http://{address}{path}", timeout=20) as answer:  # noqa: S310 - http
+        with urlopen(f"http://{address}{path}", timeout=20) as answer:
             text = answer.read().decode()
         assert text.startswith("# HELP ")
         assert not any(secret in text for secret in (USE, OTHER_USE, REPOSITORY))
