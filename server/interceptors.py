@@ -9,27 +9,29 @@ import asyncio
 import inspect
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
+from google.protobuf import descriptor_pool
 
 from server.access import ACCESS, Access, Gate
 from server.errors import (
     ArtifactError,
     DeadlinePassed,
     InvalidRequest,
+    NotServed,
     NyquistError,
     StartError,
     TooManyCalls,
 )
 from server.logs import bind_call
-from server.metrics import Metrics
+from server.metrics import CallMetrics, Metrics
 
 # Quoted: the classes are generic in their stubs alone.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -41,7 +43,10 @@ Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["MethodH
 logger = logging.getLogger(__name__)
 
 DETAILS_BYTES = 1024
+CLOCKS_APART_S = 0.005
 KINDS = ("unary", "server_stream", "client_stream", "bidi_stream")
+OTHER = "_OTHER"
+"""Stands in the metrics for every method that is not served: what callers make up is no label."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,16 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics, gate: Gate, limits: CallLimits) -> None:
         self._metrics, self._gate, self._limits = metrics, gate, limits
         self._running: Counter[bool] = Counter()
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, CallMetrics] = {}
+        self._other = metrics.call(KINDS[0], OTHER, OTHER)
+
+    def expect(self, services: Iterable[str]) -> None:
+        """Create the series of every method of these services, so that none begins at one."""
+        pool = descriptor_pool.Default()
+        for service in services:
+            for method in pool.FindServiceByName(service).methods:
+                kind = KINDS[2 * method.client_streaming + method.server_streaming]
+                self._series_of(f"/{service}/{method.name}", kind)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -75,10 +89,12 @@ class Calls(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         access = ACCESS.get(method)
         handler = await continuation(handler_call_details)
-        if access is None or handler is None:
-            return None  # gRPC answers UNIMPLEMENTED
         metadata = cast(Any, handler_call_details.invocation_metadata or ())
-        call = _Call(self._series_of(method, handler), bind_call(metadata))
+        request_id = bind_call(metadata)
+        if access is None or handler is None:
+            return _refusing(_Call(self._other, request_id), NotServed("Method not found!"))
+        kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
+        call = _Call(self._series_of(method, kind), request_id)
         try:
             self._gate.check(method, access, metadata)
             self._check_room(access)
@@ -86,10 +102,11 @@ class Calls(grpc.aio.ServerInterceptor):
             return _refusing(call, refusal)
         return self._wrapped(handler, call, access)
 
-    def _series_of(self, method: str, handler: MethodHandler) -> "_Series":
+    def _series_of(self, method: str, kind: str) -> CallMetrics:
         """Return the series of a method, made once: only those of the access table come here."""
         if method not in self._series:
-            self._series[method] = _Series(self._metrics, method, handler)
+            _, service, name = method.split("/")
+            self._series[method] = self._metrics.call(kind, service, name)
         return self._series[method]
 
     def _check_room(self, access: Access) -> None:
@@ -101,7 +118,15 @@ class Calls(grpc.aio.ServerInterceptor):
     def _wrapped(self, handler: MethodHandler, call: "_Call", access: Access) -> MethodHandler:
         health = access is Access.HEALTH
         behaviour = _behaviour(handler)
-        decoded = _checked_stream if handler.request_streaming else _checked
+        counted = call.series.received.inc
+        decoded = partial(_checked_stream if handler.request_streaming else _checked, counted)
+
+        async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+            if handler.response_streaming:
+                return await behaviour(request, cast(Any, _CountedWrites(context, call.series)))
+            message = await behaviour(request, context)
+            call.series.sent.inc()
+            return message
 
         async def run(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
             async with call.during(context):
@@ -109,7 +134,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 self._running[health] += 1
                 try:
                     async with asyncio.timeout(self._deadline(handler, access, context)) as limit:
-                        return await behaviour(decoded(request), context)
+                        return await answer(decoded(request), context)
                 except TimeoutError as error:
                     if limit.expired():
                         raise DeadlinePassed("Request timeout expired") from error
@@ -124,8 +149,9 @@ class Calls(grpc.aio.ServerInterceptor):
                 try:
                     answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
                     async with aclosing(cast(Any, answers)) as closing:
-                        async for answer in closing:
-                            yield answer
+                        async for message in closing:
+                            call.series.sent.inc()
+                            yield message
                 finally:
                     self._running[health] -= 1
 
@@ -141,29 +167,13 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._limits.deadline_s if context.time_remaining() is None else None
 
 
-class _Series:
-    """The series of one method; looking labels up for each call would cost more than the rest."""
-
-    def __init__(self, metrics: Metrics, method: str, handler: MethodHandler) -> None:
-        _, service, self.name = method.split("/")
-        kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
-        labels = (kind, service, self.name)
-        self.started = metrics.started.labels(*labels)
-        self.seconds = metrics.handling.labels(*labels)
-        self._handled = cache(lambda code: metrics.handled.labels(*labels, code.name))
-
-    def count(self, code: grpc.StatusCode) -> None:
-        """Count a call that ended with a status."""
-        self._handled(code).inc()
-
-
 class _Call:
     """One call: what is counted, timed and logged of it, and the status that its error becomes."""
 
-    __slots__ = ("_began", "_context", "_request_id", "_series")
+    __slots__ = ("_began", "_context", "_request_id", "series")
 
-    def __init__(self, series: _Series, request_id: str) -> None:
-        self._series, self._request_id = series, request_id
+    def __init__(self, series: CallMetrics, request_id: str) -> None:
+        self.series, self._request_id = series, request_id
         self._context: Context
         self._began = 0.0
 
@@ -173,7 +183,7 @@ class _Call:
 
     async def __aenter__(self) -> None:
         self._began = perf_counter()
-        self._series.started.inc()
+        self.series.started.inc()
 
     async def __aexit__(
         self,
@@ -181,17 +191,18 @@ class _Call:
         error: BaseException | None,
         _: TracebackType | None,
     ) -> None:
-        code, details = self._status(error)
         took = perf_counter() - self._began
-        self._series.count(code)
-        self._series.seconds.observe(took)
+        code, details = self._status(error, took)
+        self.series.ended(code, took)
         if logger.isEnabledFor(logging.DEBUG):
-            told = {"method": self._series.name, "code": code.name, "seconds": round(took, 6)}
+            told = {"method": self.series.method, "code": code.name, "seconds": round(took, 6)}
             logger.debug("call ended", extra=told)
         if details is not None:
             await _abort(self._context, code, details)
 
-    def _status(self, error: BaseException | None) -> tuple[grpc.StatusCode, str | None]:
+    def _status(
+        self, error: BaseException | None, took_s: float
+    ) -> tuple[grpc.StatusCode, str | None]:
         """Return the status of a call, and the text to abort it with if that has to be done."""
         if error is None:
             return grpc.StatusCode.OK, None
@@ -200,9 +211,23 @@ class _Call:
         if isinstance(error, grpc.aio.AbortError):
             return grpc.StatusCode(self._context.code()), None
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            return _why_cancelled(self._context), None
-        logger.error("unexpected error in %s", self._series.name, exc_info=error)
+            return _why_cancelled(self._context, took_s), None
+        logger.error("unexpected error in %s", self.series.method, exc_info=error)
         return grpc.StatusCode.INTERNAL, f"internal error; request id {self._request_id}"
+
+
+class _CountedWrites:
+    """The context of a handler that writes its answers itself."""
+
+    def __init__(self, context: Context, series: CallMetrics) -> None:
+        self._context, self._series = context, series
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a context has
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
+        await self._context.write(message)
+        self._series.sent.inc()
 
 
 def _refusing(call: _Call, refusal: NyquistError) -> MethodHandler:
@@ -254,15 +279,18 @@ def _lenient(handler: MethodHandler) -> Callable[[bytes], Any] | None:
     return deserialize
 
 
-def _checked(request: Any) -> Any:  # noqa: ANN401 - any message
+def _checked(count: Callable[[], None], request: Any) -> Any:  # noqa: ANN401 - any message
+    count()
     if isinstance(request, _Undecodable):
         raise InvalidRequest("the request is no message of this method's type")
     return request
 
 
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _checked_stream(
+    count: Callable[[], None], requests: AsyncIterator[Any]
+) -> AsyncIterator[Any]:
     async for request in requests:
-        yield _checked(request)
+        yield _checked(count, request)
 
 
 def _short(text: str) -> str:
@@ -282,7 +310,12 @@ async def _abort(context: Context, status: grpc.StatusCode, details: str) -> NoR
     raise AssertionError("abort returned")
 
 
-def _why_cancelled(context: Context) -> grpc.StatusCode:
-    remaining = context.time_remaining()
-    late = remaining is not None and remaining <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+def _why_cancelled(context: Context, elapsed_s: float) -> grpc.StatusCode:
+    """Say whether a call was given up because its deadline had come.
+
+    The caller's clock decides, and gRPC rounds the time that it sends up, by a hundredth at most.
+    """
+    remaining_s = context.time_remaining()
+    if remaining_s is None or remaining_s > CLOCKS_APART_S + (elapsed_s + remaining_s) / 100:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED
