@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.access import exposure, make_gate
 from server.control_calls import ControlCalls
@@ -67,7 +67,9 @@ class Server:
         control = ControlCalls(
             self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
         )
-        self._service = InferenceService(self._registry, control)
+        self._service = InferenceService(
+            self._registry, control, settings.default_deadline_s or None
+        )
         self._health = health.aio.HealthServicer()
         self._told: set[str] = set()
         self._stack = AsyncExitStack()
@@ -203,16 +205,15 @@ class Server:
         settings = self._settings
         deadline_s = settings.default_deadline_s or None
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
-        max_request_bytes = request_limit(self._largest_request, settings)
         calls = Calls(self._metrics, self._gate, limits)
-        server = make_grpc_server(settings, calls, max_request_bytes)
-        server.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        services = [SERVICE, health.SERVICE_NAME]
+        calls.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
-            services.append(reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(services, server)
-        calls.expect(services)
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            servicer = reflection.aio.ReflectionServicer(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+        max_request_bytes = request_limit(self._largest_request, settings)
+        server = make_grpc_server(settings, calls, max_request_bytes)
         self.port = add_port(server, settings, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)

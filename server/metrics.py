@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-import grpc
 from prometheus_client import (
     GC_COLLECTOR,
     PLATFORM_COLLECTOR,
@@ -28,28 +27,6 @@ STAGES = ("decode", "queue", "batch", "infer", "encode")
 REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
 MODEL = ("model", "version")
 CALL = ("grpc_type", "grpc_service", "grpc_method")
-
-
-class CallMetrics:
-    """The series of one gRPC method, created at zero.
-
-    Looking labels up for each call would cost more than all the rest.
-    """
-
-    def __init__(self, metrics: "Metrics", kind: str, service: str, method: str) -> None:
-        labels, self.method = (kind, service, method), method
-        self.started = metrics.started.labels(*labels)
-        self.received = metrics.received.labels(*labels)
-        self.sent = metrics.sent.labels(*labels)
-        self.seconds = metrics.handling.labels(*labels)
-        self._handled = {
-            code: metrics.handled.labels(*labels, code.name) for code in grpc.StatusCode
-        }
-
-    def ended(self, code: grpc.StatusCode, seconds: float) -> None:
-        """Count a call that ended with a status, and its time."""
-        self._handled[code].inc()
-        self.seconds.observe(seconds)
 
 
 class ModelMetrics:
@@ -255,10 +232,6 @@ class Metrics:
         """Show the bytes of a budget, read when they are asked for."""
         self.queue_bytes.set_function(lambda: budget.held_bytes)
         self.queue_bytes_limit.set(budget.max_bytes)
-
-    def call(self, kind: str, service: str, method: str) -> CallMetrics:
-        """Return the series of a gRPC method, created at zero."""
-        return CallMetrics(self, kind, service, method)
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """Return the series of a model, created at zero."""

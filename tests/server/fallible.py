@@ -82,7 +82,7 @@ class Fallible:
         parse = pb.ModelReadyRequest.FromString
         make: Any = grpc
         inference = {
-            "ModelInfer": make.unary_unary_rpc_method_handler(self.unary),
+            "ModelMetadata": make.unary_unary_rpc_method_handler(self.unary),
             "ModelStreamInfer": make.stream_stream_rpc_method_handler(self.generator),
             "ModelReady": make.unary_unary_rpc_method_handler(self.parsed, parse),
             "ModelConfig": make.stream_stream_rpc_method_handler(self.parsed_stream, parse),
@@ -107,9 +107,8 @@ def serve(
     async def run() -> Any:
         service = Fallible()
         calls = Calls(metrics or Metrics(), gate, limits)
-        calls.expect([SERVICE])
-        server = grpc.aio.server(interceptors=(calls,))
-        server.add_generic_rpc_handlers(service.handlers())
+        calls.add_generic_rpc_handlers(service.handlers())
+        server = grpc.aio.server(handlers=(calls,))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -122,7 +121,7 @@ def serve(
 
 
 async def unary(channel: grpc.aio.Channel, request: bytes, **options: Any) -> bytes:
-    call: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    call: Any = channel.unary_unary(f"/{SERVICE}/ModelMetadata")
     return await call(request, **options)
 
 
