@@ -13,6 +13,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from server.logs import current_trace
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -60,6 +61,14 @@ class ModelMetrics:
         self.stages["infer"].observe(infer_s)
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
+
+    def answered(self, seconds: float) -> None:
+        """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
+        trace = current_trace()
+        if trace is not None and trace.sampled:
+            self.duration.observe(seconds, {"trace_id": trace.trace_id})
+        else:
+            self.duration.observe(seconds)
 
     def describe(
         self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool

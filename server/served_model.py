@@ -82,7 +82,7 @@ class ServedModel:
         ended = perf_counter()
         stages["encode"].observe(ended - computed)
         self.statistics.encoded(ended - computed)
-        self._metrics.duration.observe(ended - began)
+        self._metrics.answered(ended - began)
         return body
 
     async def close(self) -> None:
