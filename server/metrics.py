@@ -13,7 +13,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from server.logs import current_trace
+from server.current_call import current_call
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -46,6 +46,8 @@ class ModelMetrics:
         self.queue_limit = metrics.queue_limit.labels(name, version)
         self.inflight = metrics.inflight.labels(name, version)
         self.ready = metrics.ready.labels(name, version)
+        self.shadow_mirrored = metrics.shadow_mirrored.labels(name, version)
+        self.shadow_dropped = metrics.shadow_dropped.labels(name, version)
         self.rejected = {
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
@@ -64,7 +66,7 @@ class ModelMetrics:
 
     def answered(self, seconds: float) -> None:
         """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
-        trace = current_trace()
+        trace = current_call().trace
         if trace is not None and trace.sampled:
             self.duration.observe(seconds, {"trace_id": trace.trace_id})
         else:
@@ -101,6 +103,23 @@ class Metrics:
         self._create_call_metrics(registry)
         self._create_queue_metrics(registry)
         self._create_model_metrics(registry)
+        self._create_shadow_metrics(registry)
+        self._of_versions = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.queue_limit,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+            self.shadow_mirrored,
+            self.shadow_dropped,
+        )
         registry.register(TritonCollector(self.statistics, self.queue_depth))
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
@@ -222,19 +241,19 @@ class Metrics:
             ("model",),
             registry=registry,
         )
-        self._of_versions = (
-            self.request_duration,
-            self.stage_duration,
-            self.batch_size,
-            self.padding_rows,
-            self.queue_depth,
-            self.queue_limit,
-            self.inflight,
-            self.rejected,
-            self.ready,
-            self.info,
-            self.fallback,
-            self.load_duration,
+
+    def _create_shadow_metrics(self, registry: CollectorRegistry) -> None:
+        self.shadow_mirrored = Counter(
+            "nyquist_shadow_mirrored_total",
+            "Inferences handed to the companion.",
+            MODEL,
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "nyquist_shadow_dropped_total",
+            "Inferences chosen for the companion and not handed to it: it is away or too slow.",
+            MODEL,
+            registry=registry,
         )
 
     def watch(self, budget: QueueBudget) -> None:
