@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -23,6 +23,7 @@ from server.errors import (
     ArtifactError,
     DeadlinePassed,
     InvalidRequest,
+    NotServed,
     NyquistError,
     StartError,
     TooManyCalls,
@@ -39,7 +40,11 @@ StreamBehaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
 logger = logging.getLogger(__name__)
 
 DETAILS_BYTES = 1024
+CLOCKS_APART_S = 0.005
 KINDS = ("unary", "server_stream", "client_stream", "bidi_stream")
+OTHER = "_OTHER"
+"""Stands in the metrics for every method that is not served: what callers make up is no label."""
+
 OWN_DEADLINE = "/inference.GRPCInferenceService/ModelInfer"
 """Keeps the default deadline itself: a timer for each call would cost more than reading it."""
 
@@ -68,6 +73,7 @@ class Calls(grpc.GenericRpcHandler):
         self._metrics, self._gate, self._deadline_s = metrics, gate, limits.deadline_s
         self._rooms = {health: _Room(limits.concurrent) for health in (False, True)}
         self._methods: dict[str, _Method] = {}
+        self._other = _Series(metrics, KINDS[0], OTHER, OTHER)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Wrap what these handlers serve of the methods that the access table has."""
@@ -82,24 +88,26 @@ class Calls(grpc.GenericRpcHandler):
     ) -> None:
         """Leave them out, they come as generic ones too: grpc.aio waits for each at every call."""
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "MethodHandler | None":
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler:
         """Return the handler of a call, or one that refuses it."""
         method = self._methods.get(handler_call_details.method)
-        if method is None:
-            return None  # gRPC answers UNIMPLEMENTED
         metadata = cast(Any, handler_call_details.invocation_metadata or ())
         bind_call(metadata)
+        if method is None:
+            return _refusing(self._other, NotServed("Method not found!"))
         try:
             if not method.free:
                 self._gate.check(method.name, method.access, metadata)
             method.room.check()
         except NyquistError as refusal:
-            return _refusing(method, refusal)
+            return _refusing(method.series, refusal)
         return method.handler
 
     def _wrapped(self, name: str, access: Access, served: MethodHandler) -> "_Method":
         room = self._rooms[access is Access.HEALTH]
-        series = _Series(self._metrics, name, served)
+        kind = KINDS[2 * served.request_streaming + served.response_streaming]
+        _, service, method = name.split("/")
+        series = _Series(self._metrics, kind, service, method)
         behaviour = _behaviour(served)
         # Streams are free, and so is what loads a model: cut short, it would have to begin again.
         if name != OWN_DEADLINE and access is not Access.REPOSITORY and self._deadline_s:
@@ -130,18 +138,20 @@ class _Room:
 class _Series:
     """The series of one method; looking labels up for each call would cost more than the rest."""
 
-    def __init__(self, metrics: Metrics, method: str, handler: MethodHandler) -> None:
-        _, service, self.name = method.split("/")
-        kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
-        labels = (kind, service, self.name)
+    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
+        labels, self.name = (kind, service, method), method
         self.started = metrics.started.labels(*labels)
+        self.received = metrics.received.labels(*labels).inc
+        self.sent = metrics.sent.labels(*labels).inc
         self._seconds = metrics.handling.labels(*labels)
-        self._handled = cache(lambda code: metrics.handled.labels(*labels, code.name))
+        self._handled = {
+            code: metrics.handled.labels(*labels, code.name) for code in grpc.StatusCode
+        }
 
     def ended(self, code: grpc.StatusCode, began: float) -> None:
         """Count, time and log a call that ended with a status."""
         took = perf_counter() - began
-        self._handled(code).inc()
+        self._handled[code].inc()
         self._seconds.observe(took)
         if logger.isEnabledFor(logging.DEBUG):
             told = {"method": self.name, "code": code.name, "seconds": round(took, 6)}
@@ -149,7 +159,7 @@ class _Series:
 
     async def failed(self, error: BaseException, context: Context, began: float) -> None:
         """Do the same for a call that raised, and abort it if its error has a status."""
-        code, details = _status(error, context, self.name)
+        code, details = _status(error, context, self.name, perf_counter() - began)
         self.ended(code, began)
         if details is not None:
             await context.abort(code, details)
@@ -168,7 +178,8 @@ class _Method:
 
 
 def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHandler) -> Behaviour:
-    decoded = _checked_stream if served.request_streaming else _checked
+    decoded = partial(_checked_stream if served.request_streaming else _checked, series.received)
+    writes = bool(served.response_streaming)
 
     async def run(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
         began = perf_counter()
@@ -177,12 +188,15 @@ def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHan
             room.check()
             room.running += 1
             try:
-                answer = await behaviour(decoded(request), context)
+                seen = cast(Context, _CountedWrites(context, series)) if writes else context
+                answer = await behaviour(decoded(request), seen)
             finally:
                 room.running -= 1
         except BaseException as error:
             await series.failed(error, context, began)
             raise
+        if not writes:
+            series.sent()
         series.ended(grpc.StatusCode.OK, began)
         return answer
 
@@ -192,7 +206,7 @@ def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHan
 def _stream(
     behaviour: Behaviour, room: _Room, series: _Series, served: MethodHandler
 ) -> StreamBehaviour:
-    decoded = _checked_stream if served.request_streaming else _checked
+    decoded = partial(_checked_stream if served.request_streaming else _checked, series.received)
 
     async def run(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
         began = perf_counter()
@@ -204,6 +218,7 @@ def _stream(
                 answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
                 async with aclosing(cast(Any, answers)) as closing:
                     async for answer in closing:
+                        series.sent()
                         yield answer
             finally:
                 room.running -= 1
@@ -235,7 +250,7 @@ def _within(deadline_s: float, behaviour: Behaviour, served: MethodHandler) -> B
 
 
 def _status(
-    error: BaseException, context: Context, method: str
+    error: BaseException, context: Context, method: str, took_s: float
 ) -> tuple[grpc.StatusCode, str | None]:
     """Return the status of a failed call, and the text to abort it with if that has to be done."""
     if isinstance(error, NyquistError) and not isinstance(error, ArtifactError | StartError):
@@ -243,17 +258,31 @@ def _status(
     if isinstance(error, grpc.aio.AbortError):
         return grpc.StatusCode(context.code()), None
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return _why_cancelled(context), None
+        return _why_cancelled(context, took_s), None
     logger.error("unexpected error in %s", method, exc_info=error)
     return grpc.StatusCode.INTERNAL, f"internal error; request id {request_id()}"
 
 
-def _refusing(method: _Method, refusal: NyquistError) -> MethodHandler:
+class _CountedWrites:
+    """The context of a handler that writes its answers itself."""
+
+    def __init__(self, context: Context, series: _Series) -> None:
+        self._context, self._series = context, series
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a context has
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
+        await self._context.write(message)
+        self._series.sent()
+
+
+def _refusing(series: _Series, refusal: NyquistError) -> MethodHandler:
     """Return a handler that refuses; as one of a stream it is called before a message is read."""
 
     async def refuse(_: Any, context: Context) -> None:  # noqa: ANN401 - any message
-        method.series.started.inc()
-        await method.series.failed(refusal, context, perf_counter())
+        series.started.inc()
+        await series.failed(refusal, context, perf_counter())
 
     return grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
 
@@ -297,15 +326,18 @@ def _lenient(handler: MethodHandler) -> Callable[[bytes], Any] | None:
     return deserialize
 
 
-def _checked(request: Any) -> Any:  # noqa: ANN401 - any message
+def _checked(count: Callable[[], None], request: Any) -> Any:  # noqa: ANN401 - any message
+    count()
     if isinstance(request, _Undecodable):
         raise InvalidRequest("the request is no message of this method's type")
     return request
 
 
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _checked_stream(
+    count: Callable[[], None], requests: AsyncIterator[Any]
+) -> AsyncIterator[Any]:
     async for request in requests:
-        yield _checked(request)
+        yield _checked(count, request)
 
 
 def _short(text: str) -> str:
@@ -320,7 +352,12 @@ def _short(text: str) -> str:
     return f"{head.decode(errors='ignore')} ... {tail.decode(errors='ignore')}"
 
 
-def _why_cancelled(context: Context) -> grpc.StatusCode:
-    remaining = context.time_remaining()
-    late = remaining is not None and remaining <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+def _why_cancelled(context: Context, elapsed_s: float) -> grpc.StatusCode:
+    """Say whether a call was given up because its deadline had come.
+
+    The caller's clock decides, and gRPC rounds the time that it sends up, by a hundredth at most.
+    """
+    remaining_s = context.time_remaining()
+    if remaining_s is None or remaining_s > CLOCKS_APART_S + (elapsed_s + remaining_s) / 100:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED

@@ -17,15 +17,13 @@ from typing import Literal, TypeAlias
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from server.trace_context import TRACE_PARENT, TraceContext, parse_trace_parent
+
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 REQUEST_ID = "x-request-id"
-TRACE_PARENT = "traceparent"
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
-_TRACE_PARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
-)
 
 
 def configure_logs(level: str, format_asked: Literal["auto", "json", "console"]) -> None:
@@ -62,23 +60,27 @@ def _renderers(*, console: bool) -> list[Processor]:
 
 
 class _Call:
-    """The ids of one call, read from its metadata with the first line that is logged, if any."""
+    """The ids of one call, read from its metadata when they are first asked for."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
 
     @cached_property
+    def trace(self) -> TraceContext | None:
+        for key, value in self._metadata:
+            if key == TRACE_PARENT and isinstance(value, str):
+                return parse_trace_parent(value)
+        return None
+
+    @cached_property
     def ids(self) -> dict[str, str]:
         """The request id, the caller's or a new one where it sent none that is plain; trace id."""
-        request_id, trace_id = "", ""
+        request_id = ""
         for key, value in self._metadata:
             if key == REQUEST_ID and isinstance(value, str) and _PLAIN_ID.fullmatch(value):
                 request_id = value
-            elif key == TRACE_PARENT and isinstance(value, str):
-                found = _TRACE_PARENT.fullmatch(value)
-                trace_id = found["trace"] if found else ""
         ids = {"request_id": request_id or secrets.token_hex(8)}
-        return ids | {"trace_id": trace_id} if trace_id else ids
+        return ids | {"trace_id": self.trace.trace_id} if self.trace else ids
 
 
 _NO_CALL = _Call(())
@@ -93,6 +95,11 @@ def bind_call(metadata: Metadata) -> None:
 def request_id() -> str:
     """Return the request id of the call that is being answered."""
     return _call.get().ids["request_id"]
+
+
+def current_trace() -> TraceContext | None:
+    """Return the trace context of the call that is being answered; None where it has none."""
+    return _call.get().trace
 
 
 def _add_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -89,7 +89,7 @@ class ServedModel:
         ended = perf_counter()
         metrics.stages["encode"].observe(ended - computed)
         self.statistics.encoded(ended - computed)
-        metrics.duration.observe(ended - began)
+        metrics.answered(ended - began)
         return body
 
     async def _decoded(
