@@ -14,6 +14,13 @@ from rich.table import Table
 
 from companion.check import Row, check_model
 from server.client import InferenceClient
+from server.connection import (
+    DEFAULT_TARGET,
+    Connection,
+    WrongConnection,
+    add_connection_options,
+    chosen_connection,
+)
 from server.errors import ArtifactError
 from server.repository import model_folders
 
@@ -39,15 +46,21 @@ def row_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def check(target: str, folders: Sequence[Path], modules: Collection[str], console: Console) -> int:
+def check(
+    connection: Connection, folders: Sequence[Path], modules: Collection[str], console: Console
+) -> int:
     """Check every model in turn; return 0 if all hold what their manifests promise, else 1.
 
     Raises:
         ArtifactError: a reference cannot be read.
+        WrongConnection: the connection's files cannot be used.
         grpc.RpcError: the server fails.
     """
     rows = []
-    with InferenceClient(target) as client, Progress(console=console, transient=True) as progress:
+    with (
+        InferenceClient(connection) as client,
+        Progress(console=console, transient=True) as progress,
+    ):
         bar = progress.add_task("", total=len(folders))
         for folder in folders:
             progress.update(bar, description=folder.name)
@@ -87,7 +100,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="compare a live server with PyTorch: parity, shift consistency, latency",
         description="Exit status: 1 when a tolerance is missed, 2 when it cannot tell.",
     )
-    command.add_argument("--target", default="localhost:8001", help="server (%(default)s)")
+    command.add_argument("--target", default=DEFAULT_TARGET, help="server (%(default)s)")
     command.add_argument(
         "--repository",
         type=Path,
@@ -102,6 +115,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODULE",
         help="run these modules for networks that were exported as MODULE:FUNCTION",
     )
+    add_connection_options(command)
     return parser.parse_args(arguments)
 
 
@@ -113,12 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console, errors = Console(), Console(stderr=True)
     try:
+        connection = chosen_connection(options)
         folders = chosen_folders(options.repository, options.model)
-        return check(options.target, folders, options.allow_module, console)
-    except ArtifactError as error:
+        return check(connection, folders, options.allow_module, console)
+    except (ArtifactError, WrongConnection) as error:
         reason = str(error)
     except grpc.RpcError as error:
-        reason = f"{options.target}: {error.code().name}: {error.details()}"
+        reason = connection.explain(error)
     errors.print(f"nyquist-companion: error: {reason}", highlight=False, soft_wrap=True)
     return 2
 
