@@ -1,6 +1,8 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from time import perf_counter
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -13,7 +15,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from server.current_call import current_call
+from server.current_call import Spans, current_call, current_spans
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -52,6 +54,27 @@ class ModelMetrics:
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
 
+    def taken(self) -> None:
+        """Note that a request for the model has been taken in."""
+        self.inflight.inc()
+        if (spans := current_spans()) is not None:
+            spans.meet(self._labels)
+
+    def decoded(self, began: float) -> None:
+        """Note the end of a request's decoding, which began at a time of perf_counter."""
+        self._staged("decode", began)
+
+    def encoded(self, began: float) -> None:
+        """Note the end of an answer's encoding, which began at a time of perf_counter."""
+        self.statistics.encoded(self._staged("encode", began))
+
+    def _staged(self, stage: str, began: float) -> float:
+        ended = perf_counter()
+        self.stages[stage].observe(ended - began)
+        if (spans := current_spans()) is not None:
+            spans.stage(self._labels, stage, began, ended)
+        return ended - began
+
     def waited(self, seconds: float) -> None:
         """Note that a request has left the queue to be run."""
         self.stages["queue"].observe(seconds)
@@ -63,6 +86,23 @@ class ModelMetrics:
         self.stages["infer"].observe(infer_s)
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
+
+    def traced(
+        self, traces: Iterable[tuple[Spans | None, float]], pictures: int, times: Sequence[float]
+    ) -> None:
+        """Let requests that ran together have the spans of it.
+
+        Args:
+            traces: the spans of each, and when it arrived.
+            pictures: that ran.
+            times: when their run began, was gathered and ended. All are of perf_counter.
+        """
+        began, gathered, ended = times
+        for spans, arrived in traces:
+            if spans is not None:
+                spans.stage(self._labels, "queue", arrived, began)
+                spans.stage(self._labels, "batch", began, gathered, pictures)
+                spans.stage(self._labels, "infer", gathered, ended, pictures)
 
     def answered(self, seconds: float) -> None:
         """Note the time of an answered request, with its trace as an exemplar if it is sampled."""

@@ -70,14 +70,14 @@ class ServedModel:
             NyquistError: as decode_call and Batcher.submit say; the message begins with the id.
         """
         metrics = self._metrics
-        metrics.inflight.inc()
+        metrics.taken()
         try:
             form = self._forms.get(request.head)
             if form is None or form.size != request.size:
                 form, pictures = await self._decoded(request, deadline)
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
-            metrics.stages["decode"].observe(perf_counter() - began)
+            metrics.decoded(began)
             wishes = Wishes(deadline, form.priority, form.timeout_s)
             outputs = await self._batcher.submit(pictures, wishes)
             computed = perf_counter()
@@ -91,10 +91,8 @@ class ServedModel:
             raise
         finally:
             metrics.inflight.dec()
-        ended = perf_counter()
-        metrics.stages["encode"].observe(ended - computed)
-        self.statistics.encoded(ended - computed)
-        metrics.answered(ended - began)
+        metrics.encoded(computed)
+        metrics.answered(perf_counter() - began)
         return body
 
     async def _decoded(

@@ -135,6 +135,19 @@ class ShadowSettings(BaseModel):
     shadow_token_file: Path | None = Field(None, description="file with the token for it")
 
 
+class TracingSettings(BaseModel):
+    """Traces, sent to an OpenTelemetry collector."""
+
+    tracing_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="http://host:port or https://host:port of the collector, OTLP over gRPC",
+    )
+    tracing_ratio: float = Field(
+        0.01, ge=0, le=1, description="share of the calls traced whose callers have not decided it"
+    )
+
+
 class StopSettings(BaseModel):
     """How the server stops."""
 
@@ -163,6 +176,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
     SecuritySettings,
     LimitSettings,
     ShadowSettings,
+    TracingSettings,
     StopSettings,
     LogSettings,
 )
@@ -174,6 +188,7 @@ class Settings(
     SecuritySettings,
     LimitSettings,
     ShadowSettings,
+    TracingSettings,
     StopSettings,
     LogSettings,
     BaseSettings,
