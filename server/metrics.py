@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from threading import Lock
 from time import perf_counter
 
 from prometheus_client import (
@@ -16,6 +17,7 @@ from prometheus_client import (
 )
 
 from server.current_call import Spans, current_call, current_spans
+from server.light_metrics import LightCounter, LightGauge, LightHistogram
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -36,7 +38,7 @@ class ModelMetrics:
     """The series of one version of one model, created at zero, and its statistics."""
 
     def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
-        self._metrics, self._labels = metrics, (name, version)
+        self._metrics, self._labels, self._lock = metrics, (name, version), Lock()
         self.statistics = metrics.statistics[name, version] = Statistics()
         self.duration = metrics.request_duration.labels(name, version)
         self.stages = {
@@ -82,8 +84,9 @@ class ModelMetrics:
 
     def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
         """Note a run: how many rode in it, and how long it took to gather and to compute them."""
-        self.stages["batch"].observe(gather_s)
-        self.stages["infer"].observe(infer_s)
+        with self._lock:  # instances may run at a time
+            self.stages["batch"].observe(gather_s)
+            self.stages["infer"].observe(infer_s)
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
 
@@ -164,33 +167,33 @@ class Metrics:
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
-        self.started = Counter(
+        self.started = LightCounter(
             "grpc_server_started_total", "RPCs started on the server.", CALL, registry=registry
         )
-        self.received = Counter(
+        self.received = LightCounter(
             "grpc_server_msg_received_total",
             "Messages of RPCs received on the server.",
             CALL,
             registry=registry,
         )
-        self.sent = Counter(
+        self.sent = LightCounter(
             "grpc_server_msg_sent_total",
             "Messages of RPCs sent by the server.",
             CALL,
             registry=registry,
         )
-        self.handled = Counter(
+        self.handled = LightCounter(
             "grpc_server_handled_total",
             "RPCs completed on the server, by status code.",
             (*CALL, "grpc_code"),
             registry=registry,
         )
-        self.handling = Histogram(
+        self.handling = LightHistogram(
             "grpc_server_handling_seconds",
             "Time from the start of an RPC to its end.",
             CALL,
-            buckets=LATENCY_EDGES_S,
-            registry=registry,
+            registry,
+            LATENCY_EDGES_S,
         )
 
     def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
@@ -222,12 +225,12 @@ class Metrics:
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
-        self.stage_duration = Histogram(
+        self.stage_duration = LightHistogram(
             "nyquist_stage_duration_seconds",
             "The same by stage; batch and infer count once a batch, the others once a request.",
             (*MODEL, "stage"),
-            buckets=LATENCY_EDGES_S,
-            registry=registry,
+            registry,
+            LATENCY_EDGES_S,
         )
         self.batch_size = Histogram(
             "nyquist_batch_size",
@@ -242,7 +245,7 @@ class Metrics:
             MODEL,
             registry=registry,
         )
-        self.inflight = Gauge(
+        self.inflight = LightGauge(
             "nyquist_inflight_requests",
             "Requests taken in and not answered.",
             MODEL,

@@ -5,6 +5,7 @@ look its head up, or decode and check it -> Batcher.submit -> fill in the answer
 
 import asyncio
 from dataclasses import dataclass, replace
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from server.batcher import Batcher, Wishes
 from server.decode import InferCall, decode_call, opened_pictures
 from server.encode import AnswerForm, encode_response
-from server.engine import Engine
+from server.engine import CPU, Engine
 from server.errors import InvalidRequest, NyquistError
 from server.images import ImageDecoder
 from server.incoming import Heads, Incoming
@@ -51,7 +52,8 @@ class ServedModel:
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()
         runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
-        self._batcher = Batcher(runners, loaded.limits, metrics, budget)
+        picture_s = loaded.picture_s if self.provider == CPU else inf  # a GPU may be busy elsewhere
+        self._batcher = Batcher(runners, loaded.limits, metrics, budget, picture_s=picture_s)
 
     @property
     def ready(self) -> bool:

@@ -38,7 +38,8 @@ class ModelSettings(BaseModel):
     threads: int = Field(
         0,
         ge=0,
-        description="intra-op threads of a session; 0 shares the cores out to a model's instances",
+        description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
+        "and tries one thread for a small network",
     )
     poll_s: float = Field(
         0.0,
