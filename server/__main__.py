@@ -15,13 +15,18 @@ from server.check import check
 from server.command_line import parse
 from server.errors import NyquistError
 from server.logs import configure_logs
+from server.metrics import Metrics
 from server.settings import Settings, read_settings, unknown_variables
 
 logger = logging.getLogger("server")
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
     """Serve until a signal comes; a second one ends the process where it stands.
+
+    Args:
+        settings: of the operator.
+        metrics: where the server counts; None lets it make its own.
 
     Raises:
         NyquistError: the server cannot start.
@@ -37,7 +42,7 @@ async def serve(settings: Settings) -> None:
 
     for handled in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(handled, heed, handled)
-    async with Server(settings) as server:
+    async with Server(settings, metrics) as server:
         if await stop is signal.SIGTERM:
             await server.drain(settings.drain_s)
         logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)

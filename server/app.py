@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.access import exposure, make_gate
 from server.control_calls import ControlCalls
+from server.current_call import Call
 from server.engine import Execution
 from server.errors import StartError
 from server.gpu import gpu_metrics
@@ -30,7 +31,9 @@ from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
+from server.shadow import make_shadow, no_mirror
 from server.tls import make_credentials, tls_in_words
+from server.trace_settings import TraceSettings
 from server.transport import add_port, make_grpc_server, request_bytes, request_limit, too_small_for
 
 logger = logging.getLogger(__name__)
@@ -44,29 +47,36 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """A running server. `async with Server(settings) as server` starts and stops it.
 
+    Args:
+        settings: of the operator.
+        metrics: where it counts; None makes its own.
+
     Attributes:
         port: of gRPC, once started.
         metrics_port: of the metrics, once started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._gate, self._credentials = make_gate(settings), make_credentials(settings)
         self._largest_request = 0
-        self._metrics = Metrics()
+        self._metrics = metrics or Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
+        self._shadow = make_shadow(settings)
         self._registry = Registry(
             settings.repository,
             lambda folder, version: load_model(folder, execution, version),
             self._serve,
             self._metrics,
         )
-        control = ControlCalls(
-            self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
-        )
+        traced = settings.tracing_endpoint is not None
+        self._traces = TraceSettings(settings.tracing_ratio if traced else None)
+        self._trace: Callable[[Call, str], None] | None = None
+        logs = LogControl(logging.getLogger())
+        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None
         )
@@ -80,6 +90,8 @@ class Server:
         try:
             self._check_port()
             self._start_metrics()
+            self._start_tracing()
+            self._start_shadow()
             await self._load_models()
             self._watch_gpus()
             await self._start_grpc()
@@ -174,7 +186,24 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
-        return ServedModel(loaded, metrics, self._images, self._budget)
+        mirror = self._shadow.of(manifest, metrics) if self._shadow else no_mirror
+        return ServedModel(loaded, metrics, self._images, self._budget, mirror)
+
+    def _start_tracing(self) -> None:
+        if self._settings.tracing_endpoint is None:
+            return
+        try:
+            from server.tracing import Tracing  # of the extra tracing
+        except ImportError as error:
+            raise StartError("--tracing-endpoint needs the extra tracing of nyquist") from error
+        tracing = Tracing(self._settings.tracing_endpoint, self._traces)
+        self._stack.push_async_callback(asyncio.to_thread, tracing.close)
+        self._trace = tracing.begin
+
+    def _start_shadow(self) -> None:
+        if self._shadow:
+            self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
+            self._shadow.start()
 
     def _run_beside(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` until the server stops."""
@@ -206,7 +235,7 @@ class Server:
         settings = self._settings
         deadline_s = settings.default_deadline_s or None
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
-        calls = Calls(self._metrics, self._gate, limits)
+        calls = Calls(self._metrics, self._gate, limits, self._trace)
         calls.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
@@ -245,6 +274,8 @@ class Server:
                 "tls": tls_in_words(settings),
                 "access": self._gate.in_words(),
                 "reflection": settings.reflection,
+                "tracing": settings.tracing_endpoint or "off",
+                "shadow": settings.shadow_target if self._shadow else "off",
                 "max_request_bytes": max_request_bytes,
             },
         )

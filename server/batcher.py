@@ -345,7 +345,10 @@ class Batcher:
         pictures = instance.merge(parts, self._limits.max_batch_size)
         merged = perf_counter()
         outputs = instance.runner.run(pictures)
-        self._metrics.ran(len(tickets), len(pictures), merged - began, perf_counter() - merged)
+        ended = perf_counter()
+        self._metrics.ran(len(tickets), len(pictures), merged - began, ended - merged)
+        traces = ((ticket.spans, ticket.arrived) for ticket in tickets)
+        self._metrics.traced(traces, len(pictures), (began, merged, ended))
         return _share_out(outputs, parts)
 
     def _finish(

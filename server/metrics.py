@@ -1,7 +1,9 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from threading import Lock
+from time import perf_counter
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -14,8 +16,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from server.current_call import Spans, current_call, current_spans
 from server.light_metrics import LightCounter, LightGauge, LightHistogram
-from server.logs import current_trace
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -48,9 +50,32 @@ class ModelMetrics:
         self.queue_limit = metrics.queue_limit.labels(name, version)
         self.inflight = metrics.inflight.labels(name, version)
         self.ready = metrics.ready.labels(name, version)
+        self.shadow_mirrored = metrics.shadow_mirrored.labels(name, version)
+        self.shadow_dropped = metrics.shadow_dropped.labels(name, version)
         self.rejected = {
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
+
+    def taken(self) -> None:
+        """Note that a request for the model has been taken in."""
+        self.inflight.inc()
+        if (spans := current_spans()) is not None:
+            spans.meet(self._labels)
+
+    def decoded(self, began: float) -> None:
+        """Note the end of a request's decoding, which began at a time of perf_counter."""
+        self._staged("decode", began)
+
+    def encoded(self, began: float) -> None:
+        """Note the end of an answer's encoding, which began at a time of perf_counter."""
+        self.statistics.encoded(self._staged("encode", began))
+
+    def _staged(self, stage: str, began: float) -> float:
+        ended = perf_counter()
+        self.stages[stage].observe(ended - began)
+        if (spans := current_spans()) is not None:
+            spans.stage(self._labels, stage, began, ended)
+        return ended - began
 
     def waited(self, seconds: float) -> None:
         """Note that a request has left the queue to be run."""
@@ -65,9 +90,26 @@ class ModelMetrics:
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
 
+    def traced(
+        self, traces: Iterable[tuple[Spans | None, float]], pictures: int, times: Sequence[float]
+    ) -> None:
+        """Let requests that ran together have the spans of it.
+
+        Args:
+            traces: the spans of each, and when it arrived.
+            pictures: that ran.
+            times: when their run began, was gathered and ended. All are of perf_counter.
+        """
+        began, gathered, ended = times
+        for spans, arrived in traces:
+            if spans is not None:
+                spans.stage(self._labels, "queue", arrived, began)
+                spans.stage(self._labels, "batch", began, gathered, pictures)
+                spans.stage(self._labels, "infer", gathered, ended, pictures)
+
     def answered(self, seconds: float) -> None:
         """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
-        trace = current_trace()
+        trace = current_call().trace
         if trace is not None and trace.sampled:
             self.duration.observe(seconds, {"trace_id": trace.trace_id})
         else:
@@ -104,6 +146,23 @@ class Metrics:
         self._create_call_metrics(registry)
         self._create_queue_metrics(registry)
         self._create_model_metrics(registry)
+        self._create_shadow_metrics(registry)
+        self._of_versions = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.queue_limit,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+            self.shadow_mirrored,
+            self.shadow_dropped,
+        )
         registry.register(TritonCollector(self.statistics, self.queue_depth))
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
@@ -225,19 +284,19 @@ class Metrics:
             ("model",),
             registry=registry,
         )
-        self._of_versions = (
-            self.request_duration,
-            self.stage_duration,
-            self.batch_size,
-            self.padding_rows,
-            self.queue_depth,
-            self.queue_limit,
-            self.inflight,
-            self.rejected,
-            self.ready,
-            self.info,
-            self.fallback,
-            self.load_duration,
+
+    def _create_shadow_metrics(self, registry: CollectorRegistry) -> None:
+        self.shadow_mirrored = Counter(
+            "nyquist_shadow_mirrored_total",
+            "Inferences handed to the companion.",
+            MODEL,
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "nyquist_shadow_dropped_total",
+            "Inferences chosen for the companion and not handed to it: it is away or too slow.",
+            MODEL,
+            registry=registry,
         )
 
     def watch(self, budget: QueueBudget) -> None:

@@ -23,6 +23,7 @@ from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
 from server.repository import LoadedModel
+from server.shadow import Mirror, no_mirror
 
 
 class ServedModel:
@@ -33,6 +34,7 @@ class ServedModel:
         metrics: its series.
         images: decodes image files, for all models.
         budget: of queued bytes, shared with the other models.
+        mirror: told of each request that has run.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class ServedModel:
         metrics: ModelMetrics,
         images: ImageDecoder,
         budget: QueueBudget,
+        mirror: Mirror = no_mirror,
     ) -> None:
+        self._mirror = mirror
         self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
         self.provider = loaded.engines[0].provider
@@ -68,17 +72,18 @@ class ServedModel:
             NyquistError: as decode_call and Batcher.submit say; the message begins with the id.
         """
         metrics = self._metrics
-        metrics.inflight.inc()
+        metrics.taken()
         try:
             form = self._forms.get(request.head)
             if form is None or form.size != request.size:
                 form, pictures = await self._decoded(request, deadline)
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
-            metrics.stages["decode"].observe(perf_counter() - began)
+            metrics.decoded(began)
             wishes = Wishes(deadline, form.priority, form.timeout_s)
             outputs = await self._batcher.submit(pictures, wishes)
             computed = perf_counter()
+            self._mirror(pictures, outputs)
             body = self._encoded(request, form, outputs)
         except NyquistError as error:
             metrics.rejected[error.reason].inc()
@@ -88,10 +93,8 @@ class ServedModel:
             raise
         finally:
             metrics.inflight.dec()
-        ended = perf_counter()
-        metrics.stages["encode"].observe(ended - computed)
-        self.statistics.encoded(ended - computed)
-        metrics.answered(ended - began)
+        metrics.encoded(computed)
+        metrics.answered(perf_counter() - began)
         return body
 
     async def _decoded(
