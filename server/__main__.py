@@ -1,11 +1,14 @@
 """nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first), or check what would be."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+
+import uvloop
 
 from server.app import Server
 from server.batcher import runs_left_behind
@@ -13,13 +16,18 @@ from server.check import check
 from server.command_line import parse
 from server.errors import NyquistError
 from server.logs import configure_logs
+from server.metrics import Metrics
 from server.settings import Settings, read_settings, unknown_variables
 
 logger = logging.getLogger("server")
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
     """Serve until a signal comes; a second one ends the process where it stands.
+
+    Args:
+        settings: of the operator.
+        metrics: where the server counts; None lets it make its own.
 
     Raises:
         NyquistError: the server cannot start.
@@ -35,7 +43,7 @@ async def serve(settings: Settings) -> None:
 
     for handled in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(handled, heed, handled)
-    async with Server(settings) as server:
+    async with Server(settings, metrics) as server:
         if await stop is signal.SIGTERM:
             await server.drain(settings.drain_s)
         logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)
@@ -51,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.warning("%s", line)
         if command == "check":
             return check(settings)
-        asyncio.run(serve(settings))
+        gc.freeze()  # what is imported stays: a full collection would stop all calls to look at it
+        uvloop.run(serve(settings))
         if runs_left_behind():
             logger.error("exiting without a run that does not end")
             logging.shutdown()

@@ -8,28 +8,32 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.access import exposure, make_gate
 from server.control_calls import ControlCalls
+from server.current_call import Call
 from server.engine import Execution
 from server.errors import StartError
+from server.gpu import gpu_metrics
 from server.images import ImageDecoder
 from server.inference_service import SERVICE, InferenceService
 from server.interceptors import CallLimits, Calls
 from server.log_control import LogControl
 from server.metrics import Metrics
+from server.metrics_listener import metrics_listener
 from server.queue_budget import QueueBudget
 from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
+from server.shadow import make_shadow, no_mirror
 from server.tls import make_credentials, tls_in_words
+from server.trace_settings import TraceSettings
 from server.transport import add_port, make_grpc_server, request_bytes, request_limit, too_small_for
 
 logger = logging.getLogger(__name__)
@@ -43,30 +47,39 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """A running server. `async with Server(settings) as server` starts and stops it.
 
+    Args:
+        settings: of the operator.
+        metrics: where it counts; None makes its own.
+
     Attributes:
         port: of gRPC, once started.
         metrics_port: of the metrics, once started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._gate, self._credentials = make_gate(settings), make_credentials(settings)
         self._largest_request = 0
-        self._metrics = Metrics()
+        self._metrics = metrics or Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
+        self._shadow = make_shadow(settings)
         self._registry = Registry(
             settings.repository,
             lambda folder, version: load_model(folder, execution, version),
             self._serve,
             self._metrics,
         )
-        control = ControlCalls(
-            self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
+        traced = settings.tracing_endpoint is not None
+        self._traces = TraceSettings(settings.tracing_ratio if traced else None)
+        self._trace: Callable[[Call, str], None] | None = None
+        logs = LogControl(logging.getLogger())
+        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
+        self._service = InferenceService(
+            self._registry, control, settings.default_deadline_s or None
         )
-        self._service = InferenceService(self._registry, control)
         self._health = health.aio.HealthServicer()
         self._told: set[str] = set()
         self._stack = AsyncExitStack()
@@ -77,7 +90,10 @@ class Server:
         try:
             self._check_port()
             self._start_metrics()
+            self._start_tracing()
+            self._start_shadow()
             await self._load_models()
+            self._watch_gpus()
             await self._start_grpc()
             self._run_beside(self._publish_health())
             self._run_beside(self._gate.keep_current())
@@ -127,18 +143,14 @@ class Server:
 
     def _start_metrics(self) -> None:
         settings = self._settings
-        host, port = settings.metrics_host or settings.host, settings.metrics_port
-        try:
-            listener, thread = start_http_server(port, host, self._metrics.registry)
-        except OSError as error:
-            raise StartError(
-                f"metrics cannot listen on {host}:{port}: {error.strerror}; "
-                "choose another with --metrics-port"
-            ) from error
-        self.metrics_port = listener.server_port
-        self._stack.callback(thread.join)
-        self._stack.callback(listener.server_close)
-        self._stack.callback(listener.shutdown)
+        self._metrics.watch(self._budget)
+        host = settings.metrics_host or settings.host
+        listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
+        self.metrics_port = self._stack.enter_context(listener)
+
+    def _watch_gpus(self) -> None:
+        if gpus := self._stack.enter_context(gpu_metrics()):
+            self._metrics.registry.register(gpus)
 
     async def _load_models(self) -> None:
         """Load every model; one that fails is logged and left out, unless CUDA is required."""
@@ -153,8 +165,13 @@ class Server:
         fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         metrics.describe(
-            manifest.graph_sha256, manifest.opset, engine.provider, fell_back=fell_back
+            manifest.graph_sha256,
+            manifest.opset,
+            engine.provider,
+            precision=manifest.precision,
+            fell_back=fell_back,
         )
+        metrics.queue_limit.set(sum(level.max_size for level in loaded.limits.levels))
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
         batch_size = loaded.limits.max_batch_size
         self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
@@ -169,7 +186,24 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
-        return ServedModel(loaded, metrics, self._images, self._budget)
+        mirror = self._shadow.of(manifest, metrics) if self._shadow else no_mirror
+        return ServedModel(loaded, metrics, self._images, self._budget, mirror)
+
+    def _start_tracing(self) -> None:
+        if self._settings.tracing_endpoint is None:
+            return
+        try:
+            from server.tracing import Tracing  # of the extra tracing
+        except ImportError as error:
+            raise StartError("--tracing-endpoint needs the extra tracing of nyquist") from error
+        tracing = Tracing(self._settings.tracing_endpoint, self._traces)
+        self._stack.push_async_callback(asyncio.to_thread, tracing.close)
+        self._trace = tracing.begin
+
+    def _start_shadow(self) -> None:
+        if self._shadow:
+            self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
+            self._shadow.start()
 
     def _run_beside(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` until the server stops."""
@@ -201,16 +235,15 @@ class Server:
         settings = self._settings
         deadline_s = settings.default_deadline_s or None
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
-        max_request_bytes = request_limit(self._largest_request, settings)
-        server = make_grpc_server(
-            settings, Calls(self._metrics, self._gate, limits), max_request_bytes
-        )
-        server.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        calls = Calls(self._metrics, self._gate, limits, self._trace)
+        calls.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
-            reflection.enable_server_reflection(
-                (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-            )
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            servicer = reflection.aio.ReflectionServicer(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+        max_request_bytes = request_limit(self._largest_request, settings)
+        server = make_grpc_server(settings, calls, max_request_bytes)
         self.port = add_port(server, settings, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
@@ -241,6 +274,8 @@ class Server:
                 "tls": tls_in_words(settings),
                 "access": self._gate.in_words(),
                 "reflection": settings.reflection,
+                "tracing": settings.tracing_endpoint or "off",
+                "shadow": settings.shadow_target if self._shadow else "off",
                 "max_request_bytes": max_request_bytes,
             },
         )

@@ -1,6 +1,9 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from threading import Lock
+from time import perf_counter
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -13,7 +16,11 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from server.current_call import Spans, current_call, current_spans
+from server.light_metrics import LightCounter, LightGauge, LightHistogram
 from server.model_statistics import Statistics
+from server.queue_budget import QueueBudget
+from server.triton_metrics import TritonCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
 
@@ -24,14 +31,15 @@ BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGES = ("decode", "queue", "batch", "infer", "encode")
 REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
 MODEL = ("model", "version")
+CALL = ("grpc_type", "grpc_service", "grpc_method")
 
 
 class ModelMetrics:
     """The series of one version of one model, created at zero, and its statistics."""
 
     def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
-        self._metrics, self._labels = metrics, (name, version)
-        self.statistics = Statistics()
+        self._metrics, self._labels, self._lock = metrics, (name, version), Lock()
+        self.statistics = metrics.statistics[name, version] = Statistics()
         self.duration = metrics.request_duration.labels(name, version)
         self.stages = {
             stage: metrics.stage_duration.labels(name, version, stage) for stage in STAGES
@@ -39,11 +47,35 @@ class ModelMetrics:
         self.batch_size = metrics.batch_size.labels(name, version)
         self.padding_rows = metrics.padding_rows.labels(name, version)
         self.queue_depth = metrics.queue_depth.labels(name, version)
+        self.queue_limit = metrics.queue_limit.labels(name, version)
         self.inflight = metrics.inflight.labels(name, version)
         self.ready = metrics.ready.labels(name, version)
+        self.shadow_mirrored = metrics.shadow_mirrored.labels(name, version)
+        self.shadow_dropped = metrics.shadow_dropped.labels(name, version)
         self.rejected = {
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
+
+    def taken(self) -> None:
+        """Note that a request for the model has been taken in."""
+        self.inflight.inc()
+        if (spans := current_spans()) is not None:
+            spans.meet(self._labels)
+
+    def decoded(self, began: float) -> None:
+        """Note the end of a request's decoding, which began at a time of perf_counter."""
+        self._staged("decode", began)
+
+    def encoded(self, began: float) -> None:
+        """Note the end of an answer's encoding, which began at a time of perf_counter."""
+        self.statistics.encoded(self._staged("encode", began))
+
+    def _staged(self, stage: str, began: float) -> float:
+        ended = perf_counter()
+        self.stages[stage].observe(ended - began)
+        if (spans := current_spans()) is not None:
+            spans.stage(self._labels, stage, began, ended)
+        return ended - began
 
     def waited(self, seconds: float) -> None:
         """Note that a request has left the queue to be run."""
@@ -52,22 +84,57 @@ class ModelMetrics:
 
     def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
         """Note a run: how many rode in it, and how long it took to gather and to compute them."""
-        self.stages["batch"].observe(gather_s)
-        self.stages["infer"].observe(infer_s)
+        with self._lock:  # instances may run at a time
+            self.stages["batch"].observe(gather_s)
+            self.stages["infer"].observe(infer_s)
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
 
-    def describe(self, sha256: str, opset: int, provider: str, *, fell_back: bool) -> None:
-        """Say what runs: the graph's checksum, its opset and the execution provider."""
+    def traced(
+        self, traces: Iterable[tuple[Spans | None, float]], pictures: int, times: Sequence[float]
+    ) -> None:
+        """Let requests that ran together have the spans of it.
+
+        Args:
+            traces: the spans of each, and when it arrived.
+            pictures: that ran.
+            times: when their run began, was gathered and ended. All are of perf_counter.
+        """
+        began, gathered, ended = times
+        for spans, arrived in traces:
+            if spans is not None:
+                spans.stage(self._labels, "queue", arrived, began)
+                spans.stage(self._labels, "batch", began, gathered, pictures)
+                spans.stage(self._labels, "infer", gathered, ended, pictures)
+
+    def answered(self, seconds: float) -> None:
+        """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
+        trace = current_call().trace
+        if trace is not None and trace.sampled:
+            self.duration.observe(seconds, {"trace_id": trace.trace_id})
+        else:
+            self.duration.observe(seconds)
+
+    def describe(
+        self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool
+    ) -> None:
+        """Say what runs: the graph's checksum, opset and precision, and the execution provider."""
         self._metrics.info.remove_by_labels(dict(zip(MODEL, self._labels, strict=True)))
-        self._metrics.info.labels(*self._labels, sha256, str(opset), provider).set(1)
+        facts = (sha256, str(opset), precision, provider)
+        self._metrics.info.labels(*self._labels, *facts).set(1)
         self._metrics.fallback.labels(*self._labels).inc(int(fell_back))
 
 
 class Metrics:
-    """Every collector of the server, on a registry of its own."""
+    """Every collector of the server, on a registry of its own.
+
+    Attributes:
+        registry: what is scraped.
+        statistics: of each loaded version, by model and version.
+    """
 
     def __init__(self) -> None:
+        self.statistics: dict[tuple[str, str], Statistics] = {}
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(GC_COLLECTOR)
@@ -77,25 +144,76 @@ class Metrics:
         )
         build.labels(version("nyquist")).set(1)
         self._create_call_metrics(registry)
+        self._create_queue_metrics(registry)
         self._create_model_metrics(registry)
+        self._create_shadow_metrics(registry)
+        self._of_versions = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.queue_limit,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+            self.shadow_mirrored,
+            self.shadow_dropped,
+        )
+        registry.register(TritonCollector(self.statistics, self.queue_depth))
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
-        call = ("grpc_type", "grpc_service", "grpc_method")
-        self.started = Counter(
-            "grpc_server_started_total", "RPCs started on the server.", call, registry=registry
+        self.started = LightCounter(
+            "grpc_server_started_total", "RPCs started on the server.", CALL, registry=registry
         )
-        self.handled = Counter(
-            "grpc_server_handled_total",
-            "RPCs completed on the server, by status code.",
-            (*call, "grpc_code"),
+        self.received = LightCounter(
+            "grpc_server_msg_received_total",
+            "Messages of RPCs received on the server.",
+            CALL,
             registry=registry,
         )
-        self.handling = Histogram(
+        self.sent = LightCounter(
+            "grpc_server_msg_sent_total",
+            "Messages of RPCs sent by the server.",
+            CALL,
+            registry=registry,
+        )
+        self.handled = LightCounter(
+            "grpc_server_handled_total",
+            "RPCs completed on the server, by status code.",
+            (*CALL, "grpc_code"),
+            registry=registry,
+        )
+        self.handling = LightHistogram(
             "grpc_server_handling_seconds",
             "Time from the start of an RPC to its end.",
-            call,
-            buckets=LATENCY_EDGES_S,
+            CALL,
+            registry,
+            LATENCY_EDGES_S,
+        )
+
+    def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
+        self.queue_bytes = Gauge(
+            "nyquist_queue_bytes",
+            "Bytes of pictures held for all models, waiting or running.",
+            registry=registry,
+        )
+        self.queue_bytes_limit = Gauge(
+            "nyquist_queue_bytes_limit",
+            "Bytes of pictures that may be held; a request beyond them is refused.",
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
+        )
+        self.queue_limit = Gauge(
+            "nyquist_queue_limit",
+            "Requests that may wait for the model, over all priority levels.",
+            MODEL,
             registry=registry,
         )
 
@@ -107,12 +225,12 @@ class Metrics:
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
-        self.stage_duration = Histogram(
+        self.stage_duration = LightHistogram(
             "nyquist_stage_duration_seconds",
             "The same by stage; batch and infer count once a batch, the others once a request.",
             (*MODEL, "stage"),
-            buckets=LATENCY_EDGES_S,
-            registry=registry,
+            registry,
+            LATENCY_EDGES_S,
         )
         self.batch_size = Histogram(
             "nyquist_batch_size",
@@ -127,10 +245,7 @@ class Metrics:
             MODEL,
             registry=registry,
         )
-        self.queue_depth = Gauge(
-            "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
-        )
-        self.inflight = Gauge(
+        self.inflight = LightGauge(
             "nyquist_inflight_requests",
             "Requests taken in and not answered.",
             MODEL,
@@ -148,7 +263,7 @@ class Metrics:
         self.info = Gauge(
             "nyquist_model_info",
             "What is loaded, and the execution provider that runs it.",
-            (*MODEL, "sha256", "opset", "provider"),
+            (*MODEL, "sha256", "opset", "precision", "provider"),
             registry=registry,
         )
         self.fallback = Counter(
@@ -163,25 +278,38 @@ class Metrics:
             MODEL,
             registry=registry,
         )
-        self._of_models = (
-            self.request_duration,
-            self.stage_duration,
-            self.batch_size,
-            self.padding_rows,
-            self.queue_depth,
-            self.inflight,
-            self.rejected,
-            self.ready,
-            self.info,
-            self.fallback,
-            self.load_duration,
+        self.load_failures = Counter(
+            "nyquist_model_load_failures_total",
+            "Attempts to load the model that failed; what was served before is served on.",
+            ("model",),
+            registry=registry,
         )
+
+    def _create_shadow_metrics(self, registry: CollectorRegistry) -> None:
+        self.shadow_mirrored = Counter(
+            "nyquist_shadow_mirrored_total",
+            "Inferences handed to the companion.",
+            MODEL,
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "nyquist_shadow_dropped_total",
+            "Inferences chosen for the companion and not handed to it: it is away or too slow.",
+            MODEL,
+            registry=registry,
+        )
+
+    def watch(self, budget: QueueBudget) -> None:
+        """Show the bytes of a budget, read when they are asked for."""
+        self.queue_bytes.set_function(lambda: budget.held_bytes)
+        self.queue_bytes_limit.set(budget.max_bytes)
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """Return the series of a model, created at zero."""
         return ModelMetrics(self, name, version)
 
     def forget(self, name: str, version: str) -> None:
-        """End every series of a model that is not served any more."""
-        for collector in self._of_models:
+        """End every series of a version that is not served any more."""
+        self.statistics.pop((name, version), None)
+        for collector in self._of_versions:
             collector.remove_by_labels({"model": name, "version": version})

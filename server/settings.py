@@ -38,7 +38,8 @@ class ModelSettings(BaseModel):
     threads: int = Field(
         0,
         ge=0,
-        description="intra-op threads of a session; 0 shares the cores out to a model's instances",
+        description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
+        "and tries one thread for a small network",
     )
     poll_s: float = Field(
         0.0,
@@ -120,6 +121,34 @@ class LimitSettings(BaseModel):
     )
 
 
+class ShadowSettings(BaseModel):
+    """A copy of live traffic, for a companion."""
+
+    shadow_target: str | None = Field(
+        None, description="host:port of the companion that gets a share of the inferences"
+    )
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of them, 0 to 1, with their answers; 0: none"
+    )
+    shadow_ca: Path | None = Field(
+        None, description="PEM file: who signed the companion's certificate; turns TLS to it on"
+    )
+    shadow_token_file: Path | None = Field(None, description="file with the token for it")
+
+
+class TracingSettings(BaseModel):
+    """Traces, sent to an OpenTelemetry collector."""
+
+    tracing_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="http://host:port or https://host:port of the collector, OTLP over gRPC",
+    )
+    tracing_ratio: float = Field(
+        0.01, ge=0, le=1, description="share of the calls traced whose callers have not decided it"
+    )
+
+
 class StopSettings(BaseModel):
     """How the server stops."""
 
@@ -147,6 +176,8 @@ GROUPS: tuple[type[BaseModel], ...] = (
     NetworkSettings,
     SecuritySettings,
     LimitSettings,
+    ShadowSettings,
+    TracingSettings,
     StopSettings,
     LogSettings,
 )
@@ -157,6 +188,8 @@ class Settings(
     NetworkSettings,
     SecuritySettings,
     LimitSettings,
+    ShadowSettings,
+    TracingSettings,
     StopSettings,
     LogSettings,
     BaseSettings,
@@ -193,6 +226,8 @@ class Settings(
             raise ValueError("--tls-certificate and --tls-key come together")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        if self.shadow_share and self.shadow_target is None:
+            raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 raise ValueError(

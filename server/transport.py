@@ -89,9 +89,9 @@ def channel_options(settings: Settings, max_request_bytes: int) -> list[tuple[st
 
 
 def make_grpc_server(settings: Settings, calls: Calls, max_request_bytes: int) -> grpc.aio.Server:
-    """Return a server with every limit set, without services and without a port."""
+    """Return a server of these calls with every limit set, and without a port."""
     return grpc.aio.server(
-        interceptors=(calls,),
+        handlers=(calls,),
         options=channel_options(settings, max_request_bytes),
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs + HEALTH_ROOM,
     )

@@ -1,6 +1,7 @@
 """Models that come, change and go while others are served; through the registry itself."""
 
 import asyncio
+import shutil
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from server.engine import Execution
 from server.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
 from server.images import ImageDecoder
+from server.incoming import Incoming
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
@@ -25,9 +27,13 @@ BUDGET = QueueBudget(1 << 24)
 ALL = "version_policy { all {} }"
 
 
-def make_registry(repository: Path, loads: list[tuple[str, int]] | None = None) -> Registry:
+def make_registry(
+    repository: Path,
+    loads: list[tuple[str, int]] | None = None,
+    metrics: Metrics | None = None,
+) -> Registry:
     """A registry as the server makes it; it notes what it loads."""
-    metrics, images = Metrics(), ImageDecoder()
+    metrics, images = metrics or Metrics(), ImageDecoder()
 
     def load(folder: Path, version: int) -> LoadedModel:
         if loads is not None:
@@ -76,7 +82,9 @@ def a_request() -> pb.ModelInferRequest:
 
 async def answer(registry: Registry, version: int | None = None) -> pb.ModelInferResponse:
     with registry.find(NAME, version).used() as model:
-        return pb.ModelInferResponse.FromString(await model.infer(a_request(), 0.0, None))
+        return pb.ModelInferResponse.FromString(
+            await model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
+        )
 
 
 @pytest.fixture
@@ -147,7 +155,7 @@ def test_a_changed_configuration_is_served_after_a_load(folder: Path) -> None:
         assert after is not before
         assert after.config.max_batch_size == 7
         with pytest.raises(Stopping):
-            await before.model.infer(a_request(), 0.0, None)
+            await before.model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
         await answer(registry)
 
     during(folder.parent, script)
@@ -288,7 +296,7 @@ def test_unloading_waits_for_the_requests_in_flight(folder: Path) -> None:
             with pytest.raises(ModelNotFound, match="has no available versions"):
                 registry.find(NAME, None)
             assert not unloading.done()
-            assert await model.infer(a_request(), 0.0, None)
+            assert await model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
         await unloading
         assert (await states(registry))[NAME, "1"] == "UNAVAILABLE"
         await registry.load(NAME)
@@ -447,6 +455,34 @@ def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder:
         assert ready() == 1
         await registry.unload(NAME)
         assert ready() is None
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_loads_that_fail_are_counted_for_as_long_as_the_model_is_known(folder: Path) -> None:
+    metrics = Metrics()
+
+    def failures() -> float | None:
+        name = "nyquist_model_load_failures_total"
+        return metrics.registry.get_sample_value(name, {"model": NAME})
+
+    async def script() -> None:
+        registry = make_registry(folder.parent, metrics=metrics)
+        await registry.load_all()
+        assert failures() == 0
+        damage(add_version(folder, 2) / "model.onnx")
+        for expected in (1, 2):
+            with pytest.raises(LoadFailed):
+                await registry.load(NAME)
+            assert failures() == expected
+        await registry.unload(NAME)
+        assert failures() == 2
+        with pytest.raises(LoadFailed):
+            await registry.load("unheard_of")
+        shutil.rmtree(folder)
+        await registry.poll()
+        assert failures() is None
         await registry.close()
 
     asyncio.run(script())
