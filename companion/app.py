@@ -5,10 +5,9 @@ HTTP -> gRPC -> probes ... not serving -> drain -> gRPC -> probes -> HTTP
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,8 +21,9 @@ from companion.references import References
 from companion.settings import Settings
 from companion.verdict import Verdict, worst
 from companion.web import WebListener, application
-from server.access import Access, Gate, Tokens, exposure, read_tokens, standing_open
+from server.access import Access, Gate, Tokens, TokenSource, exposure, standing_open
 from server.client import InferenceClient
+from server.connection import Connection, WrongConnection
 from server.errors import StartError
 from server.interceptors import CallLimits, Calls
 from server.settings import COMPANION_PREFIX
@@ -124,11 +124,13 @@ class Companion:
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         await self._tell_health()
-        self._keep_telling_health()
+        self._run_beside(self._publish_health())
+        self._run_beside(self._gate.keep_current())
         self._say_ready()
 
-    def _keep_telling_health(self) -> None:
-        task = asyncio.create_task(self._publish_health())
+    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the companion stops."""
+        task = asyncio.create_task(work)
 
         async def end() -> None:
             task.cancel()
@@ -176,24 +178,26 @@ class Companion:
 
 def make_gate(settings: Settings) -> Gate:
     """Return who may call the companion: whoever has the token, or all where there is none."""
-    tokens = Tokens(use=read_tokens(settings, "token", COMPANION_PREFIX))
-    return Gate(tokens, frozenset({Access.REPOSITORY}), standing_open(settings))
+    use = TokenSource(settings, "token", COMPANION_PREFIX)
+    renewed = (lambda: Tokens(use.renewed())) if use.path else None
+    closed = frozenset({Access.REPOSITORY})
+    return Gate(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
 def connect(settings: Settings) -> InferenceClient:
     """Return a client of the server that is watched.
 
     Raises:
-        StartError: a file that the settings name cannot be read.
+        StartError: what the settings say of the way there cannot be used.
     """
-    ca, token = (
-        _text(path) if path else "" for path in (settings.target_ca, settings.target_token_file)
-    )
-    return InferenceClient(settings.target, PROBE_TIMEOUT_S, ca=ca, token=token.strip())
-
-
-def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path} cannot be read: {error}") from error
+        connection = Connection(
+            target=settings.target,
+            ca=settings.target_ca,
+            client_certificate=settings.target_client_certificate,
+            client_key=settings.target_client_key,
+            token_file=settings.target_token_file,
+        )
+        return InferenceClient(connection, PROBE_TIMEOUT_S)
+    except WrongConnection as error:
+        raise StartError(f"the way to the server: {error}") from error

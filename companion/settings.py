@@ -33,6 +33,10 @@ class SubjectSettings(BaseModel):
     target_ca: Path | None = Field(
         None, description="PEM file: who signed the server's certificate; turns TLS on"
     )
+    target_client_certificate: Path | None = Field(
+        None, description="PEM file, where the server asks callers for one"
+    )
+    target_client_key: Path | None = Field(None, description="PEM file: its private key")
     target_token_file: Path | None = Field(
         None, description="file with the token that the server wants"
     )
