@@ -1,6 +1,6 @@
 """The companion that runs: everything is made here, started in this order, stopped in reverse.
 
-HTTP -> gRPC -> probes ... not serving -> drain -> gRPC -> probes -> HTTP
+HTTP -> probes, live traffic -> gRPC ... not serving -> drain -> gRPC -> the others -> HTTP
 """
 
 import asyncio
@@ -19,6 +19,8 @@ from companion.probe import Prober
 from companion.record import Record
 from companion.references import References
 from companion.settings import Settings
+from companion.shadow import MirrorQueue, ShadowWorker
+from companion.shadow_service import ShadowService
 from companion.verdict import Verdict, worst
 from companion.web import WebListener, application
 from server.access import Access, Gate, Tokens, TokenSource, exposure, standing_open
@@ -26,6 +28,7 @@ from server.client import InferenceClient
 from server.connection import Connection, WrongConnection
 from server.errors import StartError
 from server.interceptors import CallLimits, Calls
+from server.pb import shadow_pb2_grpc
 from server.settings import COMPANION_PREFIX
 from server.tls import make_credentials, tls_in_words
 from server.transport import add_port, check_port, make_grpc_server
@@ -62,6 +65,7 @@ class Companion:
             settings.disagreements,
             settings.disagreement_bytes,
         )
+        self._queue = MirrorQueue(settings.shadow_queue, settings.shadow_queue_bytes)
         self._stopped = Event()
         self._health = health.aio.HealthServicer()
         self._told: set[str] = set()
@@ -75,6 +79,7 @@ class Companion:
             self._stack.callback(self._client.close)
             self._start_http()
             self._start_probes()
+            self._start_shadow()
             await self._start_grpc()
         except BaseException:
             await self._stack.aclose()
@@ -107,6 +112,21 @@ class Companion:
         work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
         self._run_in_thread("probe", work)
 
+    def _start_shadow(self) -> None:
+        settings = self._settings
+        worker = ShadowWorker(
+            self._queue,
+            self._client,
+            self._references,
+            self._metrics,
+            self._record,
+            Pace(settings.core_share, self._stopped),
+            settings.shadow_rate,
+            settings.shadow_window,
+        )
+        self._run_in_thread("shadow", worker.run)
+        self._stack.callback(self._queue.close)
+
     def _run_in_thread(self, name: str, work: Callable[[], None]) -> None:
         """Run work that heeds `stopped` until the companion stops."""
         thread = Thread(target=work, name=name)
@@ -119,6 +139,8 @@ class Companion:
         limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
         calls = Calls(self._metrics, self._gate, limits)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
+        shadow = ShadowService(self._queue, self._record, self._metrics)
+        shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()

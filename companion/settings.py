@@ -65,6 +65,21 @@ class ProbeSettings(BaseModel):
     )
 
 
+class ShadowSettings(BaseModel):
+    """What is done with live traffic that the server sends."""
+
+    shadow_queue: int = Field(256, gt=0, description="inferences that wait; more are dropped")
+    shadow_queue_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="their size together; more are dropped"
+    )
+    shadow_rate: float = Field(
+        2.0, ge=0, description="moved pictures a second, at most, that the server is asked for"
+    )
+    shadow_window: int = Field(
+        1000, gt=0, description="latest pictures that the figures of live traffic are over"
+    )
+
+
 class RecordSettings(BaseModel):
     """What is remembered, in memory."""
 
@@ -89,6 +104,7 @@ class AddressSettings(BaseModel):
 GROUPS: tuple[type[BaseModel], ...] = (
     SubjectSettings,
     ProbeSettings,
+    ShadowSettings,
     RecordSettings,
     AddressSettings,
     ListenerSecurity,
@@ -101,6 +117,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
 class Settings(
     SubjectSettings,
     ProbeSettings,
+    ShadowSettings,
     RecordSettings,
     AddressSettings,
     ListenerSecurity,
