@@ -36,6 +36,9 @@ from tests.processes import ROOT, RunningServer, start_server
 
 SAMPLES = 40
 CONCURRENCY = 32
+WRONG_EVERY = 5
+"""Every fifth request is refused: what an error keeps is a leak as well."""
+
 MIB = 1 << 20
 LEAKING_SERVER = """
 import sys
@@ -112,7 +115,10 @@ def over_requests(folder: Path, count: int, *, leak: bool = False) -> Growth:
 
 
 async def _over_requests(server: RunningServer, folder: Path, count: int) -> Growth:
-    body = request_for(folder).SerializeToString()
+    good = request_for(folder)
+    body = good.SerializeToString()
+    good.inputs[0].shape[-1] += 1
+    wrong = good.SerializeToString()
     async with grpc.aio.insecure_channel(server.target) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer"
@@ -122,8 +128,11 @@ async def _over_requests(server: RunningServer, folder: Path, count: int) -> Gro
             left = iter(range(requests))
 
             async def caller() -> None:
-                for _ in left:
-                    await call(body)
+                for number in left:
+                    if number % WRONG_EVERY:
+                        await call(body)
+                    else:
+                        assert (await call(wrong).code()) is grpc.StatusCode.INVALID_ARGUMENT
 
             await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
 
