@@ -175,7 +175,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         return
     references = References(options.repository, options.allow_module)
     names = chosen(references.names(), options)
-    with InferenceClient(chosen_connection(options)) as client:
+    with InferenceClient(chosen_connection(options), mirrored=False) as client:
         yield Validation(client, references, any_graph=True), names
 
 

@@ -224,6 +224,6 @@ def connect(settings: Settings) -> InferenceClient:
             client_key=settings.target_client_key,
             token_file=settings.target_token_file,
         )
-        return InferenceClient(connection, PROBE_TIMEOUT_S)
+        return InferenceClient(connection, PROBE_TIMEOUT_S, mirrored=False)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error
