@@ -188,7 +188,7 @@ class Engine:
         self._max_batch_size = max_batch_size
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
-        self._bound = bound_runs(self._session, settings) if on_cuda else None
+        self._bound = bound_runs(self._session, settings, ort.get_ep_devices()) if on_cuda else None
         self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
@@ -250,9 +250,14 @@ class Engine:
 
 
 def bound_runs(
-    session: ort.InferenceSession, settings: SessionSettings
+    session: ort.InferenceSession, settings: SessionSettings, devices: Sequence[ort.OrtEpDevice]
 ) -> BoundRuns | PinnedRuns | None:
     """Return how a session on CUDA is run: graphs, page-locked memory, or None: as on the CPU.
+
+    Args:
+        session: on CUDA.
+        settings: of it.
+        devices: that onnxruntime lists.
 
     Raises:
         ArtifactError: graphs are asked for, and the model's sizes are not fixed.
@@ -260,7 +265,7 @@ def bound_runs(
     if settings.cuda.get("enable_cuda_graph") == "1":
         return BoundRuns(session, "cuda", settings.device_id)
     inputs, outputs = settings.pinned_input, settings.pinned_output
-    memory = page_locked_memory(settings.device_id, ort.get_ep_devices())
+    memory = page_locked_memory(settings.device_id, devices)
     if memory is None or not (inputs or outputs):
         return None
     try:

@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from models.samples import fashion_samples
+from server.bound_runs import BoundRuns
 from server.engine import CPU, Execution, bound_runs, open_session
 from server.errors import ArtifactError
 from server.pinned_runs import NVIDIA, PinnedRuns, page_locked_memory
@@ -168,6 +169,22 @@ def test_a_run_told_to_end_fails_until_runs_are_resumed(session: ort.InferenceSe
 def test_without_page_locked_memory_or_the_wish_for_it_runs_are_plain(
     session: ort.InferenceSession,
 ) -> None:
-    wishes = SessionSettings(pinned_input=False, pinned_output=False)
-    assert bound_runs(session, wishes) is None
-    assert bound_runs(session, SessionSettings(device_id=99)) is None
+    there: list[Any] = [Device(Hardware(NVIDIA), Memory(0))]
+    unwished = SessionSettings(pinned_input=False, pinned_output=False)
+    assert bound_runs(session, unwished, there) is None
+    assert bound_runs(session, SessionSettings(device_id=1), there) is None
+    assert bound_runs(session, PLAIN, []) is None
+
+
+def test_page_locked_memory_that_cannot_be_had_is_done_without_and_named(
+    session: ort.InferenceSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The memory is only listed: onnxruntime cannot make tensors in it."""
+    listed: list[Any] = [Device(Hardware(NVIDIA), Memory(0))]
+    assert bound_runs(session, PLAIN, listed) is None
+    assert "take plain memory: page-locked memory fails" in caplog.text
+
+
+def test_cuda_graphs_need_buffers_of_the_device_itself(session: ort.InferenceSession) -> None:
+    graphs = SessionSettings(cuda={"enable_cuda_graph": "1"})
+    assert isinstance(bound_runs(session, graphs, []), BoundRuns)
