@@ -25,6 +25,7 @@ import numpy as np
 
 from server.engine import Execution
 from server.images import ImageDecoder
+from server.incoming import Incoming
 from server.manifest import read_manifest
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
@@ -141,7 +142,7 @@ async def _over_requests(server: RunningServer, folder: Path, count: int) -> Gro
 
 def over_loads(folder: Path, count: int, *, leak: bool = False) -> Growth:
     """Load a model, ask it once, close it; in this process."""
-    request = request_for(folder)
+    request = request_for(folder).SerializeToString()
     metrics, budget, execution = Metrics(), QueueBudget(MIB), Execution("cpu", threads=1)
     images, kept = ImageDecoder(MIB), list[Any]()
 
@@ -149,7 +150,7 @@ def over_loads(folder: Path, count: int, *, leak: bool = False) -> Growth:
         for _ in range(times):
             loaded = load_model(folder, execution)
             model = ServedModel(loaded, metrics.model(folder.name, "1"), images, budget)
-            await model.infer(request, perf_counter(), None)
+            await model.infer(Incoming(request), perf_counter(), None)
             await model.close()
             if leak:
                 kept.append(loaded)
