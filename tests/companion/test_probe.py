@@ -163,8 +163,9 @@ def test_a_server_that_is_away_is_told_once(models: Path) -> None:
     finally:
         alone.process.terminate()
         alone.wait_for(lambda: any("draining for 600 s" in line for line in alone.log))
-        alone.process.send_signal(signal.SIGINT)
-        assert alone.stop() == 128 + signal.SIGINT  # the second ends it where it stands
+        alone.process.send_signal(signal.SIGINT)  # the second ends it where it stands
+        assert alone.process.wait(timeout=60) == 128 + signal.SIGINT
+        alone.stop()
     assert sum("is away: UNAVAILABLE" in line for line in alone.log) == 1
 
 
