@@ -1,6 +1,5 @@
 """nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first), or check what would be."""
 
-import asyncio
 import gc
 import logging
 import os
@@ -18,6 +17,7 @@ from server.errors import NyquistError
 from server.logs import configure_logs
 from server.metrics import Metrics
 from server.settings import Settings, read_settings, unknown_variables
+from server.stop_signal import stop_signal
 
 logger = logging.getLogger("server")
 
@@ -32,17 +32,7 @@ async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
     Raises:
         NyquistError: the server cannot start.
     """
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def heed(received: signal.Signals) -> None:
-        if stop.done():
-            logger.warning("second signal: exiting at once")
-            os._exit(128 + received)
-        stop.set_result(received)
-
-    for handled in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(handled, heed, handled)
+    stop = stop_signal()
     async with Server(settings, metrics) as server:
         if await stop is signal.SIGTERM:
             await server.drain(settings.drain_s)

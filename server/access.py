@@ -18,7 +18,7 @@ from pathlib import Path
 
 from server.errors import PermissionDenied, StartError, Unauthenticated
 from server.file_mark import mark_of
-from server.settings import Settings
+from server.settings import PREFIX, ListenerSecurity, Settings
 
 TOKEN_LENGTH = 16
 BEARER = "Bearer "
@@ -63,6 +63,12 @@ _INFERENCE = {
 
 ACCESS: dict[str, Access] = {
     **{f"/inference.GRPCInferenceService/{name}": access for name, access in _INFERENCE.items()},
+    # the companion's
+    "/nyquist.v1.Shadow/Mirror": Access.USE,
+    "/nyquist.v1.Validation/CheckParity": Access.USE,
+    "/nyquist.v1.Validation/CheckShiftConsistency": Access.USE,
+    "/nyquist.v1.Validation/CompareLatency": Access.USE,
+    "/nyquist.v1.Validation/DescribeModel": Access.USE,
     "/grpc.health.v1.Health/Check": Access.HEALTH,
     "/grpc.health.v1.Health/List": Access.HEALTH,
     "/grpc.health.v1.Health/Watch": Access.HEALTH,
@@ -165,36 +171,33 @@ def make_gate(settings: Settings) -> Gate:
     Raises:
         StartError: a token file cannot be read, or a token is too short to be one.
     """
-    use = _Source(settings, "token")
-    repository = _Source(settings, "repository_token")
+    use = TokenSource(settings, "token")
+    repository = TokenSource(settings, "repository_token")
     tokens = Tokens(use.digests, repository.digests)
     trusted = not tokens and is_loopback(settings.host)
     closed = frozenset() if tokens.repository or trusted else frozenset({Access.REPOSITORY})
-    standing_open = {
-        access
-        for access, setting in (
-            (Access.HEALTH, settings.health_access),
-            (Access.REFLECTION, settings.reflection),
-        )
-        if setting == "open"
-    }
     from_files = use.path or repository.path
     renewed = (lambda: Tokens(use.renewed(), repository.renewed())) if from_files else None
-    return Gate(tokens, closed, frozenset(standing_open), renewed)
+    return Gate(tokens, closed, standing_open(settings), renewed)
 
 
-def exposure(settings: Settings) -> str:
+def standing_open(settings: ListenerSecurity) -> frozenset[Access]:
+    """Return the classes that need no token."""
+    asked = {Access.HEALTH: settings.health_access, Access.REFLECTION: settings.reflection}
+    return frozenset(access for access, setting in asked.items() if setting == "open")
+
+
+def exposure(host: str, settings: ListenerSecurity) -> str:
     """Return a line if others can reach what nothing protects, else nothing."""
-    if is_loopback(settings.host):
+    if is_loopback(host):
         return ""
-    sources = ("token", "token_file", "repository_token", "repository_token_file")
+    names = type(settings).model_fields
+    sources = [name for name in names if name.endswith(("token", "token_file"))]
     with_tokens = any(getattr(settings, source) for source in sources)
     if with_tokens and not settings.tls_certificate:
         return "tokens travel unencrypted: there is no --tls-certificate"
     if not with_tokens and not settings.tls_client_ca:
-        return (
-            f"whoever reaches {settings.host} may call: there is no token and no client authority"
-        )
+        return f"whoever reaches {host} may call: there is no token and no client authority"
     return ""
 
 
@@ -206,20 +209,23 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Source:
+class TokenSource:
     """Where the tokens of one sort come from: a file, a variable of the environment, or nowhere.
 
     Attributes:
         path: of the file, if there is one.
         digests: of the tokens, as they last could be read.
+
+    Raises:
+        StartError: the file cannot be read, or a token is too short to be one.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: ListenerSecurity, name: str, prefix: str = PREFIX) -> None:
         self.path: Path | None = getattr(settings, f"{name}_file")
         if self.path is None:
             secret = getattr(settings, name)
             text = secret.get_secret_value() if secret else ""
-            self.digests = _digests(text, f"NYQUIST_{name.upper()}")
+            self.digests = _digests(text, f"{prefix}{name.upper()}")
             return
         self._seen = mark_of(self.path)
         self.digests = _digests_of(self.path)

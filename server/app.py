@@ -6,8 +6,6 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
@@ -34,7 +32,14 @@ from server.settings import Settings
 from server.shadow import make_shadow, no_mirror
 from server.tls import make_credentials, tls_in_words
 from server.trace_settings import TraceSettings
-from server.transport import add_port, make_grpc_server, request_bytes, request_limit, too_small_for
+from server.transport import (
+    add_port,
+    check_port,
+    make_grpc_server,
+    request_bytes,
+    request_limit,
+    too_small_for,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +93,7 @@ class Server:
 
     async def __aenter__(self) -> "Server":
         try:
-            self._check_port()
+            check_port(self._settings.host, self._settings.port)
             self._start_metrics()
             self._start_tracing()
             self._start_shadow()
@@ -128,18 +133,6 @@ class Server:
         """
         self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
-
-    def _check_port(self) -> None:
-        """Find a taken port before the models are loaded, and without gRPC's own page of log."""
-        host, port = self._settings.host, self._settings.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            socket.create_server((host, port), family=family).close()
-        except OSError as error:
-            raise StartError(
-                f"gRPC cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
-                "choose another with --port or --host"
-            ) from error
 
     def _start_metrics(self) -> None:
         settings = self._settings
@@ -243,8 +236,8 @@ class Server:
             servicer = reflection.aio.ReflectionServicer(names)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
         max_request_bytes = request_limit(self._largest_request, settings)
-        server = make_grpc_server(settings, calls, max_request_bytes)
-        self.port = add_port(server, settings, self._credentials)
+        server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
+        self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         await self._tell_health()
@@ -253,7 +246,7 @@ class Server:
     def _say_ready(self, max_request_bytes: int) -> None:
         """Log in one event what runs, where, and who may come in."""
         settings = self._settings
-        if line := exposure(settings):
+        if line := exposure(settings.host, settings):
             logger.warning("%s", line)
         models = {
             name: ", ".join(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from server import tensors
 from server.connection import Connection, Metadata
+from server.current_call import NO_SHADOW
 from server.pb import inference_pb2 as pb
 from server.pb import inference_pb2_grpc as stubs
 
@@ -22,7 +23,8 @@ class RemoteModel:
 
     Attributes:
         name: as asked for.
-        version: that answers.
+        version: that answers, and that is asked for pictures.
+        versions: all that are served, ascending.
         input: name of the one input.
         datatype: of the input, as the protocol spells it.
         shape: of one picture, without the batch.
@@ -33,6 +35,7 @@ class RemoteModel:
 
     name: str
     version: str
+    versions: tuple[str, ...]
     input: str
     datatype: str
     shape: tuple[int, ...]
@@ -70,15 +73,23 @@ class InferenceClient:
     Args:
         connection: to the server; or its host:port, without TLS and token.
         timeout_s: deadline of each call, in seconds.
+        mirrored: whether the server may mirror the calls; a companion's own are not live traffic.
 
     Raises:
         WrongConnection: the connection's files cannot be used.
     """
 
-    def __init__(self, connection: Connection | str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        connection: Connection | str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        *,
+        mirrored: bool = True,
+    ) -> None:
         if isinstance(connection, str):
             connection = Connection(connection)
         self._connection, self._timeout_s = connection, timeout_s
+        self._about: Metadata = () if mirrored else ((NO_SHADOW, "1"),)
         self._channel = connection.channel(
             (
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -105,14 +116,15 @@ class InferenceClient:
         asked = pb.ModelReadyRequest(name=model)
         return self._stub.ModelReady(asked, **self._call()).ready
 
-    def describe(self, model: str) -> RemoteModel:
-        """Ask for a model's version, tensors and execution provider."""
-        asked = pb.ModelMetadataRequest(name=model)
+    def describe(self, model: str, version: str = "") -> RemoteModel:
+        """Ask for a model's version, tensors and execution provider; by default of its latest."""
+        asked = pb.ModelMetadataRequest(name=model, version=version)
         answer = self._stub.ModelMetadata(asked, **self._call())
         (picture,) = answer.inputs
         return RemoteModel(
             name=answer.name,
-            version=answer.versions[-1],
+            version=version or max(answer.versions, key=int),
+            versions=tuple(sorted(answer.versions, key=int)),
             input=picture.name,
             datatype=picture.datatype,
             shape=tuple(picture.shape[1:]),
@@ -145,12 +157,17 @@ class InferenceClient:
         return [ranked[at : at + count] for at in range(0, len(ranked), count)]
 
     def _call(self) -> _CallOptions:
-        return {"timeout": self._timeout_s, "metadata": self._connection.metadata()}
+        return {
+            "timeout": self._timeout_s,
+            "metadata": (*self._connection.metadata(), *self._about),
+        }
 
     def _request(self, model: RemoteModel, pictures: NDArray[Any]) -> pb.ModelInferRequest:
         dtype = tensors.DTYPES[model.datatype]
         body = np.ascontiguousarray(pictures, dtype).tobytes()
-        request = pb.ModelInferRequest(model_name=model.name, raw_input_contents=[body])
+        request = pb.ModelInferRequest(
+            model_name=model.name, model_version=model.version, raw_input_contents=[body]
+        )
         request.inputs.add(name=model.input, datatype=model.datatype, shape=pictures.shape)
         return request
 

@@ -29,7 +29,7 @@ from server.errors import (
     StartError,
     TooManyCalls,
 )
-from server.metrics import Metrics
+from server.metrics import CallMetrics
 
 # Quoted: the classes are generic in their stubs alone.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -77,7 +77,7 @@ class Calls(grpc.GenericRpcHandler):
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: CallMetrics,
         gate: Gate,
         limits: CallLimits,
         trace: Callable[[Call, str], None] | None = None,
@@ -153,7 +153,7 @@ class _Room:
 class _Series:
     """The series of one method; looking labels up for each call would cost more than the rest."""
 
-    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
+    def __init__(self, metrics: CallMetrics, kind: str, service: str, method: str) -> None:
         labels, self.name = (kind, service, method), method
         self.started = metrics.started.labels(*labels)
         self.received = metrics.received.labels(*labels).inc

@@ -125,45 +125,24 @@ class ModelMetrics:
         self._metrics.fallback.labels(*self._labels).inc(int(fell_back))
 
 
-class Metrics:
-    """Every collector of the server, on a registry of its own.
+class CallMetrics:
+    """The process, its release and its calls, on a registry of their own.
+
+    Args:
+        build_info: name of the gauge that tells the release.
 
     Attributes:
         registry: what is scraped.
-        statistics: of each loaded version, by model and version.
     """
 
-    def __init__(self) -> None:
-        self.statistics: dict[tuple[str, str], Statistics] = {}
+    def __init__(self, build_info: str) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(GC_COLLECTOR)
         registry.register(PLATFORM_COLLECTOR)
-        build = Gauge(
-            "nyquist_build_info", "The release that runs.", ("version",), registry=registry
-        )
+        build = Gauge(build_info, "The release that runs.", ("version",), registry=registry)
         build.labels(version("nyquist")).set(1)
         self._create_call_metrics(registry)
-        self._create_queue_metrics(registry)
-        self._create_model_metrics(registry)
-        self._create_shadow_metrics(registry)
-        self._of_versions = (
-            self.request_duration,
-            self.stage_duration,
-            self.batch_size,
-            self.padding_rows,
-            self.queue_depth,
-            self.queue_limit,
-            self.inflight,
-            self.rejected,
-            self.ready,
-            self.info,
-            self.fallback,
-            self.load_duration,
-            self.shadow_mirrored,
-            self.shadow_dropped,
-        )
-        registry.register(TritonCollector(self.statistics, self.queue_depth))
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
@@ -195,6 +174,38 @@ class Metrics:
             registry,
             LATENCY_EDGES_S,
         )
+
+
+class Metrics(CallMetrics):
+    """Every collector of the server.
+
+    Attributes:
+        statistics: of each loaded version, by model and version.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("nyquist_build_info")
+        self.statistics: dict[tuple[str, str], Statistics] = {}
+        self._create_queue_metrics(self.registry)
+        self._create_model_metrics(self.registry)
+        self._create_shadow_metrics(self.registry)
+        self._of_versions = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.queue_limit,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+            self.shadow_mirrored,
+            self.shadow_dropped,
+        )
+        self.registry.register(TritonCollector(self.statistics, self.queue_depth))
 
     def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
         self.queue_bytes = Gauge(

@@ -11,7 +11,7 @@ import grpc
 
 from server.errors import StartError
 from server.file_mark import Mark, mark_of
-from server.settings import Settings
+from server.settings import ListenerSecurity
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class _Renewal:
         return renewed
 
 
-def make_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def make_credentials(settings: ListenerSecurity) -> grpc.ServerCredentials | None:
     """Return the credentials that the settings ask for; None without TLS.
 
     Raises:
@@ -99,7 +99,7 @@ def make_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     )
 
 
-def tls_in_words(settings: Settings) -> str:
+def tls_in_words(settings: ListenerSecurity) -> str:
     """Say how connections are protected."""
     if settings.tls_certificate is None:
         return "off"
