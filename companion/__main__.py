@@ -1,6 +1,10 @@
 """nyquist-companion: prove that a live server computes what PyTorch computes."""
 
 import argparse
+import asyncio
+import logging
+import os
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,10 +16,26 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from companion.app import Companion
 from companion.check import Row, check_model
+from companion.settings import GROUPS, Settings, read_settings
 from server.client import InferenceClient
-from server.errors import ArtifactError
+from server.command_line import add_option
+from server.errors import ArtifactError, StartError
+from server.logs import configure_logs
 from server.repository import model_folders
+from server.settings import is_secret
+from server.stop_signal import stop_signal
+
+METAVARS = {"target": "HOST:PORT", "allow_module": "MODULE,..."}
+SERVE_EPILOG = """\
+Each option is also a variable of the environment: NYQUIST_COMPANION_ and its name in capitals.
+Flags win. NYQUIST_COMPANION_TOKEN, a token that callers must send, has no flag, because others can
+read flags.
+
+exit status: 0 stopped by SIGTERM (drains first) or Ctrl-C; 2 an option is wrong or the companion
+cannot start; 128 + the signal: a second one ended it at once
+"""
 
 
 def row_table(rows: Sequence[Row]) -> Table:
@@ -102,7 +122,57 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODULE",
         help="run these modules for networks that were exported as MODULE:FUNCTION",
     )
+    command.set_defaults(run=run_check)
+    add_serve(commands)
     return parser.parse_args(arguments)
+
+
+def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command that serves, with every setting as a flag."""
+    command = commands.add_parser(
+        "serve",
+        help="watch a live server: probes, live traffic, calls on demand, metrics",
+        description=Settings.__doc__,
+        epilog=SERVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for group in GROUPS:
+        section = command.add_argument_group(str(group.__doc__).rstrip("."))
+        for name, field in group.model_fields.items():
+            if not is_secret(name, Settings):
+                add_option(section, name, field, METAVARS.get(name, ""))
+    command.set_defaults(run=run_serve)
+
+
+async def serve(settings: Settings) -> None:
+    """Watch until a signal comes; a second one ends the process where it stands.
+
+    Raises:
+        StartError: the companion cannot start.
+    """
+    stop = stop_signal()
+    async with Companion(settings) as companion:
+        if await stop is signal.SIGTERM:
+            await companion.drain(settings.drain_s)
+
+
+def run_serve(options: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 - as the others
+    """Serve; return the exit status."""
+    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    settings = read_settings(flags)
+    configure_logs(settings.log_level, settings.log_format)
+    logging.getLogger("companion").setLevel(settings.log_level.upper())
+    os.nice(settings.nice)
+    asyncio.run(serve(settings))
+    return 0
+
+
+def run_check(options: argparse.Namespace, console: Console) -> int:
+    """Check; return the exit status."""
+    folders = chosen_folders(options.repository, options.model)
+    return check(options.target, folders, options.allow_module, console)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,9 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console, errors = Console(), Console(stderr=True)
     try:
-        folders = chosen_folders(options.repository, options.model)
-        return check(options.target, folders, options.allow_module, console)
-    except ArtifactError as error:
+        return int(options.run(options, console))
+    except (ArtifactError, StartError) as error:
         reason = str(error)
     except grpc.RpcError as error:
         reason = f"{options.target}: {error.code().name}: {error.details()}"

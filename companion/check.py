@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from companion.parity import Parity, Predict, measure_parity
 from companion.reference import load_reference, load_samples
 from companion.shift_consistency import Consistency, circular_consistency
+from companion.tolerances import misses
 from models.spec import Preprocessing
 from server.client import InferenceClient, RemoteModel
-from server.manifest import Manifest, read_manifest
+from server.manifest import read_manifest
 
 BATCH_SIZES = (1, 3, 8)
 TIMED_RUNS = 20
@@ -78,7 +79,7 @@ def check_model(client: InferenceClient, folder: Path, modules: Collection[str] 
         reference_consistency=circular_consistency(reference, pictures, axes, batch=batch),
         server_ms=median_latency_ms(served, pictures[:1]),
         reference_ms=median_latency_ms(reference, pictures[:1]),
-        misses=tuple(_misses(manifest, parity, served_consistency)),
+        misses=tuple(misses(manifest.tolerances, parity, served_consistency)),
     )
 
 
@@ -101,17 +102,3 @@ def median_latency_ms(predict: Predict, picture: NDArray[Any]) -> float:
         predict(picture)
         times.append(perf_counter() - start)
     return 1e3 * median(times)
-
-
-def _misses(manifest: Manifest, parity: Parity, consistency: Consistency) -> Iterator[str]:
-    tolerances = manifest.tolerances
-    if not parity.relative_error <= tolerances.parity:
-        yield (
-            f"parity: logits differ by {parity.relative_error:.2g} of their spread "
-            f"({parity.max_abs_error:.2g}), at most {tolerances.parity:.2g} is allowed"
-        )
-    if consistency.share < tolerances.consistency:
-        yield (
-            f"shift consistency is {consistency.share:.2%}, "
-            f"at least {tolerances.consistency:.2%} is required"
-        )

@@ -8,7 +8,7 @@ Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019, section 4; h
 each picture's own, from a fixed seed. docs/shift-consistency.md says which protocol is for what.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -180,16 +180,23 @@ def pair_consistency(
             f"shift consistency needs at least one picture and one pair, "
             f"got {len(pictures)} and {pairs}"
         )
-    generator = np.random.default_rng(seed)
     agreeing = np.empty((pairs, len(pictures)), dtype=bool)
-    for pair in range(pairs):
-        offsets = generator.integers(protocol.low, protocol.high, (2, len(pictures), 2))
+    for pair, offsets in enumerate(draw_offsets(protocol, len(pictures), pairs, seed)):
         first, second = (
             _answers(predict, shift(pictures, of_each), batch)
             for shift, of_each in zip((protocol.first, protocol.second), offsets, strict=True)
         )
         agreeing[pair] = first == second
-    return _consistency(agreeing.mean(axis=0))
+    return consistency_of(agreeing.mean(axis=0))
+
+
+def draw_offsets(
+    protocol: ShiftProtocol, pictures: int, pairs: int, seed: int
+) -> Iterator[Offsets]:
+    """Draw the offsets of one pair after another, for both shifts. -> each (2, pictures, 2)."""
+    generator = np.random.default_rng(seed)
+    for _ in range(pairs):
+        yield generator.integers(protocol.low, protocol.high, (2, pictures, 2))
 
 
 def circular_consistency(
@@ -252,8 +259,8 @@ def worst_case(
         raise ValueError("a worst case needs at least one shift")
     every = np.stack(answers)  # (M, N)
     return WorstCase(
-        unchanged=_consistency((every == every[0]).all(axis=0)),
-        correct=None if labels is None else _consistency((every == labels).all(axis=0)),
+        unchanged=consistency_of((every == every[0]).all(axis=0)),
+        correct=None if labels is None else consistency_of((every == labels).all(axis=0)),
     )
 
 
@@ -265,7 +272,8 @@ def standard_error(of_each: NDArray[Any]) -> float:
     return float(of_each.std(ddof=1)) / sqrt(len(of_each)) if len(of_each) > 1 else 0.0
 
 
-def _consistency(of_each: NDArray[Any]) -> Consistency:
+def consistency_of(of_each: NDArray[Any]) -> Consistency:
+    """Return the mean of one share for each picture, (N,), with its standard error."""
     return Consistency(float(of_each.mean()), standard_error(of_each), len(of_each))
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from server.command_line import parse
 from server.errors import NyquistError
 from server.logs import configure_logs
 from server.settings import Settings, read_settings, unknown_variables
+from server.stop_signal import stop_signal
 
 logger = logging.getLogger("server")
 
@@ -23,17 +23,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         NyquistError: the server cannot start.
     """
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def heed(received: signal.Signals) -> None:
-        if stop.done():
-            logger.warning("second signal: exiting at once")
-            os._exit(128 + received)
-        stop.set_result(received)
-
-    for handled in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(handled, heed, handled)
+    stop = stop_signal()
     async with Server(settings) as server:
         if await stop is signal.SIGTERM:
             await server.drain(settings.drain_s)

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from server.errors import PermissionDenied, StartError, Unauthenticated
-from server.settings import Settings
+from server.settings import PREFIX, ListenerSecurity, Settings
 
 TOKEN_LENGTH = 16
 BEARER = "Bearer "
@@ -56,6 +56,12 @@ _INFERENCE = {
 
 ACCESS: dict[str, Access] = {
     **{f"/inference.GRPCInferenceService/{name}": access for name, access in _INFERENCE.items()},
+    # the companion's
+    "/nyquist.v1.Shadow/Mirror": Access.USE,
+    "/nyquist.v1.Validation/CheckParity": Access.USE,
+    "/nyquist.v1.Validation/CheckShiftConsistency": Access.USE,
+    "/nyquist.v1.Validation/CompareLatency": Access.USE,
+    "/nyquist.v1.Validation/DescribeModel": Access.USE,
     "/grpc.health.v1.Health/Check": Access.HEALTH,
     "/grpc.health.v1.Health/List": Access.HEALTH,
     "/grpc.health.v1.Health/Watch": Access.HEALTH,
@@ -141,34 +147,31 @@ def make_gate(settings: Settings) -> Gate:
     Raises:
         StartError: a token file cannot be read, or a token is too short to be one.
     """
-    use = _read(settings, "token")
-    repository = _read(settings, "repository_token")
+    use = read_tokens(settings, "token")
+    repository = read_tokens(settings, "repository_token")
     tokens = Tokens(use, repository)
     trusted = not tokens and is_loopback(settings.host)
     closed = frozenset() if repository or trusted else frozenset({Access.REPOSITORY})
-    standing_open = {
-        access
-        for access, setting in (
-            (Access.HEALTH, settings.health_access),
-            (Access.REFLECTION, settings.reflection),
-        )
-        if setting == "open"
-    }
-    return Gate(tokens, closed, frozenset(standing_open))
+    return Gate(tokens, closed, standing_open(settings))
 
 
-def exposure(settings: Settings) -> str:
+def standing_open(settings: ListenerSecurity) -> frozenset[Access]:
+    """Return the classes that need no token."""
+    asked = {Access.HEALTH: settings.health_access, Access.REFLECTION: settings.reflection}
+    return frozenset(access for access, setting in asked.items() if setting == "open")
+
+
+def exposure(host: str, settings: ListenerSecurity) -> str:
     """Return a line if others can reach what nothing protects, else nothing."""
-    if is_loopback(settings.host):
+    if is_loopback(host):
         return ""
-    sources = ("token", "token_file", "repository_token", "repository_token_file")
+    names = type(settings).model_fields
+    sources = [name for name in names if name.endswith(("token", "token_file"))]
     with_tokens = any(getattr(settings, source) for source in sources)
     if with_tokens and not settings.tls_certificate:
         return "tokens travel unencrypted: there is no --tls-certificate"
     if not with_tokens and not settings.tls_client_ca:
-        return (
-            f"whoever reaches {settings.host} may call: there is no token and no client authority"
-        )
+        return f"whoever reaches {host} may call: there is no token and no client authority"
     return ""
 
 
@@ -180,11 +183,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _read(settings: Settings, name: str) -> frozenset[bytes]:
+def read_tokens(settings: ListenerSecurity, name: str, prefix: str = PREFIX) -> frozenset[bytes]:
+    """Return the digests of the tokens that an option, or the file beside it, holds.
+
+    Raises:
+        StartError: the file cannot be read, or a token is too short to be one.
+    """
     secret, path = getattr(settings, name), getattr(settings, f"{name}_file")
     if path is None:
         text = secret.get_secret_value() if secret else ""
-        source = f"NYQUIST_{name.upper()}"
+        source = f"{prefix}{name.upper()}"
     else:
         text, source = _text_of(path), str(path)
     tokens = text.split()

@@ -6,8 +6,6 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 
@@ -30,7 +28,14 @@ from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
 from server.tls import make_credentials, tls_in_words
-from server.transport import add_port, make_grpc_server, request_bytes, request_limit, too_small_for
+from server.transport import (
+    add_port,
+    check_port,
+    make_grpc_server,
+    request_bytes,
+    request_limit,
+    too_small_for,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +80,7 @@ class Server:
 
     async def __aenter__(self) -> "Server":
         try:
-            self._check_port()
+            check_port(self._settings.host, self._settings.port)
             self._start_metrics()
             await self._load_models()
             await self._start_grpc()
@@ -111,18 +116,6 @@ class Server:
         """
         self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
-
-    def _check_port(self) -> None:
-        """Find a taken port before the models are loaded, and without gRPC's own page of log."""
-        host, port = self._settings.host, self._settings.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            socket.create_server((host, port), family=family).close()
-        except OSError as error:
-            raise StartError(
-                f"gRPC cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
-                "choose another with --port or --host"
-            ) from error
 
     def _start_metrics(self) -> None:
         settings = self._settings
@@ -202,7 +195,10 @@ class Server:
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
         max_request_bytes = request_limit(self._largest_request, settings)
         server = make_grpc_server(
-            settings, Calls(self._metrics, self._gate, limits), max_request_bytes
+            settings,
+            Calls(self._metrics, self._gate, limits),
+            max_request_bytes,
+            settings.grace_s,
         )
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -210,7 +206,7 @@ class Server:
             reflection.enable_server_reflection(
                 (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
             )
-        self.port = add_port(server, settings, self._credentials)
+        self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         await self._tell_health()
@@ -219,7 +215,7 @@ class Server:
     def _say_ready(self, max_request_bytes: int) -> None:
         """Log in one event what runs, where, and who may come in."""
         settings = self._settings
-        if line := exposure(settings):
+        if line := exposure(settings.host, settings):
             logger.warning("%s", line)
         models = {
             name: ", ".join(

@@ -43,7 +43,7 @@ def check(settings: Settings) -> int:
             console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
     who = ", ".join(f"{name}: {answer}" for name, answer in gate.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
-    if line := exposure(settings):
+    if line := exposure(settings.host, settings):
         console.print(f"[yellow]{escape(line)}[/]")
     _print_limits(loaded, settings, console)
     console.print(f"{len(loaded)} of {len(folders)} models can be served")

@@ -22,7 +22,8 @@ class RemoteModel:
 
     Attributes:
         name: as asked for.
-        version: that answers.
+        version: that answers, and that is asked for pictures.
+        versions: all that are served, ascending.
         input: name of the one input.
         datatype: of the input, as the protocol spells it.
         shape: of one picture, without the batch.
@@ -33,6 +34,7 @@ class RemoteModel:
 
     name: str
     version: str
+    versions: tuple[str, ...]
     input: str
     datatype: str
     shape: tuple[int, ...]
@@ -64,17 +66,25 @@ class InferenceClient:
     Args:
         target: host:port.
         timeout_s: deadline of each call, in seconds.
+        ca: certificates, PEM, one of which signed the server's; empty: no TLS.
+        token: that the server wants; empty: none.
     """
 
-    def __init__(self, target: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            target,
-            options=(
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ),
+    def __init__(
+        self, target: str, timeout_s: float = DEFAULT_TIMEOUT_S, *, ca: str = "", token: str = ""
+    ) -> None:
+        options = (
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         )
+        if ca:
+            credentials = grpc.ssl_channel_credentials(ca.encode())
+            self._channel = grpc.secure_channel(target, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(target, options)
+        self._call: dict[str, Any] = {"timeout": timeout_s}
+        if token:
+            self._call["metadata"] = (("authorization", f"Bearer {token}"),)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
     def __enter__(self) -> "InferenceClient":
@@ -91,18 +101,19 @@ class InferenceClient:
         """Say whether the server, or one model of it, is ready."""
         if not model:
             request = pb.ServerReadyRequest()
-            return self._stub.ServerReady(request, timeout=self._timeout_s).ready
+            return self._stub.ServerReady(request, **self._call).ready
         asked = pb.ModelReadyRequest(name=model)
-        return self._stub.ModelReady(asked, timeout=self._timeout_s).ready
+        return self._stub.ModelReady(asked, **self._call).ready
 
-    def describe(self, model: str) -> RemoteModel:
-        """Ask for a model's version, tensors and execution provider."""
-        asked = pb.ModelMetadataRequest(name=model)
-        answer = self._stub.ModelMetadata(asked, timeout=self._timeout_s)
+    def describe(self, model: str, version: str = "") -> RemoteModel:
+        """Ask for a model's version, tensors and execution provider; by default of its latest."""
+        asked = pb.ModelMetadataRequest(name=model, version=version)
+        answer = self._stub.ModelMetadata(asked, **self._call)
         (picture,) = answer.inputs
         return RemoteModel(
             name=answer.name,
-            version=answer.versions[-1],
+            version=version or max(answer.versions, key=int),
+            versions=tuple(sorted(answer.versions, key=int)),
             input=picture.name,
             datatype=picture.datatype,
             shape=tuple(picture.shape[1:]),
@@ -117,7 +128,7 @@ class InferenceClient:
         """Compute one output for a batch. (B, *model.shape) -> (B, *model.outputs[output])."""
         request = self._request(model, pictures)
         request.outputs.add(name=output)
-        answer = self._stub.ModelInfer(request, timeout=self._timeout_s)
+        answer = self._stub.ModelInfer(request, **self._call)
         (tensor,) = answer.outputs
         return tensors.from_raw(answer.raw_output_contents[0], tensor.datatype, tensor.shape)
 
@@ -128,7 +139,7 @@ class InferenceClient:
         request = self._request(model, pictures)
         wanted = request.outputs.add(name=output)
         wanted.parameters["classification"].int64_param = model.outputs[output][-1]
-        answer = self._stub.ModelInfer(request, timeout=self._timeout_s)
+        answer = self._stub.ModelInfer(request, **self._call)
         elements = tensors.parse_bytes_elements(answer.raw_output_contents[0])
         count = len(elements) // len(pictures)
         ranked = [_ranked_class(element) for element in elements]
@@ -137,7 +148,9 @@ class InferenceClient:
     def _request(self, model: RemoteModel, pictures: NDArray[Any]) -> pb.ModelInferRequest:
         dtype = tensors.DTYPES[model.datatype]
         body = np.ascontiguousarray(pictures, dtype).tobytes()
-        request = pb.ModelInferRequest(model_name=model.name, raw_input_contents=[body])
+        request = pb.ModelInferRequest(
+            model_name=model.name, model_version=model.version, raw_input_contents=[body]
+        )
         request.inputs.add(name=model.input, datatype=model.datatype, shape=pictures.shape)
         return request
 

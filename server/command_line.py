@@ -59,21 +59,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    _add(parser, "config", Settings.model_fields["config"])
+    add_option(parser, "config", Settings.model_fields["config"])
     for group in GROUPS:
         section = parser.add_argument_group(str(group.__doc__).rstrip("."))
         for name, field in group.model_fields.items():
             if not is_secret(name):
-                _add(section, name, field)
+                add_option(section, name, field)
     return parser
 
 
-def _add(section: argparse._ActionsContainer, name: str, field: FieldInfo) -> None:
+def add_option(
+    section: argparse._ActionsContainer, name: str, field: FieldInfo, metavar: str = ""
+) -> None:
+    """Add a setting as a flag, explained and with its default."""
     explained = f"{field.description} (default: {_default(field)})".replace("%", "%%")
     if field.annotation is bool:
         section.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=explained)
     else:
-        section.add_argument(flag(name), metavar=_metavar(name, field), help=explained)
+        section.add_argument(flag(name), metavar=metavar or _metavar(name, field), help=explained)
 
 
 def _default(field: FieldInfo) -> str:

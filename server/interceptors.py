@@ -29,7 +29,7 @@ from server.errors import (
     TooManyCalls,
 )
 from server.logs import bind_call
-from server.metrics import Metrics
+from server.metrics import CallMetrics
 
 # Quoted: the classes are generic in their stubs alone.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -64,7 +64,7 @@ class Calls(grpc.aio.ServerInterceptor):
     answered without detail.
     """
 
-    def __init__(self, metrics: Metrics, gate: Gate, limits: CallLimits) -> None:
+    def __init__(self, metrics: CallMetrics, gate: Gate, limits: CallLimits) -> None:
         self._metrics, self._gate, self._limits = metrics, gate, limits
         self._running: Counter[bool] = Counter()
         self._series: dict[str, _Series] = {}
@@ -144,7 +144,7 @@ class Calls(grpc.aio.ServerInterceptor):
 class _Series:
     """The series of one method; looking labels up for each call would cost more than the rest."""
 
-    def __init__(self, metrics: Metrics, method: str, handler: MethodHandler) -> None:
+    def __init__(self, metrics: CallMetrics, method: str, handler: MethodHandler) -> None:
         _, service, self.name = method.split("/")
         kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
         labels = (kind, service, self.name)

@@ -64,20 +64,21 @@ class ModelMetrics:
         self._metrics.fallback.labels(*self._labels).inc(int(fell_back))
 
 
-class Metrics:
-    """Every collector of the server, on a registry of its own."""
+class CallMetrics:
+    """The process, its release and its calls, on a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        build_info: name of the gauge that tells the release.
+    """
+
+    def __init__(self, build_info: str) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(GC_COLLECTOR)
         registry.register(PLATFORM_COLLECTOR)
-        build = Gauge(
-            "nyquist_build_info", "The release that runs.", ("version",), registry=registry
-        )
+        build = Gauge(build_info, "The release that runs.", ("version",), registry=registry)
         build.labels(version("nyquist")).set(1)
         self._create_call_metrics(registry)
-        self._create_model_metrics(registry)
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
@@ -98,6 +99,14 @@ class Metrics:
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
+
+
+class Metrics(CallMetrics):
+    """Every collector of the server."""
+
+    def __init__(self) -> None:
+        super().__init__("nyquist_build_info")
+        self._create_model_metrics(self.registry)
 
     def _create_model_metrics(self, registry: CollectorRegistry) -> None:
         self.request_duration = Histogram(

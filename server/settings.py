@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from server.errors import StartError
 
 PREFIX = "NYQUIST_"
+COMPANION_PREFIX = "NYQUIST_COMPANION_"
+"""The companion's variables, which may stand beside the server's."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -58,8 +60,8 @@ class NetworkSettings(BaseModel):
     metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")
 
 
-class SecuritySettings(BaseModel):
-    """Encryption, and who may call what."""
+class ListenerSecurity(BaseModel):
+    """Encryption, and who may call."""
 
     tls_certificate: Path | None = Field(
         None, description="PEM file: the server's certificate and its chain; turns TLS on"
@@ -74,12 +76,6 @@ class SecuritySettings(BaseModel):
     token_file: Path | None = Field(
         None, description="file with tokens, one a line; any of them lets a caller in"
     )
-    repository_token: SecretStr | None = Field(
-        None, description="token that may load and unload models too, and change settings"
-    )
-    repository_token_file: Path | None = Field(
-        None, description="file with such tokens, one a line"
-    )
     health_access: Literal["open", "token"] = Field(
         "open", description="who may ask for health and readiness: all, or who has a token"
     )
@@ -87,13 +83,29 @@ class SecuritySettings(BaseModel):
         "token", description="who may ask for the service's description; off: nobody"
     )
 
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key come together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        return self
 
-class LimitSettings(BaseModel):
-    """What one caller, or all of them together, may ask for."""
 
-    max_queue_bytes: int = Field(
-        512 * 1024 * 1024, gt=0, description="pictures held for all models together"
+class SecuritySettings(ListenerSecurity):
+    """Encryption, and who may call what."""
+
+    repository_token: SecretStr | None = Field(
+        None, description="token that may load and unload models too, and change settings"
     )
+    repository_token_file: Path | None = Field(
+        None, description="file with such tokens, one a line"
+    )
+
+
+class CallSettings(BaseModel):
+    """What calls may take."""
+
     max_message_bytes: int = Field(
         64 * 1024 * 1024,
         gt=0,
@@ -106,9 +118,6 @@ class LimitSettings(BaseModel):
     max_concurrent_rpcs: int = Field(
         2048, gt=0, description="calls at a time; one more is RESOURCE_EXHAUSTED, health is not"
     )
-    max_image_pixels: int = Field(
-        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
-    )
     default_deadline_s: float = Field(
         60.0, ge=0, description="deadline of a call that comes without one; 0: none"
     )
@@ -117,6 +126,17 @@ class LimitSettings(BaseModel):
     )
     max_connection_age_s: float = Field(
         0.0, ge=0, description="connections are renewed after this, to spread them; 0: never"
+    )
+
+
+class LimitSettings(CallSettings):
+    """What one caller, or all of them together, may ask for."""
+
+    max_queue_bytes: int = Field(
+        512 * 1024 * 1024, gt=0, description="pictures held for all models together"
+    )
+    max_image_pixels: int = Field(
+        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
     )
 
 
@@ -189,10 +209,6 @@ class Settings(
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("--tls-certificate and --tls-key come together")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
         for name in ("token", "repository_token"):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 raise ValueError(
@@ -234,10 +250,11 @@ def read_settings(flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**flags)
     except ValidationError as error:
-        raise StartError(_first_mistake(error)) from error
+        raise StartError(first_mistake(error)) from error
 
 
-def _first_mistake(error: ValidationError) -> str:
+def first_mistake(error: ValidationError) -> str:
+    """Return a line for the first wrong value, and never that of a secret."""
     first = error.errors(include_context=False)[0]
     name = ".".join(map(str, first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
@@ -253,9 +270,9 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def is_secret(name: str) -> bool:
+def is_secret(name: str, settings: type[BaseModel] = Settings) -> bool:
     """Say whether an option's value must stand neither on the command line nor in the file."""
-    return "SecretStr" in str(Settings.model_fields[name].annotation)
+    return "SecretStr" in str(settings.model_fields[name].annotation)
 
 
 def file_options() -> list[str]:
@@ -269,7 +286,10 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     return [
         f"{name} is no option, {_rather(name, known)}"
         for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in known and not _SERVICE_LINK.fullmatch(name)
+        if name.startswith(PREFIX)
+        and name not in known
+        and not name.startswith(COMPANION_PREFIX)
+        and not _SERVICE_LINK.fullmatch(name)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import cast
 import grpc
 
 from server.errors import StartError
-from server.settings import Settings
+from server.settings import ListenerSecurity
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class _Renewal:
         return renewed
 
 
-def make_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def make_credentials(settings: ListenerSecurity) -> grpc.ServerCredentials | None:
     """Return the credentials that the settings ask for; None without TLS.
 
     Raises:
@@ -96,7 +96,7 @@ def make_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     )
 
 
-def tls_in_words(settings: Settings) -> str:
+def tls_in_words(settings: ListenerSecurity) -> str:
     """Say how connections are protected."""
     if settings.tls_certificate is None:
         return "off"

@@ -3,13 +3,16 @@
 The largest request is known before the first one: the models' inputs, times their largest batch.
 """
 
+import os
+import socket
 from math import prod
 
 import grpc
 
+from server.errors import StartError
 from server.interceptors import Calls
 from server.manifest import Manifest
-from server.settings import Settings
+from server.settings import CallSettings
 from server.tensors import DTYPES
 
 ENCODED_PICTURE_BYTES = 4 * 1024 * 1024
@@ -46,7 +49,7 @@ def request_bytes(manifest: Manifest, max_batch_size: int) -> int:
     return raw
 
 
-def request_limit(largest: int, settings: Settings) -> int:
+def request_limit(largest: int, settings: CallSettings) -> int:
     """Return the limit that requests are held to, given the models' largest."""
     needed = max(largest + ENVELOPE_BYTES, LEAST_REQUEST_BYTES)
     return min(needed, settings.max_message_bytes)
@@ -63,8 +66,10 @@ def too_small_for(manifest: Manifest, max_batch_size: int, limit: int) -> str:
     )
 
 
-def channel_options(settings: Settings, max_request_bytes: int) -> list[tuple[str, int]]:
-    """Return gRPC's own options for these settings."""
+def channel_options(
+    settings: CallSettings, max_request_bytes: int, grace_s: float
+) -> list[tuple[str, int]]:
+    """Return gRPC's own options for these settings; grace_s is what calls of an aged one have."""
     options = {
         "grpc.so_reuseport": 0,  # or a second server would share the port in silence
         "grpc.max_receive_message_length": max_request_bytes,
@@ -81,28 +86,45 @@ def channel_options(settings: Settings, max_request_bytes: int) -> list[tuple[st
         "grpc.keepalive_time_ms": _ms(KEEPALIVE_S),
         "grpc.keepalive_timeout_ms": _ms(KEEPALIVE_TIMEOUT_S),
         "grpc.keepalive_permit_without_calls": 1,
-        "grpc.max_connection_age_grace_ms": _ms(settings.grace_s),
+        "grpc.max_connection_age_grace_ms": _ms(grace_s),
     }
     if settings.max_connection_age_s:
         options["grpc.max_connection_age_ms"] = _ms(settings.max_connection_age_s)
     return list(options.items())
 
 
-def make_grpc_server(settings: Settings, calls: Calls, max_request_bytes: int) -> grpc.aio.Server:
+def make_grpc_server(
+    settings: CallSettings, calls: Calls, max_request_bytes: int, grace_s: float
+) -> grpc.aio.Server:
     """Return a server with every limit set, without services and without a port."""
     return grpc.aio.server(
         interceptors=(calls,),
-        options=channel_options(settings, max_request_bytes),
+        options=channel_options(settings, max_request_bytes, grace_s),
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs + HEALTH_ROOM,
     )
 
 
+def check_port(host: str, port: int) -> None:
+    """Find a taken port before anything is loaded, and without gRPC's own page of log.
+
+    Raises:
+        StartError: another listens there, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise StartError(
+            f"gRPC cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
+            "choose another with --port or --host"
+        ) from error
+
+
 def add_port(
-    server: grpc.aio.Server, settings: Settings, credentials: grpc.ServerCredentials | None
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
 ) -> int:
-    """Listen where the settings say, and return the port."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.port}"
+    """Listen there, and return the port, which 0 leaves to the system."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if credentials is None:
         return server.add_insecure_port(address)
     return server.add_secure_port(address, credentials)

@@ -184,10 +184,10 @@ def test_an_old_connection_is_renewed_without_a_lost_call(
 
 
 def test_the_grace_for_old_connections_outlives_the_default_deadline_where_it_is_said() -> None:
-    options = dict(channel_options(Settings(max_connection_age_s=60, grace_s=30), MIB))
+    options = dict(channel_options(Settings(max_connection_age_s=60), MIB, 30))
     assert options["grpc.max_connection_age_ms"] == 60_000
     assert options["grpc.max_connection_age_grace_ms"] == 30_000
-    assert "grpc.max_connection_age_ms" not in dict(channel_options(Settings(), MIB))
+    assert "grpc.max_connection_age_ms" not in dict(channel_options(Settings(), MIB, 30))
 
 
 def test_a_second_server_cannot_share_the_port(limited: RunningServer, one_model: Path) -> None:

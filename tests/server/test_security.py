@@ -327,6 +327,7 @@ TLS = {"tls_certificate": "c", "tls_key": "k"}
     ],
 )
 def test_what_nothing_protects_is_said(options: dict[str, object], line: str) -> None:
-    said = exposure(Settings(**options))  # type: ignore[arg-type] # any option
+    settings = Settings(**options)  # type: ignore[arg-type] # any option
+    said = exposure(settings.host, settings)
     assert said.startswith(line)
     assert bool(said) is bool(line)

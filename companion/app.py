@@ -1,0 +1,199 @@
+"""The companion that runs: everything is made here, started in this order, stopped in reverse.
+
+HTTP -> gRPC -> probes ... not serving -> drain -> gRPC -> probes -> HTTP
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from companion import page
+from companion.metrics import Metrics
+from companion.pace import Pace
+from companion.probe import Prober
+from companion.record import Record
+from companion.references import References
+from companion.settings import Settings
+from companion.verdict import Verdict, worst
+from companion.web import WebListener, application
+from server.access import Access, Gate, Tokens, exposure, read_tokens, standing_open
+from server.client import InferenceClient
+from server.errors import StartError
+from server.interceptors import CallLimits, Calls
+from server.settings import COMPANION_PREFIX
+from server.tls import make_credentials, tls_in_words
+from server.transport import add_port, check_port, make_grpc_server
+
+logger = logging.getLogger(__name__)
+
+HEALTH_PERIOD_S = 0.5
+PROBE_TIMEOUT_S = 10.0
+STATUS = {
+    Verdict.HEALTHY: health_pb2.HealthCheckResponse.SERVING,
+    Verdict.DEGRADED: health_pb2.HealthCheckResponse.SERVING,
+    Verdict.FAILING: health_pb2.HealthCheckResponse.NOT_SERVING,
+    Verdict.UNVERIFIABLE: health_pb2.HealthCheckResponse.UNKNOWN,
+}
+
+
+class Companion:
+    """A running companion. `async with Companion(settings)` starts and stops it.
+
+    Attributes:
+        port: of gRPC, once started.
+        http_port: of HTTP, once started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._gate, self._credentials = make_gate(settings), make_credentials(settings)
+        self._client = connect(settings)
+        self._metrics = Metrics(settings.probe_period_s)
+        self._references = References(settings.repository, settings.allow_module)
+        self._record = Record(
+            settings.target,
+            settings.history,
+            settings.disagreements,
+            settings.disagreement_bytes,
+        )
+        self._stopped = Event()
+        self._health = health.aio.HealthServicer()
+        self._told: set[str] = set()
+        self._stack = AsyncExitStack()
+        self.port = 0
+        self.http_port = 0
+
+    async def __aenter__(self) -> "Companion":
+        try:
+            check_port(self._settings.host, self._settings.port)
+            self._stack.callback(self._client.close)
+            self._start_http()
+            self._start_probes()
+            await self._start_grpc()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+        logger.info("stopped")
+
+    async def drain(self, seconds: float) -> None:
+        """Say that the companion is not serving, and go on for those who have not heard yet."""
+        await self._health.enter_graceful_shutdown()
+        logger.info("draining for %g s", seconds)
+        await asyncio.sleep(seconds)
+
+    def _start_http(self) -> None:
+        settings = self._settings
+        app = application(self._metrics.registry, page.routes(self._record))
+        listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
+        self.http_port = listener.port
+        self._stack.push_async_callback(asyncio.to_thread, listener.close)
+
+    def _start_probes(self) -> None:
+        settings = self._settings
+        pace = Pace(settings.core_share, self._stopped)
+        prober = Prober(
+            self._client, self._references, self._metrics, self._record, pace, self._stopped
+        )
+        work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
+        self._run_in_thread("probe", work)
+
+    def _run_in_thread(self, name: str, work: Callable[[], None]) -> None:
+        """Run work that heeds `stopped` until the companion stops."""
+        thread = Thread(target=work, name=name)
+        thread.start()
+        self._stack.push_async_callback(asyncio.to_thread, thread.join)
+        self._stack.callback(self._stopped.set)
+
+    async def _start_grpc(self) -> None:
+        settings = self._settings
+        limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
+        calls = Calls(self._metrics, self._gate, limits)
+        server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self.port = add_port(server, settings.host, settings.port, self._credentials)
+        await server.start()
+        self._stack.push_async_callback(server.stop, settings.grace_s)
+        await self._tell_health()
+        self._keep_telling_health()
+        self._say_ready()
+
+    def _keep_telling_health(self) -> None:
+        task = asyncio.create_task(self._publish_health())
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+    async def _publish_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Tell the health service the worst verdict on each model's versions."""
+        verdicts: dict[str, list[Verdict]] = {}
+        for state in self._record.models():
+            verdicts.setdefault(state.name, []).append(state.verdict)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in self._told | verdicts.keys():
+            verdict = worst(verdicts.get(name, []))
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            await self._health.set(name, STATUS[verdict] if verdict else unknown)
+        self._told |= verdicts.keys()
+
+    def _say_ready(self) -> None:
+        settings = self._settings
+        if line := exposure(settings.host, settings):
+            logger.warning("%s", line)
+        logger.info(
+            "ready: watching %s, gRPC on %s:%d, HTTP on http://%s:%d/",
+            settings.target,
+            settings.host,
+            self.port,
+            settings.http_host or settings.host,
+            self.http_port,
+            extra={
+                "repository": str(settings.repository),
+                "tls": tls_in_words(settings),
+                "access": self._gate.in_words(),
+                "probe_period_s": settings.probe_period_s,
+            },
+        )
+
+
+def make_gate(settings: Settings) -> Gate:
+    """Return who may call the companion: whoever has the token, or all where there is none."""
+    tokens = Tokens(use=read_tokens(settings, "token", COMPANION_PREFIX))
+    return Gate(tokens, frozenset({Access.REPOSITORY}), standing_open(settings))
+
+
+def connect(settings: Settings) -> InferenceClient:
+    """Return a client of the server that is watched.
+
+    Raises:
+        StartError: a file that the settings name cannot be read.
+    """
+    ca, token = (
+        _text(path) if path else "" for path in (settings.target_ca, settings.target_token_file)
+    )
+    return InferenceClient(settings.target, PROBE_TIMEOUT_S, ca=ca, token=token.strip())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StartError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,87 @@
+"""What the evidence of one probe after another says of a model.
+
+Standing, Finding -> Standing
+
+One bad probe is a warning, several in a row a verdict, and it takes several good ones to lift it:
+so no verdict flaps, and none is lost between two scrapes.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+PARITY_TO_FAIL = 2
+CONSISTENCY_TO_FAIL = 3
+GOOD_TO_RECOVER = 3
+
+
+class Verdict(Enum):
+    """How a model is, the worst last."""
+
+    HEALTHY = "healthy"
+    UNVERIFIABLE = "unverifiable"
+    DEGRADED = "degraded"
+    FAILING = "failing"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one probe found.
+
+    Attributes:
+        parity: whether the answers are within the tolerance.
+        consistency: whether they stay under shifts as often as they must; None where that is not
+            known yet, which counts for nothing.
+    """
+
+    parity: bool
+    consistency: bool | None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing speaks against the model."""
+        return self.parity and self.consistency is not False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A verdict, and the probes in a row that led to it.
+
+    Attributes:
+        verdict: of the model; None before its first probe.
+        bad_parity: latest probes in a row with a parity beyond the tolerance.
+        bad_consistency: latest probes in a row with a consistency below it.
+        good: latest probes in a row with neither.
+    """
+
+    verdict: Verdict | None = None
+    bad_parity: int = 0
+    bad_consistency: int = 0
+    good: int = 0
+
+    def after(self, finding: Finding | None) -> "Standing":
+        """Return the standing after one more probe; None is one that could not be made."""
+        if finding is None:
+            return Standing(Verdict.UNVERIFIABLE)
+        counted = Standing(
+            self.verdict,
+            bad_parity=0 if finding.parity else self.bad_parity + 1,
+            bad_consistency=self.bad_consistency + 1 if finding.consistency is False else 0,
+            good=self.good + 1 if finding.good else 0,
+        )
+        return replace(counted, verdict=_verdict(counted))
+
+
+def worst(verdicts: "list[Verdict]") -> Verdict | None:
+    """Return the worst of several, such as those of a model's versions; None of none."""
+    return max(verdicts, key=list(Verdict).index, default=None)
+
+
+def _verdict(counted: Standing) -> Verdict:
+    """Return the verdict that these counts turn the earlier one into."""
+    enough = counted.bad_parity >= PARITY_TO_FAIL or counted.bad_consistency >= CONSISTENCY_TO_FAIL
+    ill = counted.verdict in (Verdict.DEGRADED, Verdict.FAILING)
+    if counted.good:
+        recovered = counted.good >= GOOD_TO_RECOVER
+        return counted.verdict if ill and counted.verdict and not recovered else Verdict.HEALTHY
+    failing = enough or counted.verdict is Verdict.FAILING
+    return Verdict.FAILING if failing else Verdict.DEGRADED

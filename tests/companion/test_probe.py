@@ -1,0 +1,173 @@
+"""nyquist-companion serve: a real companion beside a real server, whose models change."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from companion.__main__ import main
+from companion.references import References, Unverifiable
+from server.client import InferenceClient
+from server.manifest import REFERENCE_FILE
+from tests.artifacts import add_version, copy_model, damage, set_config
+from tests.companion.processes import PERIOD_S, RunningCompanion, start_companion
+from tests.impostors import perturb_weight, pose_as, replace_network
+from tests.processes import RunningServer, start_server
+
+POLLING = ("--poll-s", "0.1", "--drain-s", "0")
+SOUND, PERTURBED, STRIDED, VERSIONED, DAMAGED = (
+    *("fashion_avg_pool", "fashion_max_pool", "fashion_strided", "fashion_blur"),
+    "fashion_polyphase",
+)
+FLICKERING = "fashion_max_blur"
+STATUS = health_pb2.HealthCheckResponse
+
+
+@pytest.fixture(scope="module")
+def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose models the tests change, each one of its own."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in (SOUND, PERTURBED, VERSIONED, DAMAGED, FLICKERING):
+        copy_model(repository, folder, name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def changing(models: Path) -> Iterator[RunningServer]:
+    running = start_server(models, POLLING)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def companion(changing: RunningServer, models: Path) -> Iterator[RunningCompanion]:
+    running = start_companion(changing.target, models)
+    yield running
+    assert running.stop() == 0
+
+
+def health(companion: RunningCompanion, service: str) -> int:
+    with grpc.insecure_channel(companion.target) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+
+
+def parity(companion: RunningCompanion, model: str, figure: str) -> float:
+    labels = f'model="{model}",source="probe",version="1"'
+    return companion.metrics()[f"nyquist_parity_{figure}{{{labels}}}"]
+
+
+def consistency(companion: RunningCompanion, model: str, protocol: str) -> float | None:
+    labels = f'model="{model}",protocol="{protocol}",source="probe",version="1"'
+    return companion.metrics().get(f"nyquist_shift_consistency_ratio{{{labels}}}")
+
+
+def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
+    companion: RunningCompanion,
+) -> None:
+    companion.wait_for(lambda: consistency(companion, SOUND, "half_pixel") is not None)
+    assert companion.verdict(SOUND) == "healthy"
+    assert parity(companion, SOUND, "relative_error") < 1e-4
+    assert parity(companion, SOUND, "argmax_agreement_ratio") == 1
+    assert consistency(companion, SOUND, "circular") == 238 / 256  # as nyquist-companion check
+    assert consistency(companion, SOUND, "zero_padded") is not None
+    metrics = companion.metrics()
+    for backend in ("onnxruntime", "torch"):
+        for size in (1, 3, 8):
+            labels = f'backend="{backend}",batch_size="{size}",model="{SOUND}",version="1"'
+            assert metrics[f"nyquist_reference_duration_seconds_count{{{labels}}}"] > 0
+    assert metrics["nyquist_companion_server_up"] == 1
+    assert companion.get("/healthz") == "ok\n"
+    assert SOUND in companion.get("/")
+    companion.wait_for(lambda: health(companion, SOUND) == STATUS.SERVING)
+
+
+def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_three_probes(
+    changing: RunningServer, companion: RunningCompanion, models: Path, repository: Path
+) -> None:
+    companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
+    digest = perturb_weight(models / PERTURBED)
+    with InferenceClient(changing.target) as client:
+        companion.wait_for(lambda: client.describe(PERTURBED).sha256 == digest)
+    took_s = companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
+    assert took_s < 2 * PERIOD_S
+    assert parity(companion, PERTURBED, "relative_error") > 1e-4
+    assert any("is failing: parity: logits differ" in line for line in companion.log)
+    companion.wait_for(lambda: health(companion, PERTURBED) == STATUS.NOT_SERVING)
+    pose_as(models / PERTURBED, repository / PERTURBED)
+    companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
+
+
+def test_a_strided_network_under_a_blurred_ones_name_degrades_and_then_fails(
+    companion: RunningCompanion, models: Path, repository: Path
+) -> None:
+    companion.wait_for(lambda: (consistency(companion, FLICKERING, "circular") or 0) > 0.94)
+    replace_network(models / FLICKERING, repository / STRIDED)
+    companion.wait_for(lambda: companion.verdict(FLICKERING) == "degraded")
+    companion.wait_for(lambda: companion.verdict(FLICKERING) == "failing")
+    assert (consistency(companion, FLICKERING, "circular") or 1) < 0.94
+    assert parity(companion, FLICKERING, "relative_error") < 1e-4
+    assert "shift consistency is 91.02%, at least 94.00% is required" in companion.get("/")
+
+
+def test_every_served_version_is_judged_and_its_series_end_with_it(
+    companion: RunningCompanion, models: Path
+) -> None:
+    set_config(models / VERSIONED, "version_policy { all {} }")
+    added = add_version(models / VERSIONED, 2)
+    companion.wait_for(lambda: companion.verdict(VERSIONED, 2) == "healthy")
+    assert companion.verdict(VERSIONED, 1) == "healthy"
+    shutil.rmtree(added)
+    companion.wait_for(lambda: companion.verdict(VERSIONED, 2) == "")
+    assert not any(f'model="{VERSIONED}",' in name and 'version="2"' in name
+                   for name in companion.metrics())  # fmt: skip
+
+
+def test_a_damaged_reference_is_unverifiable_until_it_is_repaired(
+    companion: RunningCompanion, models: Path
+) -> None:
+    companion.wait_for(lambda: companion.verdict(DAMAGED) == "healthy")
+    reference = models / DAMAGED / "1" / REFERENCE_FILE
+    sound = damage(reference)
+    content = (models / DAMAGED / "1" / "manifest.json").read_text()
+    (models / DAMAGED / "1" / "manifest.json").write_text(content.replace("0.0001", "0.0002"))
+    companion.wait_for(lambda: companion.verdict(DAMAGED) == "unverifiable")
+    companion.wait_for(lambda: health(companion, DAMAGED) == STATUS.UNKNOWN)
+    reference.write_bytes(sound)
+    companion.wait_for(lambda: companion.verdict(DAMAGED) == "healthy")
+
+
+def test_a_reference_is_of_one_graph_of_one_version(repository: Path) -> None:
+    references = References(repository)
+    with pytest.raises(Unverifiable, match=r"with sha256 00, the reference is of [0-9a-f]{64}"):
+        references.get(SOUND, 1, "00")
+    with pytest.raises(
+        Unverifiable, match=r"no reference of 'fashion_avg_pool' version 2, only of 1"
+    ):
+        references.get(SOUND, 2, "00")
+    with pytest.raises(Unverifiable, match=r"no reference of 'nobody' version 1, only of none"):
+        references.get("nobody", 1, "00")
+
+
+def test_a_server_that_is_away_is_told_once(models: Path) -> None:
+    alone = start_companion("127.0.0.1:1", models)
+    try:
+        failed = 'nyquist_companion_probes_total{outcome="failed"}'
+        alone.wait_for(lambda: alone.metrics()[failed] >= 3)
+        assert alone.metrics()["nyquist_companion_server_up"] == 0
+        assert alone.verdict(SOUND) == ""
+    finally:
+        assert alone.stop() == 0
+    assert sum("is away: UNAVAILABLE" in line for line in alone.log) == 1
+
+
+def test_a_wrong_option_is_named_and_a_taken_port_too(
+    companion: RunningCompanion, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--core-share", "2"]) == 2
+    assert "core_share: Input should be less than or equal to 1, got '2'" in capfd.readouterr().err
+    assert main(["serve", "--nice", "0", "--port", str(companion.port)]) == 2
+    assert "Address already in use; choose another with --port" in capfd.readouterr().err
