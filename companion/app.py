@@ -118,8 +118,8 @@ class Companion:
         settings = self._settings
         limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
         calls = Calls(self._metrics, self._gate, limits)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)

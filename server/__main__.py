@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import uvloop
+
 from server.app import Server
 from server.check import check
 from server.command_line import parse
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.warning("%s", line)
         if command == "check":
             return check(settings)
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except NyquistError as error:
         print(f"nyquist-server: error: {error}", file=sys.stderr)  # noqa: T201 - the command line
         return 1

@@ -127,12 +127,16 @@ class Gate:
         if access is Access.REPOSITORY:
             raise PermissionDenied(f"{name} needs a repository token; this one is for inference")
 
+    def lets_all(self, access: Access) -> bool:
+        """Say whether everyone may call methods of a class."""
+        return access in self._open or not (self._tokens or access in self._closed)
+
     def in_words(self) -> dict[str, str]:
         """Say for each class who may call it."""
         return {access.value: self._who(access) for access in Access}
 
     def _who(self, access: Access) -> str:
-        if access in self._open or not (self._tokens or access in self._closed):
+        if self.lets_all(access):
             return "all"
         if access in self._closed:
             return "nobody"

@@ -10,18 +10,19 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.access import exposure, make_gate
 from server.control_calls import ControlCalls
 from server.engine import Execution
 from server.errors import StartError
+from server.gpu import gpu_metrics
 from server.images import ImageDecoder
 from server.inference_service import SERVICE, InferenceService
 from server.interceptors import CallLimits, Calls
 from server.log_control import LogControl
 from server.metrics import Metrics
+from server.metrics_listener import metrics_listener
 from server.queue_budget import QueueBudget
 from server.registry import Registry
 from server.repository import LoadedModel, load_model
@@ -71,7 +72,9 @@ class Server:
         control = ControlCalls(
             self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
         )
-        self._service = InferenceService(self._registry, control)
+        self._service = InferenceService(
+            self._registry, control, settings.default_deadline_s or None
+        )
         self._health = health.aio.HealthServicer()
         self._told: set[str] = set()
         self._stack = AsyncExitStack()
@@ -83,6 +86,7 @@ class Server:
             check_port(self._settings.host, self._settings.port)
             self._start_metrics()
             await self._load_models()
+            self._watch_gpus()
             await self._start_grpc()
             self._run_beside(self._publish_health())
             if self._settings.poll_s:
@@ -119,18 +123,14 @@ class Server:
 
     def _start_metrics(self) -> None:
         settings = self._settings
-        host, port = settings.metrics_host or settings.host, settings.metrics_port
-        try:
-            listener, thread = start_http_server(port, host, self._metrics.registry)
-        except OSError as error:
-            raise StartError(
-                f"metrics cannot listen on {host}:{port}: {error.strerror}; "
-                "choose another with --metrics-port"
-            ) from error
-        self.metrics_port = listener.server_port
-        self._stack.callback(thread.join)
-        self._stack.callback(listener.server_close)
-        self._stack.callback(listener.shutdown)
+        self._metrics.watch(self._budget)
+        host = settings.metrics_host or settings.host
+        listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
+        self.metrics_port = self._stack.enter_context(listener)
+
+    def _watch_gpus(self) -> None:
+        if gpus := self._stack.enter_context(gpu_metrics()):
+            self._metrics.registry.register(gpus)
 
     async def _load_models(self) -> None:
         """Load every model; one that fails is logged and left out, unless CUDA is required."""
@@ -145,8 +145,13 @@ class Server:
         fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         metrics.describe(
-            manifest.graph_sha256, manifest.opset, engine.provider, fell_back=fell_back
+            manifest.graph_sha256,
+            manifest.opset,
+            engine.provider,
+            precision=manifest.precision,
+            fell_back=fell_back,
         )
+        metrics.queue_limit.set(sum(level.max_size for level in loaded.limits.levels))
         self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
         batch_size = loaded.limits.max_batch_size
         self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
@@ -193,19 +198,15 @@ class Server:
         settings = self._settings
         deadline_s = settings.default_deadline_s or None
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
-        max_request_bytes = request_limit(self._largest_request, settings)
-        server = make_grpc_server(
-            settings,
-            Calls(self._metrics, self._gate, limits),
-            max_request_bytes,
-            settings.grace_s,
-        )
-        server.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        calls = Calls(self._metrics, self._gate, limits)
+        calls.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
-            reflection.enable_server_reflection(
-                (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-            )
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            servicer = reflection.aio.ReflectionServicer(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+        max_request_bytes = request_limit(self._largest_request, settings)
+        server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)

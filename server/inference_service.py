@@ -56,6 +56,7 @@ class InferenceService:
     Args:
         registry: what is served; it may change while the server runs.
         control: the calls that look after the models and the server.
+        default_deadline_s: of a ModelInfer that comes without one; None leaves it without.
 
     Attributes:
         draining: set to say that nothing here is ready, while everything is still answered.
@@ -63,8 +64,11 @@ class InferenceService:
         finished: those of them that are over: answered, refused or given up by the caller.
     """
 
-    def __init__(self, registry: Registry, control: ControlCalls) -> None:
+    def __init__(
+        self, registry: Registry, control: ControlCalls, default_deadline_s: float | None
+    ) -> None:
         self._registry, self._control = registry, control
+        self._default_deadline_s = default_deadline_s
         self._stopping = asyncio.Event()
         self.draining = False
         self.accepted = 0
@@ -146,7 +150,10 @@ class InferenceService:
 
     async def model_infer(self, body: bytes, context: Context) -> bytes:
         """Answer a request within its deadline."""
-        return await self._infer(parse_request(body), context.time_remaining())
+        remaining_s = context.time_remaining()
+        if remaining_s is None:
+            remaining_s = self._default_deadline_s
+        return await self._infer(parse_request(body), remaining_s)
 
     async def model_stream_infer(
         self, bodies: AsyncIterator[bytes], context: Context

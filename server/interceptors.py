@@ -1,21 +1,20 @@
 """What happens around every RPC, unary or streaming.
 
-request id -> metrics -> access -> limits -> handler -> status
+request id -> access -> limits -> message -> metrics -> handler -> status
 
-Who may not come in is turned away before the message is read.
+Who may not come in is turned away before the message is read. Each method is wrapped once, when it
+is added: an interceptor of grpc.aio would wrap it at every call.
 """
 
 import asyncio
 import inspect
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from time import perf_counter
-from types import TracebackType
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import grpc
 
@@ -24,11 +23,12 @@ from server.errors import (
     ArtifactError,
     DeadlinePassed,
     InvalidRequest,
+    NotServed,
     NyquistError,
     StartError,
     TooManyCalls,
 )
-from server.logs import bind_call
+from server.logs import bind_call, request_id
 from server.metrics import CallMetrics
 
 # Quoted: the classes are generic in their stubs alone.
@@ -36,12 +36,17 @@ MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 StreamBehaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
-Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["MethodHandler | None"]]
 
 logger = logging.getLogger(__name__)
 
 DETAILS_BYTES = 1024
+CLOCKS_APART_S = 0.005
 KINDS = ("unary", "server_stream", "client_stream", "bidi_stream")
+OTHER = "_OTHER"
+"""Stands in the metrics for every method that is not served: what callers make up is no label."""
+
+OWN_DEADLINE = "/inference.GRPCInferenceService/ModelInfer"
+"""Keeps the default deadline itself: a timer for each call would cost more than reading it."""
 
 
 @dataclass(frozen=True)
@@ -57,160 +62,227 @@ class CallLimits:
     deadline_s: float | None
 
 
-class Calls(grpc.aio.ServerInterceptor):
-    """Wraps every handler: admits, counts, times, logs, and turns errors into statuses.
+class Calls(grpc.GenericRpcHandler):
+    """Stands before every handler: admits, counts, times, logs, and turns errors into statuses.
 
     Ours keep their message, but for those that name paths; these and any other are logged and
-    answered without detail.
+    answered without detail. Takes handlers as a server does, and is given to the server itself.
     """
 
     def __init__(self, metrics: CallMetrics, gate: Gate, limits: CallLimits) -> None:
-        self._metrics, self._gate, self._limits = metrics, gate, limits
-        self._running: Counter[bool] = Counter()
-        self._series: dict[str, _Series] = {}
+        self._metrics, self._gate, self._deadline_s = metrics, gate, limits.deadline_s
+        self._rooms = {health: _Room(limits.concurrent) for health in (False, True)}
+        self._methods: dict[str, _Method] = {}
+        self._other = _Series(metrics, KINDS[0], OTHER, OTHER)
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> "MethodHandler | None":
-        method = handler_call_details.method
-        access = ACCESS.get(method)
-        handler = await continuation(handler_call_details)
-        if access is None or handler is None:
-            return None  # gRPC answers UNIMPLEMENTED
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Wrap what these handlers serve of the methods that the access table has."""
+        for method, access in ACCESS.items():
+            details = cast(grpc.HandlerCallDetails, _Details(method))
+            for handler in handlers:
+                if (served := handler.service(details)) is not None:
+                    self._methods[method] = self._wrapped(method, access, served)
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, MethodHandler]
+    ) -> None:
+        """Leave them out, they come as generic ones too: grpc.aio waits for each at every call."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler:
+        """Return the handler of a call, or one that refuses it."""
+        method = self._methods.get(handler_call_details.method)
         metadata = cast(Any, handler_call_details.invocation_metadata or ())
-        call = _Call(self._series_of(method, handler), bind_call(metadata))
+        bind_call(metadata)
+        if method is None:
+            return _refusing(self._other, NotServed("Method not found!"))
         try:
-            self._gate.check(method, access, metadata)
-            self._check_room(access)
+            if not method.free:
+                self._gate.check(method.name, method.access, metadata)
+            method.room.check()
         except NyquistError as refusal:
-            return _refusing(call, refusal)
-        return self._wrapped(handler, call, access)
+            return _refusing(method.series, refusal)
+        return method.handler
 
-    def _series_of(self, method: str, handler: MethodHandler) -> "_Series":
-        """Return the series of a method, made once: only those of the access table come here."""
-        if method not in self._series:
-            self._series[method] = _Series(self._metrics, method, handler)
-        return self._series[method]
+    def _wrapped(self, name: str, access: Access, served: MethodHandler) -> "_Method":
+        room = self._rooms[access is Access.HEALTH]
+        kind = KINDS[2 * served.request_streaming + served.response_streaming]
+        _, service, method = name.split("/")
+        series = _Series(self._metrics, kind, service, method)
+        behaviour = _behaviour(served)
+        # Streams are free, and so is what loads a model: cut short, it would have to begin again.
+        if name != OWN_DEADLINE and access is not Access.REPOSITORY and self._deadline_s:
+            behaviour = _within(self._deadline_s, behaviour, served)
+        wrap = _stream if inspect.isasyncgenfunction(behaviour) else _unary
+        handler = _like(served, wrap(behaviour, room, series, served))
+        return _Method(name, access, self._gate.lets_all(access), room, series, handler)
 
-    def _check_room(self, access: Access) -> None:
-        if self._running[access is Access.HEALTH] >= self._limits.concurrent:
-            raise TooManyCalls(
-                f"{self._limits.concurrent} calls are running, as many as the server takes"
-            )
 
-    def _wrapped(self, handler: MethodHandler, call: "_Call", access: Access) -> MethodHandler:
-        health = access is Access.HEALTH
-        behaviour = _behaviour(handler)
-        decoded = _checked_stream if handler.request_streaming else _checked
+class _Details(NamedTuple):
+    """What a handler is asked with."""
 
-        async def run(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
-            async with call.during(context):
-                self._check_room(access)
-                self._running[health] += 1
-                try:
-                    async with asyncio.timeout(self._deadline(handler, access, context)) as limit:
-                        return await behaviour(decoded(request), context)
-                except TimeoutError as error:
-                    if limit.expired():
-                        raise DeadlinePassed("Request timeout expired") from error
-                    raise
-                finally:
-                    self._running[health] -= 1
+    method: str
+    invocation_metadata: tuple[()] = ()
 
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
-            async with call.during(context):
-                self._check_room(access)
-                self._running[health] += 1
-                try:
-                    answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
-                    async with aclosing(cast(Any, answers)) as closing:
-                        async for answer in closing:
-                            yield answer
-                finally:
-                    self._running[health] -= 1
 
-        return _like(handler, stream if inspect.isasyncgenfunction(behaviour) else run)
+class _Room:
+    """The calls that may run at a time."""
 
-    def _deadline(self, handler: MethodHandler, access: Access, context: Context) -> float | None:
-        """Return the seconds that a call gets which came without a deadline.
+    def __init__(self, limit: int) -> None:
+        self._limit, self.running = limit, 0
 
-        Streams are free, and so is what loads a model: cut short, it would have to begin again.
-        """
-        if handler.request_streaming or handler.response_streaming or access is Access.REPOSITORY:
-            return None
-        return self._limits.deadline_s if context.time_remaining() is None else None
+    def check(self) -> None:
+        if self.running >= self._limit:
+            raise TooManyCalls(f"{self._limit} calls are running, as many as the server takes")
 
 
 class _Series:
     """The series of one method; looking labels up for each call would cost more than the rest."""
 
-    def __init__(self, metrics: CallMetrics, method: str, handler: MethodHandler) -> None:
-        _, service, self.name = method.split("/")
-        kind = KINDS[2 * handler.request_streaming + handler.response_streaming]
-        labels = (kind, service, self.name)
+    def __init__(self, metrics: CallMetrics, kind: str, service: str, method: str) -> None:
+        labels, self.name = (kind, service, method), method
         self.started = metrics.started.labels(*labels)
-        self.seconds = metrics.handling.labels(*labels)
-        self._handled = cache(lambda code: metrics.handled.labels(*labels, code.name))
+        self.received = metrics.received.labels(*labels).inc
+        self.sent = metrics.sent.labels(*labels).inc
+        self._seconds = metrics.handling.labels(*labels)
+        self._handled = {
+            code: metrics.handled.labels(*labels, code.name) for code in grpc.StatusCode
+        }
 
-    def count(self, code: grpc.StatusCode) -> None:
-        """Count a call that ended with a status."""
-        self._handled(code).inc()
-
-
-class _Call:
-    """One call: what is counted, timed and logged of it, and the status that its error becomes."""
-
-    __slots__ = ("_began", "_context", "_request_id", "_series")
-
-    def __init__(self, series: _Series, request_id: str) -> None:
-        self._series, self._request_id = series, request_id
-        self._context: Context
-        self._began = 0.0
-
-    def during(self, context: Context) -> "_Call":
-        self._context = context
-        return self
-
-    async def __aenter__(self) -> None:
-        self._began = perf_counter()
-        self._series.started.inc()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _: TracebackType | None,
-    ) -> None:
-        code, details = self._status(error)
-        took = perf_counter() - self._began
-        self._series.count(code)
-        self._series.seconds.observe(took)
+    def ended(self, code: grpc.StatusCode, began: float) -> None:
+        """Count, time and log a call that ended with a status."""
+        took = perf_counter() - began
+        self._handled[code].inc()
+        self._seconds.observe(took)
         if logger.isEnabledFor(logging.DEBUG):
-            told = {"method": self._series.name, "code": code.name, "seconds": round(took, 6)}
+            told = {"method": self.name, "code": code.name, "seconds": round(took, 6)}
             logger.debug("call ended", extra=told)
+
+    async def failed(self, error: BaseException, context: Context, began: float) -> None:
+        """Do the same for a call that raised, and abort it if its error has a status."""
+        code, details = _status(error, context, self.name, perf_counter() - began)
+        self.ended(code, began)
         if details is not None:
-            await _abort(self._context, code, details)
-
-    def _status(self, error: BaseException | None) -> tuple[grpc.StatusCode, str | None]:
-        """Return the status of a call, and the text to abort it with if that has to be done."""
-        if error is None:
-            return grpc.StatusCode.OK, None
-        if isinstance(error, NyquistError) and not isinstance(error, ArtifactError | StartError):
-            return error.status, _short(str(error))
-        if isinstance(error, grpc.aio.AbortError):
-            return grpc.StatusCode(self._context.code()), None
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            return _why_cancelled(self._context), None
-        logger.error("unexpected error in %s", self._series.name, exc_info=error)
-        return grpc.StatusCode.INTERNAL, f"internal error; request id {self._request_id}"
+            await context.abort(code, details)
 
 
-def _refusing(call: _Call, refusal: NyquistError) -> MethodHandler:
+@dataclass(frozen=True)
+class _Method:
+    """One method as it is served: who may call it, what is counted of it, and its handler."""
+
+    name: str
+    access: Access
+    free: bool
+    room: _Room
+    series: _Series
+    handler: MethodHandler
+
+
+def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHandler) -> Behaviour:
+    decoded = partial(_checked_stream if served.request_streaming else _checked, series.received)
+    writes = bool(served.response_streaming)
+
+    async def run(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        began = perf_counter()
+        series.started.inc()
+        try:
+            room.check()
+            room.running += 1
+            try:
+                seen = cast(Context, _CountedWrites(context, series)) if writes else context
+                answer = await behaviour(decoded(request), seen)
+            finally:
+                room.running -= 1
+        except BaseException as error:
+            await series.failed(error, context, began)
+            raise
+        if not writes:
+            series.sent()
+        series.ended(grpc.StatusCode.OK, began)
+        return answer
+
+    return run
+
+
+def _stream(
+    behaviour: Behaviour, room: _Room, series: _Series, served: MethodHandler
+) -> StreamBehaviour:
+    decoded = partial(_checked_stream if served.request_streaming else _checked, series.received)
+
+    async def run(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        began = perf_counter()
+        series.started.inc()
+        try:
+            room.check()
+            room.running += 1
+            try:
+                answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
+                async with aclosing(cast(Any, answers)) as closing:
+                    async for answer in closing:
+                        series.sent()
+                        yield answer
+            finally:
+                room.running -= 1
+        except BaseException as error:
+            await series.failed(error, context, began)
+            raise
+        series.ended(grpc.StatusCode.OK, began)
+
+    return run
+
+
+def _within(deadline_s: float, behaviour: Behaviour, served: MethodHandler) -> Behaviour:
+    """Give a unary call a deadline that comes without one."""
+    if served.request_streaming or served.response_streaming:
+        return behaviour
+
+    async def run(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        if context.time_remaining() is not None:
+            return await behaviour(request, context)
+        try:
+            async with asyncio.timeout(deadline_s) as limit:
+                return await behaviour(request, context)
+        except TimeoutError as error:
+            if limit.expired():
+                raise DeadlinePassed("Request timeout expired") from error
+            raise
+
+    return run
+
+
+def _status(
+    error: BaseException, context: Context, method: str, took_s: float
+) -> tuple[grpc.StatusCode, str | None]:
+    """Return the status of a failed call, and the text to abort it with if that has to be done."""
+    if isinstance(error, NyquistError) and not isinstance(error, ArtifactError | StartError):
+        return error.status, _short(str(error))
+    if isinstance(error, grpc.aio.AbortError):
+        return grpc.StatusCode(context.code()), None
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return _why_cancelled(context, took_s), None
+    logger.error("unexpected error in %s", method, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"internal error; request id {request_id()}"
+
+
+class _CountedWrites:
+    """The context of a handler that writes its answers itself."""
+
+    def __init__(self, context: Context, series: _Series) -> None:
+        self._context, self._series = context, series
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a context has
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
+        await self._context.write(message)
+        self._series.sent()
+
+
+def _refusing(series: _Series, refusal: NyquistError) -> MethodHandler:
     """Return a handler that refuses; as one of a stream it is called before a message is read."""
 
     async def refuse(_: Any, context: Context) -> None:  # noqa: ANN401 - any message
-        async with call.during(context):
-            raise refusal
+        series.started.inc()
+        await series.failed(refusal, context, perf_counter())
 
     return grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
 
@@ -254,15 +326,18 @@ def _lenient(handler: MethodHandler) -> Callable[[bytes], Any] | None:
     return deserialize
 
 
-def _checked(request: Any) -> Any:  # noqa: ANN401 - any message
+def _checked(count: Callable[[], None], request: Any) -> Any:  # noqa: ANN401 - any message
+    count()
     if isinstance(request, _Undecodable):
         raise InvalidRequest("the request is no message of this method's type")
     return request
 
 
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _checked_stream(
+    count: Callable[[], None], requests: AsyncIterator[Any]
+) -> AsyncIterator[Any]:
     async for request in requests:
-        yield _checked(request)
+        yield _checked(count, request)
 
 
 def _short(text: str) -> str:
@@ -277,12 +352,12 @@ def _short(text: str) -> str:
     return f"{head.decode(errors='ignore')} ... {tail.decode(errors='ignore')}"
 
 
-async def _abort(context: Context, status: grpc.StatusCode, details: str) -> NoReturn:
-    await context.abort(status, details)
-    raise AssertionError("abort returned")
+def _why_cancelled(context: Context, elapsed_s: float) -> grpc.StatusCode:
+    """Say whether a call was given up because its deadline had come.
 
-
-def _why_cancelled(context: Context) -> grpc.StatusCode:
-    remaining = context.time_remaining()
-    late = remaining is not None and remaining <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+    The caller's clock decides, and gRPC rounds the time that it sends up, by a hundredth at most.
+    """
+    remaining_s = context.time_remaining()
+    if remaining_s is None or remaining_s > CLOCKS_APART_S + (elapsed_s + remaining_s) / 100:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED

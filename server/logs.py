@@ -10,10 +10,14 @@ import re
 import secrets
 import sys
 from collections.abc import Iterable
-from typing import Literal
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Literal, TypeAlias
 
 import structlog
-from structlog.types import Processor
+from structlog.types import EventDict, Processor, WrappedLogger
+
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 REQUEST_ID = "x-request-id"
 TRACE_PARENT = "traceparent"
@@ -28,7 +32,7 @@ def configure_logs(level: str, format_asked: Literal["auto", "json", "console"])
     """Send the log of the whole process to standard error, one event a line."""
     console = format_asked == "console" or (format_asked == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -57,22 +61,40 @@ def _renderers(*, console: bool) -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 
-def bind_call(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Put a call's request id and W3C trace id on every line that is logged for it.
+class _Call:
+    """The ids of one call, read from its metadata with the first line that is logged, if any."""
 
-    Returns:
-        the request id: the caller's, or a new one where it sent none that is plain.
-    """
-    request_id = trace_id = ""
-    for key, value in metadata:
-        if key == REQUEST_ID and isinstance(value, str) and _PLAIN_ID.fullmatch(value):
-            request_id = value
-        elif key == TRACE_PARENT and isinstance(value, str):
-            found = _TRACE_PARENT.fullmatch(value)
-            trace_id = found["trace"] if found else ""
-    request_id = request_id or secrets.token_hex(8)
-    if trace_id:
-        structlog.contextvars.bind_contextvars(request_id=request_id, trace_id=trace_id)
-    else:
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-    return request_id
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    @cached_property
+    def ids(self) -> dict[str, str]:
+        """The request id, the caller's or a new one where it sent none that is plain; trace id."""
+        request_id, trace_id = "", ""
+        for key, value in self._metadata:
+            if key == REQUEST_ID and isinstance(value, str) and _PLAIN_ID.fullmatch(value):
+                request_id = value
+            elif key == TRACE_PARENT and isinstance(value, str):
+                found = _TRACE_PARENT.fullmatch(value)
+                trace_id = found["trace"] if found else ""
+        ids = {"request_id": request_id or secrets.token_hex(8)}
+        return ids | {"trace_id": trace_id} if trace_id else ids
+
+
+_NO_CALL = _Call(())
+_call: ContextVar[_Call] = ContextVar("call", default=_NO_CALL)
+
+
+def bind_call(metadata: Metadata) -> None:
+    """Put a call's request id and W3C trace id on every line that is logged for it."""
+    _call.set(_Call(metadata))
+
+
+def request_id() -> str:
+    """Return the request id of the call that is being answered."""
+    return _call.get().ids["request_id"]
+
+
+def _add_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    call = _call.get()
+    return event if call is _NO_CALL else {**call.ids, **event}

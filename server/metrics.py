@@ -14,6 +14,8 @@ from prometheus_client import (
 )
 
 from server.model_statistics import Statistics
+from server.queue_budget import QueueBudget
+from server.triton_metrics import TritonCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
 
@@ -24,6 +26,7 @@ BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGES = ("decode", "queue", "batch", "infer", "encode")
 REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
 MODEL = ("model", "version")
+CALL = ("grpc_type", "grpc_service", "grpc_method")
 
 
 class ModelMetrics:
@@ -31,7 +34,7 @@ class ModelMetrics:
 
     def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
         self._metrics, self._labels = metrics, (name, version)
-        self.statistics = Statistics()
+        self.statistics = metrics.statistics[name, version] = Statistics()
         self.duration = metrics.request_duration.labels(name, version)
         self.stages = {
             stage: metrics.stage_duration.labels(name, version, stage) for stage in STAGES
@@ -39,6 +42,7 @@ class ModelMetrics:
         self.batch_size = metrics.batch_size.labels(name, version)
         self.padding_rows = metrics.padding_rows.labels(name, version)
         self.queue_depth = metrics.queue_depth.labels(name, version)
+        self.queue_limit = metrics.queue_limit.labels(name, version)
         self.inflight = metrics.inflight.labels(name, version)
         self.ready = metrics.ready.labels(name, version)
         self.rejected = {
@@ -57,10 +61,13 @@ class ModelMetrics:
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
 
-    def describe(self, sha256: str, opset: int, provider: str, *, fell_back: bool) -> None:
-        """Say what runs: the graph's checksum, its opset and the execution provider."""
+    def describe(
+        self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool
+    ) -> None:
+        """Say what runs: the graph's checksum, opset and precision, and the execution provider."""
         self._metrics.info.remove_by_labels(dict(zip(MODEL, self._labels, strict=True)))
-        self._metrics.info.labels(*self._labels, sha256, str(opset), provider).set(1)
+        facts = (sha256, str(opset), precision, provider)
+        self._metrics.info.labels(*self._labels, *facts).set(1)
         self._metrics.fallback.labels(*self._labels).inc(int(fell_back))
 
 
@@ -69,6 +76,9 @@ class CallMetrics:
 
     Args:
         build_info: name of the gauge that tells the release.
+
+    Attributes:
+        registry: what is scraped.
     """
 
     def __init__(self, build_info: str) -> None:
@@ -82,31 +92,70 @@ class CallMetrics:
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
-        call = ("grpc_type", "grpc_service", "grpc_method")
         self.started = Counter(
-            "grpc_server_started_total", "RPCs started on the server.", call, registry=registry
+            "grpc_server_started_total", "RPCs started on the server.", CALL, registry=registry
+        )
+        self.received = Counter(
+            "grpc_server_msg_received_total",
+            "Messages of RPCs received on the server.",
+            CALL,
+            registry=registry,
+        )
+        self.sent = Counter(
+            "grpc_server_msg_sent_total",
+            "Messages of RPCs sent by the server.",
+            CALL,
+            registry=registry,
         )
         self.handled = Counter(
             "grpc_server_handled_total",
             "RPCs completed on the server, by status code.",
-            (*call, "grpc_code"),
+            (*CALL, "grpc_code"),
             registry=registry,
         )
         self.handling = Histogram(
             "grpc_server_handling_seconds",
             "Time from the start of an RPC to its end.",
-            call,
+            CALL,
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
 
 
 class Metrics(CallMetrics):
-    """Every collector of the server."""
+    """Every collector of the server.
+
+    Attributes:
+        statistics: of each loaded version, by model and version.
+    """
 
     def __init__(self) -> None:
         super().__init__("nyquist_build_info")
+        self.statistics: dict[tuple[str, str], Statistics] = {}
+        self._create_queue_metrics(self.registry)
         self._create_model_metrics(self.registry)
+        self.registry.register(TritonCollector(self.statistics, self.queue_depth))
+
+    def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
+        self.queue_bytes = Gauge(
+            "nyquist_queue_bytes",
+            "Bytes of pictures held for all models, waiting or running.",
+            registry=registry,
+        )
+        self.queue_bytes_limit = Gauge(
+            "nyquist_queue_bytes_limit",
+            "Bytes of pictures that may be held; a request beyond them is refused.",
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
+        )
+        self.queue_limit = Gauge(
+            "nyquist_queue_limit",
+            "Requests that may wait for the model, over all priority levels.",
+            MODEL,
+            registry=registry,
+        )
 
     def _create_model_metrics(self, registry: CollectorRegistry) -> None:
         self.request_duration = Histogram(
@@ -136,9 +185,6 @@ class Metrics(CallMetrics):
             MODEL,
             registry=registry,
         )
-        self.queue_depth = Gauge(
-            "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
-        )
         self.inflight = Gauge(
             "nyquist_inflight_requests",
             "Requests taken in and not answered.",
@@ -157,7 +203,7 @@ class Metrics(CallMetrics):
         self.info = Gauge(
             "nyquist_model_info",
             "What is loaded, and the execution provider that runs it.",
-            (*MODEL, "sha256", "opset", "provider"),
+            (*MODEL, "sha256", "opset", "precision", "provider"),
             registry=registry,
         )
         self.fallback = Counter(
@@ -172,12 +218,19 @@ class Metrics(CallMetrics):
             MODEL,
             registry=registry,
         )
-        self._of_models = (
+        self.load_failures = Counter(
+            "nyquist_model_load_failures_total",
+            "Attempts to load the model that failed; what was served before is served on.",
+            ("model",),
+            registry=registry,
+        )
+        self._of_versions = (
             self.request_duration,
             self.stage_duration,
             self.batch_size,
             self.padding_rows,
             self.queue_depth,
+            self.queue_limit,
             self.inflight,
             self.rejected,
             self.ready,
@@ -186,11 +239,17 @@ class Metrics(CallMetrics):
             self.load_duration,
         )
 
+    def watch(self, budget: QueueBudget) -> None:
+        """Show the bytes of a budget, read when they are asked for."""
+        self.queue_bytes.set_function(lambda: budget.held_bytes)
+        self.queue_bytes_limit.set(budget.max_bytes)
+
     def model(self, name: str, version: str) -> ModelMetrics:
         """Return the series of a model, created at zero."""
         return ModelMetrics(self, name, version)
 
     def forget(self, name: str, version: str) -> None:
-        """End every series of a model that is not served any more."""
-        for collector in self._of_models:
+        """End every series of a version that is not served any more."""
+        self.statistics.pop((name, version), None)
+        for collector in self._of_versions:
             collector.remove_by_labels({"model": name, "version": version})

@@ -3,14 +3,24 @@
 queue -> run -> answer -> ModelStatistics
 """
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
 
+from server.errors import DeadlinePassed, InferenceFailed, QueueFull, QueueTimeout, Stopping
 from server.pb import inference_pb2 as pb
+
+FAILURES: Mapping[str, tuple[type[BaseException], ...]] = {
+    "REJECTED": (QueueFull, QueueTimeout, Stopping),
+    "CANCELED": (asyncio.CancelledError, DeadlinePassed),
+    "BACKEND": (InferenceFailed,),
+    "OTHER": (BaseException,),
+}
+"""Errors by Triton's reasons; the first that fits counts."""
 
 NS = 1_000_000_000
 
@@ -43,7 +53,8 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._success, self._fail = _Duration(), _Duration()
+        self._success = _Duration()
+        self._fails = {reason: _Duration() for reason in FAILURES}
         self._queue, self._gather, self._infer = _Duration(), _Duration(), _Duration()
         self._encode = _Duration()
         self._batches: dict[int, _Batch] = {}
@@ -53,13 +64,19 @@ class Statistics:
     def request(self) -> Iterator[None]:
         """Count what runs inside as one request: a success, or a failure if it raises."""
         began = perf_counter()
-        outcome = self._fail
+        outcome = self._success
         try:
             yield
-            outcome = self._success
+        except BaseException as error:
+            outcome = self._fails[_reason(error)]
+            raise
         finally:
             with self._lock:
                 outcome.add(perf_counter() - began)
+
+    def failures(self) -> dict[str, int]:
+        """Return how many requests failed, by Triton's reasons."""
+        return {reason: duration.count for reason, duration in self._fails.items()}
 
     def waited(self, seconds: float) -> None:
         """Add the time that a request waited for its run."""
@@ -100,7 +117,10 @@ class Statistics:
                 execution_count=sum(batch.infer.count for batch in self._batches.values()),
                 inference_stats=pb.InferStatistics(
                     success=self._success.message(),
-                    fail=self._fail.message(),
+                    fail=pb.StatisticDuration(
+                        count=sum(fail.count for fail in self._fails.values()),
+                        ns=sum(fail.ns for fail in self._fails.values()),
+                    ),
                     queue=self._queue.message(),
                     compute_input=self._gather.message(),
                     compute_infer=self._infer.message(),
@@ -115,3 +135,7 @@ class Statistics:
                     for size, batch in sorted(self._batches.items())
                 ],
             )
+
+
+def _reason(error: BaseException) -> str:
+    return next(reason for reason, kinds in FAILURES.items() if isinstance(error, kinds))

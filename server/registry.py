@@ -283,6 +283,7 @@ class Registry:
             logger.info("model %s is gone from the repository", name)
             await self._take_down(name)
             del self._models[name]
+            self._metrics.load_failures.remove(name)
 
     async def keep_polling(self, interval_s: float) -> None:
         """Poll again `interval_s` after each time."""
@@ -317,6 +318,11 @@ class Registry:
         await self._bring_up(folder)
 
     async def _bring_up(self, folder: Path) -> None:
+        """Do as `_load_wanted` does, and count it if it fails."""
+        with self._metrics.load_failures.labels(folder.name).count_exceptions():
+            await self._load_wanted(folder)
+
+    async def _load_wanted(self, folder: Path) -> None:
         """Load the wanted versions; once all of them are served, retire the others.
 
         Raises:

@@ -96,9 +96,9 @@ def channel_options(
 def make_grpc_server(
     settings: CallSettings, calls: Calls, max_request_bytes: int, grace_s: float
 ) -> grpc.aio.Server:
-    """Return a server with every limit set, without services and without a port."""
+    """Return a server of these calls with every limit set, and without a port."""
     return grpc.aio.server(
-        interceptors=(calls,),
+        handlers=(calls,),
         options=channel_options(settings, max_request_bytes, grace_s),
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs + HEALTH_ROOM,
     )

@@ -3,136 +3,28 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import pytest
-from prometheus_client import generate_latest
 
-from server.access import Gate, Tokens
-from server.errors import ArtifactError, InvalidRequest
-from server.interceptors import CallLimits, Calls
+from server.interceptors import CallLimits
 from server.logs import configure_logs
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
-
-SERVICE = "inference.GRPCInferenceService"
-OPEN = Gate(Tokens(), frozenset(), frozenset())
-SECRET_PIXELS = "0.123456789"  # noqa: S105 - no password
-
-
-Test = Callable[[grpc.aio.Channel, "Fallible"], Awaitable[Any]]
-
-
-class Fallible:
-    """A service of every kind of call; the request's text says how each of them ends.
-
-    Attributes:
-        entered: set when as many calls as are awaited have begun to wait.
-        let_go: set to end them.
-    """
-
-    def __init__(self) -> None:
-        self.entered, self.let_go = asyncio.Event(), asyncio.Event()
-        self.waiting, self.awaited = 0, 1
-
-    async def unary(self, request: bytes, context: Any) -> bytes:
-        return await self._answer(request, context)
-
-    async def generator(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield await self._answer(request, context)
-
-    async def writer(self, request: bytes, context: Any) -> None:
-        await context.write(await self._answer(request, context))
-
-    async def parsed(self, request: pb.ModelReadyRequest, context: Any) -> bytes:  # noqa: ARG002 - gRPC's signature
-        return request.name.encode()
-
-    async def parsed_stream(
-        self,
-        requests: AsyncIterator[pb.ModelReadyRequest],
-        context: Any,  # noqa: ARG002 - gRPC's signature
-    ) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield request.name.encode()
-
-    async def _answer(self, request: bytes, context: Any) -> bytes:
-        pixels = SECRET_PIXELS
-        if request == b"invalid":
-            raise InvalidRequest("expected 1, got 2")
-        if request == b"abort":
-            await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
-        if request == b"broken":
-            raise RuntimeError("/etc/passwd at 0x7f00deadbeef")
-        if request == b"artifact":
-            raise ArtifactError("/srv/models/m/1/model.onnx cannot be read")
-        if request == b"wait":
-            self.waiting += 1
-            if self.waiting >= self.awaited:
-                self.entered.set()
-            await self.let_go.wait()
-        return request + pixels[:0].encode()
-
-    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        parse = pb.ModelReadyRequest.FromString
-        make: Any = grpc
-        inference = {
-            "ModelInfer": make.unary_unary_rpc_method_handler(self.unary),
-            "ModelStreamInfer": make.stream_stream_rpc_method_handler(self.generator),
-            "ModelReady": make.unary_unary_rpc_method_handler(self.parsed, parse),
-            "ModelConfig": make.stream_stream_rpc_method_handler(self.parsed_stream, parse),
-            "RepositoryModelLoad": make.unary_unary_rpc_method_handler(self.unary),
-            "Unlisted": make.unary_unary_rpc_method_handler(self.unary),
-        }
-        watch = {"Watch": make.unary_stream_rpc_method_handler(self.writer)}
-        return (
-            make.method_handlers_generic_handler(SERVICE, inference),
-            make.method_handlers_generic_handler("grpc.health.v1.Health", watch),
-        )
-
-
-def serve(
-    test: Test,
-    metrics: Metrics | None = None,
-    gate: Gate = OPEN,
-    limits: CallLimits = CallLimits(10, None),  # noqa: B008 - frozen
-) -> Any:
-    """Run a test against a server with one interceptor, in this process."""
-
-    async def run() -> Any:
-        service = Fallible()
-        server = grpc.aio.server(interceptors=(Calls(metrics or Metrics(), gate, limits),))
-        server.add_generic_rpc_handlers(service.handlers())
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                return await test(channel, service)
-        finally:
-            await server.stop(None)
-
-    return asyncio.run(run())
-
-
-async def unary(channel: grpc.aio.Channel, request: bytes, **options: Any) -> bytes:
-    call: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-    return await call(request, **options)
-
-
-async def bidirectional(channel: grpc.aio.Channel, request: bytes, **options: Any) -> bytes:
-    call: Any = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
-    return (await anext(aiter(call(iter([request]), **options)))) or b""
-
-
-async def watching(channel: grpc.aio.Channel, request: bytes, **options: Any) -> bytes:
-    call: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
-    return (await anext(aiter(call(request, **options)))) or b""
-
-
-KINDS = [unary, bidirectional, watching]
-TYPES = {unary: "unary", bidirectional: "bidi_stream", watching: "server_stream"}
+from tests.server.fallible import (
+    KINDS,
+    SECRET_PIXELS,
+    SERVICE,
+    TYPES,
+    Fallible,
+    Test,
+    bidirectional,
+    handled,
+    serve,
+    unary,
+    watching,
+)
 
 
 def logged(capsys: pytest.CaptureFixture[str], test: Test) -> list[dict[str, Any]]:
@@ -170,11 +62,7 @@ def test_an_error_becomes_its_status_in_calls_of_every_kind(
 
     metrics = Metrics()
     serve(test, metrics)
-    lines = generate_latest(metrics.registry).decode().splitlines()
-    counted = [line for line in lines if line.startswith("grpc_server_handled_total{")]
-    (failed,) = (line for line in counted if f'grpc_code="{code}"' in line)
-    assert f'grpc_type="{TYPES[kind]}"' in failed
-    assert failed.endswith(" 1.0")
+    assert handled(metrics) == {(TYPES[kind], "OK"): 2, (TYPES[kind], code): 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)

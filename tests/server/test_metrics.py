@@ -1,3 +1,6 @@
+import re
+import shutil
+import subprocess
 from urllib.request import urlopen
 
 import grpc
@@ -5,19 +8,26 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.samples import fashion_samples
+from server.access import ACCESS
 from server.client import InferenceClient
-from server.metrics import REJECTIONS, STAGES
+from server.metrics import REJECTIONS, STAGES, Metrics
 from server.pb import inference_pb2 as pb
 from server.pb import inference_pb2_grpc as stubs
+from server.queue_budget import QueueBudget
 from tests.processes import RunningServer
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 MODEL = {"model": "fashion_avg_pool", "version": "1"}
 
 
-def scrape(server: RunningServer) -> Series:
+def text_of(server: RunningServer) -> str:
     with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as response:
-        text = response.read().decode()
+        text: str = response.read().decode()
+    return text
+
+
+def scrape(server: RunningServer) -> Series:
+    text = text_of(server)
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -82,12 +92,15 @@ def test_what_runs_is_visible_before_any_request(server: RunningServer) -> None:
         if name == "nyquist_model_info" and ("model", "fashion_blur") in labels
     )
     assert info["provider"].endswith("ExecutionProvider")
-    assert info["opset"] == "18"
+    assert (info["opset"], info["precision"]) == ("18", "fp32")
     assert len(info["sha256"]) == 64
-    assert value(series, "nyquist_model_ready", model="fashion_blur", version="1") == 1
+    loaded = {"model": "fashion_blur", "version": "1"}
+    assert value(series, "nyquist_model_ready", **loaded) == 1
+    assert value(series, "nyquist_queue_limit", **loaded) == 1024
+    assert value(series, "nyquist_model_load_failures_total", model="fashion_blur") == 0
+    assert value(series, "nyquist_queue_bytes_limit") == 512 * 1024 * 1024
     for reason in REJECTIONS:
-        labels = {"model": "fashion_blur", "version": "1", "reason": reason}
-        assert value(series, "nyquist_rejected_total", **labels) >= 0
+        assert value(series, "nyquist_rejected_total", **loaded, reason=reason) >= 0
 
 
 def test_an_unknown_model_makes_no_series(
@@ -96,3 +109,52 @@ def test_an_unknown_model_makes_no_series(
     with pytest.raises(grpc.RpcError):
         stub.ModelInfer(pb.ModelInferRequest(model_name="made_up_by_a_caller"))
     assert not [labels for _, labels in scrape(server) if "made_up_by_a_caller" in str(labels)]
+
+
+def test_every_method_that_is_served_is_counted_from_zero_on(server: RunningServer) -> None:
+    started = {
+        f"/{dict(labels)['grpc_service']}/{dict(labels)['grpc_method']}"
+        for name, labels in scrape(server)
+        if name == "grpc_server_started_total"
+    }
+    not_installed = {method for method in ACCESS if "reflection.v1." in method}
+    assert started == (ACCESS.keys() - not_installed) | {"/_OTHER/_OTHER"}
+
+
+def test_tritons_names_count_the_same_as_ours(
+    server: RunningServer, client: InferenceClient
+) -> None:
+    client.infer(client.describe("fashion_avg_pool"), fashion_samples().images[:5].numpy())
+    series = scrape(server)
+    for theirs, ours in (
+        ("nv_inference_request_success", "nyquist_request_duration_seconds_count"),
+        ("nv_inference_count", "nyquist_batch_size_sum"),
+        ("nv_inference_exec_count", "nyquist_batch_size_count"),
+        ("nv_inference_pending_request_count", "nyquist_queue_depth"),
+    ):
+        assert value(series, theirs, **MODEL) == value(series, ours, **MODEL)
+
+
+def test_the_bytes_held_are_read_when_they_are_asked_for() -> None:
+    metrics, budget = Metrics(), QueueBudget(100)
+    metrics.watch(budget)
+    budget.take(30)
+    assert metrics.registry.get_sample_value("nyquist_queue_bytes") == 30
+    budget.give_back(30)
+    assert metrics.registry.get_sample_value("nyquist_queue_bytes") == 0
+    assert metrics.registry.get_sample_value("nyquist_queue_bytes_limit") == 100
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_objects_to_nothing_but_tritons_names(server: RunningServer) -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],  # noqa: S607 - wherever it is installed
+        input=text_of(server),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    complaints = (checked.stdout + checked.stderr).splitlines()
+    assert complaints, "Triton's names break the rules"
+    assert not [line for line in complaints if not re.match(r"nv_(inference|gpu)_", line)]

@@ -1,6 +1,7 @@
 """Models that come, change and go while others are served; through the registry itself."""
 
 import asyncio
+import shutil
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,9 +26,13 @@ BUDGET = QueueBudget(1 << 24)
 ALL = "version_policy { all {} }"
 
 
-def make_registry(repository: Path, loads: list[tuple[str, int]] | None = None) -> Registry:
+def make_registry(
+    repository: Path,
+    loads: list[tuple[str, int]] | None = None,
+    metrics: Metrics | None = None,
+) -> Registry:
     """A registry as the server makes it; it notes what it loads."""
-    metrics, images = Metrics(), ImageDecoder()
+    metrics, images = metrics or Metrics(), ImageDecoder()
 
     def load(folder: Path, version: int) -> LoadedModel:
         if loads is not None:
@@ -446,6 +451,34 @@ def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder:
         assert ready() == 1
         await registry.unload(NAME)
         assert ready() is None
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_loads_that_fail_are_counted_for_as_long_as_the_model_is_known(folder: Path) -> None:
+    metrics = Metrics()
+
+    def failures() -> float | None:
+        name = "nyquist_model_load_failures_total"
+        return metrics.registry.get_sample_value(name, {"model": NAME})
+
+    async def script() -> None:
+        registry = make_registry(folder.parent, metrics=metrics)
+        await registry.load_all()
+        assert failures() == 0
+        damage(add_version(folder, 2) / "model.onnx")
+        for expected in (1, 2):
+            with pytest.raises(LoadFailed):
+                await registry.load(NAME)
+            assert failures() == expected
+        await registry.unload(NAME)
+        assert failures() == 2
+        with pytest.raises(LoadFailed):
+            await registry.load("unheard_of")
+        shutil.rmtree(folder)
+        await registry.poll()
+        assert failures() is None
         await registry.close()
 
     asyncio.run(script())

@@ -1,0 +1,77 @@
+import asyncio
+
+import pytest
+
+from server.errors import (
+    DeadlinePassed,
+    InferenceFailed,
+    InvalidRequest,
+    QueueFull,
+    QueueTimeout,
+    Stopping,
+)
+from server.metrics import Metrics
+
+LABELS = {"model": "m", "version": "1"}
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, LABELS | labels)
+
+
+def test_the_statistics_of_a_model_are_there_by_tritons_names() -> None:
+    metrics = Metrics()
+    model = metrics.model("m", "1")
+    for _ in range(2):
+        with model.statistics.request():
+            pass
+        model.statistics.waited(0.25)
+    model.statistics.ran(requests=2, pictures=5, gather_s=0.5, infer_s=2.0)
+    model.statistics.encoded(0.125)
+    model.queue_depth.set(7)
+    assert value(metrics, "nv_inference_request_success") == 2
+    assert value(metrics, "nv_inference_count") == 5
+    assert value(metrics, "nv_inference_exec_count") == 1
+    assert value(metrics, "nv_inference_queue_duration_us") == 500_000
+    assert value(metrics, "nv_inference_compute_input_duration_us") == 1_000_000
+    assert value(metrics, "nv_inference_compute_infer_duration_us") == 4_000_000
+    assert value(metrics, "nv_inference_compute_output_duration_us") == 125_000
+    assert value(metrics, "nv_inference_pending_request_count") == 7
+    request_us = value(metrics, "nv_inference_request_duration_us")
+    assert request_us == model.statistics.message("m", "1").inference_stats.success.ns // 1000
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (QueueFull(), "REJECTED"),
+        (QueueTimeout(), "REJECTED"),
+        (Stopping(), "REJECTED"),
+        (asyncio.CancelledError(), "CANCELED"),
+        (DeadlinePassed(), "CANCELED"),
+        (InferenceFailed(), "BACKEND"),
+        (InvalidRequest(), "OTHER"),
+        (ZeroDivisionError(), "OTHER"),
+    ],
+)
+def test_a_failure_counts_under_tritons_reason(error: BaseException, reason: str) -> None:
+    metrics = Metrics()
+    with pytest.raises(type(error)), metrics.model("m", "1").statistics.request():
+        raise error
+    for other in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
+        assert value(metrics, "nv_inference_request_failure", reason=other) == (other == reason)
+    assert value(metrics, "nv_inference_request_success") == 0
+
+
+def test_a_forgotten_version_leaves_no_series() -> None:
+    metrics = Metrics()
+    metrics.model("m", "1").describe("0" * 64, 18, "CPUExecutionProvider", fell_back=False)
+    metrics.model("m", "2")
+    metrics.forget("m", "1")
+    left = {
+        sample.labels.get("version")
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.labels.get("model") == "m"
+    }
+    assert left == {"2"}
