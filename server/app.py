@@ -28,6 +28,7 @@ from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
+from server.shadow import make_shadow, no_mirror
 from server.tls import make_credentials, tls_in_words
 from server.transport import (
     add_port,
@@ -63,6 +64,7 @@ class Server:
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
+        self._shadow = make_shadow(settings)
         self._registry = Registry(
             settings.repository,
             lambda folder, version: load_model(folder, execution, version),
@@ -85,6 +87,7 @@ class Server:
         try:
             check_port(self._settings.host, self._settings.port)
             self._start_metrics()
+            self._start_shadow()
             await self._load_models()
             self._watch_gpus()
             await self._start_grpc()
@@ -166,7 +169,13 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
-        return ServedModel(loaded, metrics, self._images, self._budget)
+        mirror = self._shadow.of(manifest, metrics) if self._shadow else no_mirror
+        return ServedModel(loaded, metrics, self._images, self._budget, mirror)
+
+    def _start_shadow(self) -> None:
+        if self._shadow:
+            self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
+            self._shadow.start()
 
     def _run_beside(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` until the server stops."""
@@ -237,6 +246,7 @@ class Server:
                 "tls": tls_in_words(settings),
                 "access": self._gate.in_words(),
                 "reflection": settings.reflection,
+                "shadow": settings.shadow_target if self._shadow else "off",
                 "max_request_bytes": max_request_bytes,
             },
         )

@@ -19,6 +19,7 @@ from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
 from server.repository import LoadedModel
+from server.shadow import Mirror, no_mirror
 
 
 class ServedModel:
@@ -29,6 +30,7 @@ class ServedModel:
         metrics: its series.
         images: decodes image files, for all models.
         budget: of queued bytes, shared with the other models.
+        mirror: told of each request that has run.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class ServedModel:
         metrics: ModelMetrics,
         images: ImageDecoder,
         budget: QueueBudget,
+        mirror: Mirror = no_mirror,
     ) -> None:
+        self._mirror = mirror
         self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
         self.provider = loaded.engines[0].provider
@@ -72,6 +76,7 @@ class ServedModel:
                 stages["decode"].observe(perf_counter() - began)
                 outputs = await self._batcher.submit(pictures, wishes)
                 computed = perf_counter()
+                self._mirror(pictures, outputs)
                 body = encode_response(request.id, call, outputs, self.manifest, self.labels)
         except NyquistError as error:
             self._metrics.rejected[error.reason].inc()
@@ -82,7 +87,7 @@ class ServedModel:
         ended = perf_counter()
         stages["encode"].observe(ended - computed)
         self.statistics.encoded(ended - computed)
-        self._metrics.duration.observe(ended - began)
+        self._metrics.answered(ended - began)
         return body
 
     async def close(self) -> None:
