@@ -21,6 +21,13 @@ from companion.check import Row, check_model
 from companion.settings import GROUPS, Settings, read_settings
 from server.client import InferenceClient
 from server.command_line import add_option
+from server.connection import (
+    DEFAULT_TARGET,
+    Connection,
+    WrongConnection,
+    add_connection_options,
+    chosen_connection,
+)
 from server.errors import ArtifactError, StartError
 from server.logs import configure_logs
 from server.repository import model_folders
@@ -59,15 +66,21 @@ def row_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def check(target: str, folders: Sequence[Path], modules: Collection[str], console: Console) -> int:
+def check(
+    connection: Connection, folders: Sequence[Path], modules: Collection[str], console: Console
+) -> int:
     """Check every model in turn; return 0 if all hold what their manifests promise, else 1.
 
     Raises:
         ArtifactError: a reference cannot be read.
+        WrongConnection: the connection's files cannot be used.
         grpc.RpcError: the server fails.
     """
     rows = []
-    with InferenceClient(target) as client, Progress(console=console, transient=True) as progress:
+    with (
+        InferenceClient(connection) as client,
+        Progress(console=console, transient=True) as progress,
+    ):
         bar = progress.add_task("", total=len(folders))
         for folder in folders:
             progress.update(bar, description=folder.name)
@@ -107,7 +120,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="compare a live server with PyTorch: parity, shift consistency, latency",
         description="Exit status: 1 when a tolerance is missed, 2 when it cannot tell.",
     )
-    command.add_argument("--target", default="localhost:8001", help="server (%(default)s)")
+    command.add_argument("--target", default=DEFAULT_TARGET, help="server (%(default)s)")
     command.add_argument(
         "--repository",
         type=Path,
@@ -122,6 +135,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODULE",
         help="run these modules for networks that were exported as MODULE:FUNCTION",
     )
+    add_connection_options(command)
     command.set_defaults(run=run_check)
     add_serve(commands)
     return parser.parse_args(arguments)
@@ -171,8 +185,9 @@ def run_serve(options: argparse.Namespace, console: Console) -> int:  # noqa: AR
 
 def run_check(options: argparse.Namespace, console: Console) -> int:
     """Check; return the exit status."""
+    connection = chosen_connection(options)
     folders = chosen_folders(options.repository, options.model)
-    return check(options.target, folders, options.allow_module, console)
+    return check(connection, folders, options.allow_module, console)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,10 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         return int(options.run(options, console))
-    except (ArtifactError, StartError) as error:
+    except (ArtifactError, StartError, WrongConnection) as error:
         reason = str(error)
     except grpc.RpcError as error:
-        reason = f"{options.target}: {error.code().name}: {error.details()}"
+        reason = chosen_connection(options).explain(error)
     errors.print(f"nyquist-companion: error: {reason}", highlight=False, soft_wrap=True)
     return 2
 

@@ -1,14 +1,13 @@
 """The companion that runs: everything is made here, started in this order, stopped in reverse.
 
-HTTP -> gRPC -> probes ... not serving -> drain -> gRPC -> probes -> HTTP
+HTTP -> probes, live traffic -> gRPC ... not serving -> drain -> gRPC -> the others -> HTTP
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,12 +19,16 @@ from companion.probe import Prober
 from companion.record import Record
 from companion.references import References
 from companion.settings import Settings
+from companion.shadow import MirrorQueue, ShadowWorker
+from companion.shadow_service import ShadowService
 from companion.verdict import Verdict, worst
 from companion.web import WebListener, application
-from server.access import Access, Gate, Tokens, exposure, read_tokens, standing_open
+from server.access import Access, Gate, Tokens, TokenSource, exposure, standing_open
 from server.client import InferenceClient
+from server.connection import Connection, WrongConnection
 from server.errors import StartError
 from server.interceptors import CallLimits, Calls
+from server.pb import shadow_pb2_grpc
 from server.settings import COMPANION_PREFIX
 from server.tls import make_credentials, tls_in_words
 from server.transport import add_port, check_port, make_grpc_server
@@ -62,6 +65,7 @@ class Companion:
             settings.disagreements,
             settings.disagreement_bytes,
         )
+        self._queue = MirrorQueue(settings.shadow_queue, settings.shadow_queue_bytes)
         self._stopped = Event()
         self._health = health.aio.HealthServicer()
         self._told: set[str] = set()
@@ -75,6 +79,7 @@ class Companion:
             self._stack.callback(self._client.close)
             self._start_http()
             self._start_probes()
+            self._start_shadow()
             await self._start_grpc()
         except BaseException:
             await self._stack.aclose()
@@ -107,6 +112,21 @@ class Companion:
         work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
         self._run_in_thread("probe", work)
 
+    def _start_shadow(self) -> None:
+        settings = self._settings
+        worker = ShadowWorker(
+            self._queue,
+            self._client,
+            self._references,
+            self._metrics,
+            self._record,
+            Pace(settings.core_share, self._stopped),
+            settings.shadow_rate,
+            settings.shadow_window,
+        )
+        self._run_in_thread("shadow", worker.run)
+        self._stack.callback(self._queue.close)
+
     def _run_in_thread(self, name: str, work: Callable[[], None]) -> None:
         """Run work that heeds `stopped` until the companion stops."""
         thread = Thread(target=work, name=name)
@@ -119,16 +139,20 @@ class Companion:
         limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
         calls = Calls(self._metrics, self._gate, limits)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
+        shadow = ShadowService(self._queue, self._record, self._metrics)
+        shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         await self._tell_health()
-        self._keep_telling_health()
+        self._run_beside(self._publish_health())
+        self._run_beside(self._gate.keep_current())
         self._say_ready()
 
-    def _keep_telling_health(self) -> None:
-        task = asyncio.create_task(self._publish_health())
+    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the companion stops."""
+        task = asyncio.create_task(work)
 
         async def end() -> None:
             task.cancel()
@@ -176,24 +200,26 @@ class Companion:
 
 def make_gate(settings: Settings) -> Gate:
     """Return who may call the companion: whoever has the token, or all where there is none."""
-    tokens = Tokens(use=read_tokens(settings, "token", COMPANION_PREFIX))
-    return Gate(tokens, frozenset({Access.REPOSITORY}), standing_open(settings))
+    use = TokenSource(settings, "token", COMPANION_PREFIX)
+    renewed = (lambda: Tokens(use.renewed())) if use.path else None
+    closed = frozenset({Access.REPOSITORY})
+    return Gate(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
 def connect(settings: Settings) -> InferenceClient:
     """Return a client of the server that is watched.
 
     Raises:
-        StartError: a file that the settings name cannot be read.
+        StartError: what the settings say of the way there cannot be used.
     """
-    ca, token = (
-        _text(path) if path else "" for path in (settings.target_ca, settings.target_token_file)
-    )
-    return InferenceClient(settings.target, PROBE_TIMEOUT_S, ca=ca, token=token.strip())
-
-
-def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path} cannot be read: {error}") from error
+        connection = Connection(
+            target=settings.target,
+            ca=settings.target_ca,
+            client_certificate=settings.target_client_certificate,
+            client_key=settings.target_client_key,
+            token_file=settings.target_token_file,
+        )
+        return InferenceClient(connection, PROBE_TIMEOUT_S)
+    except WrongConnection as error:
+        raise StartError(f"the way to the server: {error}") from error

@@ -190,14 +190,14 @@ class Metrics(CallMetrics):
         for one in Verdict:
             self._verdict.labels(*key, one.value).set(one is verdict)
 
-    def received(self, key: Key) -> None:
+    def shadow_received(self, key: Key) -> None:
         """Count an inference that the server sent."""
         self._received.labels(*key).inc()
 
-    def dropped(self, key: Key) -> None:
+    def shadow_dropped(self, key: Key) -> None:
         """Count one that there was no room for."""
         self._dropped.labels(*key).inc()
 
-    def checked(self, key: Key) -> None:
+    def shadow_checked(self, key: Key) -> None:
         """Count one that was compared."""
         self._checked.labels(*key).inc()

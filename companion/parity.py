@@ -1,8 +1,8 @@
 """Numerical parity: how far two answers to the same pictures lie apart."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,22 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
         agreement=float(agreeing.mean()),
         pictures=len(reference),
         spread=float(spread) if np.isfinite(spread) else 0.0,
+    )
+
+
+def pooled(parities: Collection[Parity]) -> Parity | None:
+    """Return what comparing all the pictures at once would have given; None of none."""
+    pictures = sum(parity.pictures for parity in parities)
+    if not pictures:
+        return None
+    weights = [parity.pictures / pictures for parity in parities]
+    weighed = list(zip(weights, parities, strict=True))
+    return Parity(
+        max_abs_error=max(parity.max_abs_error for parity in parities),
+        mean_abs_error=sum(weight * parity.mean_abs_error for weight, parity in weighed),
+        agreement=sum(weight * parity.agreement for weight, parity in weighed),
+        pictures=pictures,
+        spread=sqrt(sum(weight * parity.spread**2 for weight, parity in weighed)),
     )
 
 

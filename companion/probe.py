@@ -36,6 +36,7 @@ from companion.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
 from companion.tolerances import misses
 from companion.verdict import Finding, Standing, Verdict
 from server.client import InferenceClient, RemoteModel
+from server.connection import WrongConnection
 from server.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Prober:
                 self.try_shifts(shifts, due)
             except grpc.RpcError as error:
                 logger.warning("a probe ended early: %s", _in_words(error))
-            except ArtifactError as error:
+            except (ArtifactError, WrongConnection) as error:
                 logger.warning("nothing can be probed: %s", error)
             except Exception:
                 logger.exception("a probe failed")

@@ -193,6 +193,12 @@ class Record:
         with self._lock:
             return tuple(one for one in reversed(self._disagreements) if name in ("", one.model))
 
+    def verifies(self, key: Key, sha256: str) -> bool:
+        """Say whether this graph of a version is served and its reference is known."""
+        with self._lock:
+            state = self._models.get(key)
+            return state is not None and state.manifest is not None and state.sha256 == sha256
+
     def note_server(self, state: ServerState) -> None:
         """Take down how the server is."""
         with self._lock:

@@ -117,6 +117,14 @@ class References:
                     f"the reference of {name!r} version {version} cannot be used"
                 ) from error
 
+    def loaded(self, name: str, version: int, sha256: str) -> Known:
+        """Return the same without a look at the files, where it was loaded before."""
+        with self._lock:
+            known = self._known.get((name, version))
+        if known is not None and known.manifest.graph_sha256 == sha256:
+            return known
+        return self.get(name, version, sha256)
+
     def _manifest(self, folder: Path, version: int) -> Manifest:
         has = complete_versions(folder) if folder.is_dir() else []
         if version not in has:

@@ -33,6 +33,10 @@ class SubjectSettings(BaseModel):
     target_ca: Path | None = Field(
         None, description="PEM file: who signed the server's certificate; turns TLS on"
     )
+    target_client_certificate: Path | None = Field(
+        None, description="PEM file, where the server asks callers for one"
+    )
+    target_client_key: Path | None = Field(None, description="PEM file: its private key")
     target_token_file: Path | None = Field(
         None, description="file with the token that the server wants"
     )
@@ -61,6 +65,21 @@ class ProbeSettings(BaseModel):
     )
 
 
+class ShadowSettings(BaseModel):
+    """What is done with live traffic that the server sends."""
+
+    shadow_queue: int = Field(256, gt=0, description="inferences that wait; more are dropped")
+    shadow_queue_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="their size together; more are dropped"
+    )
+    shadow_rate: float = Field(
+        2.0, ge=0, description="moved pictures a second, at most, that the server is asked for"
+    )
+    shadow_window: int = Field(
+        1000, gt=0, description="latest pictures that the figures of live traffic are over"
+    )
+
+
 class RecordSettings(BaseModel):
     """What is remembered, in memory."""
 
@@ -85,6 +104,7 @@ class AddressSettings(BaseModel):
 GROUPS: tuple[type[BaseModel], ...] = (
     SubjectSettings,
     ProbeSettings,
+    ShadowSettings,
     RecordSettings,
     AddressSettings,
     ListenerSecurity,
@@ -97,6 +117,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
 class Settings(
     SubjectSettings,
     ProbeSettings,
+    ShadowSettings,
     RecordSettings,
     AddressSettings,
     ListenerSecurity,

@@ -1,7 +1,7 @@
 """nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first), or check what would be."""
 
-import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import uvloop
 
 from server.app import Server
+from server.batcher import runs_left_behind
 from server.check import check
 from server.command_line import parse
 from server.errors import NyquistError
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "check":
             return check(settings)
         uvloop.run(serve(settings))
+        if runs_left_behind():
+            logger.error("exiting without a run that does not end")
+            logging.shutdown()
+            os._exit(0)  # or Python would wait for its thread
     except NyquistError as error:
         print(f"nyquist-server: error: {error}", file=sys.stderr)  # noqa: T201 - the command line
         return 1

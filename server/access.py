@@ -1,23 +1,30 @@
 """Who may call what: every RPC in one table, and the tokens that open its classes.
 
 method, metadata -> class of the method -> token -> admitted, or a refusal
+token files -> read again once they change -> the tokens of the calls that come from then on
 
 A method that is not in the table does not exist for callers.
 """
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from server.errors import PermissionDenied, StartError, Unauthenticated
+from server.file_mark import mark_of
 from server.settings import PREFIX, ListenerSecurity, Settings
 
 TOKEN_LENGTH = 16
 BEARER = "Bearer "
+RENEWAL_PERIOD_S = 1.0
+
+logger = logging.getLogger(__name__)
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -93,12 +100,25 @@ class Gate:
         tokens: none of them leaves all but the repository open.
         closed: classes that nobody may call.
         open_to_all: classes that need no token.
+        renewed: looks where the tokens come from, and returns them as they are now; called in a
+            thread. None of them vanish as a whole: what is closed or open stays so.
     """
 
     def __init__(
-        self, tokens: Tokens, closed: frozenset[Access], open_to_all: frozenset[Access]
+        self,
+        tokens: Tokens,
+        closed: frozenset[Access],
+        open_to_all: frozenset[Access],
+        renewed: Callable[[], Tokens] | None = None,
     ) -> None:
         self._tokens, self._closed, self._open = tokens, closed, open_to_all
+        self._renewed = renewed
+
+    async def keep_current(self, period_s: float = RENEWAL_PERIOD_S) -> None:
+        """Take up the tokens of files that change, until cancelled."""
+        while self._renewed is not None:
+            await asyncio.sleep(period_s)
+            self._tokens = await asyncio.to_thread(self._renewed)
 
     def check(self, method: str, access: Access, metadata: Metadata) -> None:
         """Return if the caller may call a method of this class.
@@ -151,12 +171,14 @@ def make_gate(settings: Settings) -> Gate:
     Raises:
         StartError: a token file cannot be read, or a token is too short to be one.
     """
-    use = read_tokens(settings, "token")
-    repository = read_tokens(settings, "repository_token")
-    tokens = Tokens(use, repository)
+    use = TokenSource(settings, "token")
+    repository = TokenSource(settings, "repository_token")
+    tokens = Tokens(use.digests, repository.digests)
     trusted = not tokens and is_loopback(settings.host)
-    closed = frozenset() if repository or trusted else frozenset({Access.REPOSITORY})
-    return Gate(tokens, closed, standing_open(settings))
+    closed = frozenset() if tokens.repository or trusted else frozenset({Access.REPOSITORY})
+    from_files = use.path or repository.path
+    renewed = (lambda: Tokens(use.renewed(), repository.renewed())) if from_files else None
+    return Gate(tokens, closed, standing_open(settings), renewed)
 
 
 def standing_open(settings: ListenerSecurity) -> frozenset[Access]:
@@ -187,21 +209,53 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read_tokens(settings: ListenerSecurity, name: str, prefix: str = PREFIX) -> frozenset[bytes]:
-    """Return the digests of the tokens that an option, or the file beside it, holds.
+class TokenSource:
+    """Where the tokens of one sort come from: a file, a variable of the environment, or nowhere.
+
+    Attributes:
+        path: of the file, if there is one.
+        digests: of the tokens, as they last could be read.
 
     Raises:
         StartError: the file cannot be read, or a token is too short to be one.
     """
-    secret, path = getattr(settings, name), getattr(settings, f"{name}_file")
-    if path is None:
-        text = secret.get_secret_value() if secret else ""
-        source = f"{prefix}{name.upper()}"
-    else:
-        text, source = _text_of(path), str(path)
+
+    def __init__(self, settings: ListenerSecurity, name: str, prefix: str = PREFIX) -> None:
+        self.path: Path | None = getattr(settings, f"{name}_file")
+        if self.path is None:
+            secret = getattr(settings, name)
+            text = secret.get_secret_value() if secret else ""
+            self.digests = _digests(text, f"{prefix}{name.upper()}")
+            return
+        self._seen = mark_of(self.path)
+        self.digests = _digests_of(self.path)
+
+    def renewed(self) -> frozenset[bytes]:
+        """Read the file again if it has changed; what cannot be used leaves the tokens as they are.
+
+        Said once for each change: the next look finds the same file again.
+        """
+        if self.path is None or (mark := mark_of(self.path)) == self._seen:
+            return self.digests
+        self._seen = mark
+        try:
+            self.digests = _digests_of(self.path)
+        except StartError as error:
+            logger.error("the old tokens stay: %s", error)  # noqa: TRY400 - one line is all
+        else:
+            logger.info("tokens of %s read again: %d", self.path, len(self.digests))
+        return self.digests
+
+
+def _digests_of(path: Path) -> frozenset[bytes]:
+    digests = _digests(_text_of(path), str(path))
+    if not digests:
+        raise StartError(f"{path} has no token")
+    return digests
+
+
+def _digests(text: str, source: str) -> frozenset[bytes]:
     tokens = text.split()
-    if path is not None and not tokens:
-        raise StartError(f"{source} has no token")
     if any(len(token) < TOKEN_LENGTH or not token.isascii() for token in tokens):
         raise StartError(
             f"a token of {source} is too short or not ASCII; {TOKEN_LENGTH} characters at least"

@@ -92,6 +92,7 @@ class Server:
             self._watch_gpus()
             await self._start_grpc()
             self._run_beside(self._publish_health())
+            self._run_beside(self._gate.keep_current())
             if self._settings.poll_s:
                 self._run_beside(self._registry.keep_polling(self._settings.poll_s))
         except BaseException:

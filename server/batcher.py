@@ -3,11 +3,12 @@
 submit -> waiting room -> a free instance -> run in its thread -> deliver
 
 Everything but the runs happens on the event loop. While batches run the next one gathers: no
-timer is needed to fill it.
+timer is needed to fill it. Now and then each instance is looked at, and given up if it is stuck.
 """
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,8 @@ Answer = Outputs | InferenceFailed
 Result = TypeVar("Result")
 
 LAST_PROBE_S = 60.0
-OUT_OF_SERVICE = "the model is out of service: it fails even on an input that is known to be good"
+OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
+THREAD_NAME = "infer"
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,11 @@ class Runner(Protocol):
         ...
 
     def probe(self) -> None:
-        """Run an input that is known to be good; raise if that fails."""
+        """Run an input that is known to be good, also after `terminate`; raise if that fails."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask the run in progress to end, from another thread, and let none begin until `probe`."""
         ...
 
 
@@ -80,6 +86,10 @@ class _Instance:
     thread: ThreadPoolExecutor
     probe_s: float
     sound: bool = True
+    job: "Future[Any] | None" = None
+    batch: _Batch | None = None
+    busy_since: float | None = None
+    next_look: asyncio.TimerHandle | None = None
     next_probe: asyncio.TimerHandle | None = None
     buffer: Array | None = field(default=None, repr=False)
 
@@ -97,7 +107,9 @@ class Batcher:
 
     A run that fails is repeated request by request, so that a bad one does not disturb its
     neighbours. If nothing succeeds, not even a probe with an input that is known to be good, the
-    instance is out of service and the model not ready, until a later probe succeeds.
+    instance is out of service and the model not ready, until a later probe succeeds. So it is with
+    a run that takes longer than it may: its callers are told, it is asked to end, and its instance
+    is probed once it has.
 
     Args:
         runners: of the instances, each used by one thread.
@@ -106,6 +118,7 @@ class Batcher:
         budget: of bytes, shared with the other models.
         first_probe_s: until an instance out of service is probed again; twice that, and so on,
             after each probe that fails, up to a minute.
+        last_word_s: for what is still in a thread at the end, once it has been asked to end.
     """
 
     def __init__(
@@ -115,14 +128,15 @@ class Batcher:
         metrics: ModelMetrics,
         budget: QueueBudget,
         first_probe_s: float = 1.0,
+        last_word_s: float = 5.0,
     ) -> None:
         self._limits, self._metrics, self._budget = limits, metrics, budget
-        self._first_probe_s = first_probe_s
+        self._first_probe_s, self._last_word_s = first_probe_s, last_word_s
         self._loop = asyncio.get_running_loop()
         self._room = WaitingRoom(limits)
         self._running: deque[_Batch] = deque()
         self._instances = [
-            _Instance(runner, ThreadPoolExecutor(1, f"infer-{number}"), first_probe_s)
+            _Instance(runner, ThreadPoolExecutor(1, f"{THREAD_NAME}-{number}"), first_probe_s)
             for number, runner in enumerate(runners)
         ]
         self._idle = list(self._instances)
@@ -151,7 +165,7 @@ class Batcher:
             QueueTimeout: it waited longer than its queue policy allows.
             Stopping: the batcher is being closed.
             DeadlinePassed: it was not answered in time.
-            InferenceFailed: the run failed, or no instance is in service.
+            InferenceFailed: the run failed or took too long, or no instance is in service.
         """
         self._check_open()
         level = self._limits.level_of(wishes.priority)
@@ -181,7 +195,20 @@ class Batcher:
         for instance in self._instances:
             if instance.next_probe is not None:
                 instance.next_probe.cancel()  # or it would keep the session for up to a minute
-            await asyncio.to_thread(instance.thread.shutdown)
+            await self._end(instance)
+
+    async def _end(self, instance: _Instance) -> None:
+        """Stop the thread of an instance; what it still does is a probe, or was given up."""
+        job = instance.job
+        if job is not None and not job.done():
+            instance.runner.terminate()
+            await asyncio.wait((asyncio.wrap_future(job),), timeout=self._last_word_s)
+        returned = job is None or job.done()
+        if not returned:
+            logger.error("an instance is left behind in a run that does not end, with its memory")
+        if instance.next_look is not None:
+            instance.next_look.cancel()
+        await asyncio.to_thread(instance.thread.shutdown, wait=returned)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -244,7 +271,8 @@ class Batcher:
             self._metrics.waited(now - ticket.arrived)
         batch = _Batch(tickets)
         self._running.append(batch)
-        run = _submit(instance.thread, partial(self._run, instance, tickets))
+        run = instance.job = _submit(instance.thread, partial(self._run, instance, tickets))
+        self._note_start(instance, batch)
         run.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._finish, instance, batch, done)
         )
@@ -277,6 +305,11 @@ class Batcher:
 
     def _finish(self, instance: _Instance, batch: _Batch, run: "Future[list[Answer]]") -> None:
         """Deliver what a run gave, and find the instance its next work."""
+        instance.busy_since = instance.batch = None
+        if batch.answers is not None:
+            logger.warning("the run that was given up has ended")
+            self._probe(instance)
+            return
         error = run.exception()
         if error is None:
             batch.answers = run.result()
@@ -290,6 +323,45 @@ class Batcher:
             self._take_out(instance, error)
         self._deliver(batch)
         self._note_change()
+
+    def _note_start(self, instance: _Instance, batch: _Batch | None = None) -> None:
+        """Note what an instance does from now on: a batch, or a probe.
+
+        A look at it outlives many runs: a timer for each of them would cost more than the rest.
+        """
+        instance.busy_since, instance.batch = self._loop.time(), batch
+        if instance.next_look is None and self._limits.max_run_s:
+            self._look_later(instance, self._limits.max_run_s)
+
+    def _look_later(self, instance: _Instance, delay_s: float) -> None:
+        instance.next_look = self._loop.call_later(delay_s, self._look, instance)
+
+    def _look(self, instance: _Instance) -> None:
+        """Give up on an instance whose run takes too long; else look again when it would."""
+        instance.next_look = None
+        if instance.busy_since is None:
+            return
+        left_s = instance.busy_since + self._limits.max_run_s - self._loop.time()
+        if left_s > 0:
+            self._look_later(instance, left_s)
+        else:
+            self._give_up_on(instance, instance.batch)
+
+    def _give_up_on(self, instance: _Instance, batch: _Batch | None) -> None:
+        """Ask a run to end, take its instance out until it has, and tell its callers.
+
+        Their pictures are not counted any more, though the run may still hold them.
+        """
+        limit_s = self._limits.max_run_s
+        logger.error("a run takes longer than %g s: given up, the model is not ready", limit_s)
+        instance.sound = False
+        instance.runner.terminate()
+        self._note_loss()
+        if batch is not None:
+            reason = f"the model took longer than {limit_s:g} s on this batch"
+            batch.answers = [InferenceFailed(reason) for _ in batch.tickets]
+            self._deliver(batch)
+            self._note_change()
 
     def _deliver(self, batch: _Batch) -> None:
         if not self._limits.preserve_ordering:
@@ -310,12 +382,14 @@ class Batcher:
     def _probe(self, instance: _Instance) -> None:
         if self._closing:
             return
-        probe = _submit(instance.thread, instance.runner.probe)
+        probe = instance.job = _submit(instance.thread, instance.runner.probe)
+        self._note_start(instance)
         probe.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._heed_probe, instance, done)
         )
 
     def _heed_probe(self, instance: _Instance, probe: "Future[None]") -> None:
+        instance.busy_since = instance.batch = None
         error = probe.exception()
         if error is not None:
             self._take_out(instance, error)
@@ -335,13 +409,22 @@ class Batcher:
         """Take an instance out of service and probe it again later, ever less often."""
         logger.error("an instance is out of service, the model not ready: %r", error)
         instance.sound = False
-        self._show_readiness()
         instance.next_probe = self._loop.call_later(instance.probe_s, self._probe, instance)
         instance.probe_s = min(2 * instance.probe_s, LAST_PROBE_S)
+        self._note_loss()
+
+    def _note_loss(self) -> None:
+        """Show that an instance is out of service; without any, nobody need wait."""
+        self._show_readiness()
         if not any(other.sound for other in self._instances):
             for ticket in list(self._room):
                 self._forget(ticket)
                 _fail(ticket, InferenceFailed(OUT_OF_SERVICE))
+
+
+def runs_left_behind() -> bool:
+    """Say whether a thread of a closed batcher is still in a run; Python would wait for it."""
+    return any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate())
 
 
 def _submit(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> "Future[Result]":

@@ -46,6 +46,7 @@ class BoundRuns:
                     f"{tensor.type} {tensor.shape}"
                 )
         self._bound: dict[int, _Bound] = {}
+        self._terminated = False
 
     def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
         """Compute every output of the graph, in its order. batch: (B, ...)."""
@@ -53,9 +54,23 @@ class BoundRuns:
         if rows not in self._bound:
             self._bound[rows] = self._bind(rows)
         bound = self._bound[rows]
+        if self._terminated:  # a shape that was bound just now may have been missed
+            bound.options.terminate = True
         bound.input.update_inplace(np.ascontiguousarray(batch))
         self._session.run_with_iobinding(bound.binding, bound.options)
         return [np.array(output.numpy()) for output in bound.outputs]
+
+    def terminate(self) -> None:
+        """Ask the run in progress to end, from another thread; all others fail until `resume`."""
+        self._terminated = True
+        for bound in tuple(self._bound.values()):
+            bound.options.terminate = True
+
+    def resume(self) -> None:
+        """Let runs begin again."""
+        self._terminated = False
+        for bound in self._bound.values():
+            bound.options.terminate = False
 
     def _bind(self, rows: int) -> _Bound:
         source, *results = (

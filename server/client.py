@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from server import tensors
+from server.connection import Connection, Metadata
 from server.pb import inference_pb2 as pb
 from server.pb import inference_pb2_grpc as stubs
 
@@ -58,33 +58,35 @@ class RankedClass:
     label: str
 
 
+class _CallOptions(TypedDict):
+    timeout: float
+    metadata: Metadata
+
+
 class InferenceClient:
     """Calls one server; safe to use from several threads. Close it, or use it with `with`.
 
-    Every method raises grpc.RpcError as the server or the connection has it.
+    Every method raises grpc.RpcError as the server or the connection has it, and
+    WrongConnection where the token can no longer be read.
 
     Args:
-        target: host:port.
+        connection: to the server; or its host:port, without TLS and token.
         timeout_s: deadline of each call, in seconds.
-        ca: certificates, PEM, one of which signed the server's; empty: no TLS.
-        token: that the server wants; empty: none.
+
+    Raises:
+        WrongConnection: the connection's files cannot be used.
     """
 
-    def __init__(
-        self, target: str, timeout_s: float = DEFAULT_TIMEOUT_S, *, ca: str = "", token: str = ""
-    ) -> None:
-        options = (
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    def __init__(self, connection: Connection | str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        if isinstance(connection, str):
+            connection = Connection(connection)
+        self._connection, self._timeout_s = connection, timeout_s
+        self._channel = connection.channel(
+            (
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            )
         )
-        if ca:
-            credentials = grpc.ssl_channel_credentials(ca.encode())
-            self._channel = grpc.secure_channel(target, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(target, options)
-        self._call: dict[str, Any] = {"timeout": timeout_s}
-        if token:
-            self._call["metadata"] = (("authorization", f"Bearer {token}"),)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
     def __enter__(self) -> "InferenceClient":
@@ -101,14 +103,14 @@ class InferenceClient:
         """Say whether the server, or one model of it, is ready."""
         if not model:
             request = pb.ServerReadyRequest()
-            return self._stub.ServerReady(request, **self._call).ready
+            return self._stub.ServerReady(request, **self._call()).ready
         asked = pb.ModelReadyRequest(name=model)
-        return self._stub.ModelReady(asked, **self._call).ready
+        return self._stub.ModelReady(asked, **self._call()).ready
 
     def describe(self, model: str, version: str = "") -> RemoteModel:
         """Ask for a model's version, tensors and execution provider; by default of its latest."""
         asked = pb.ModelMetadataRequest(name=model, version=version)
-        answer = self._stub.ModelMetadata(asked, **self._call)
+        answer = self._stub.ModelMetadata(asked, **self._call())
         (picture,) = answer.inputs
         return RemoteModel(
             name=answer.name,
@@ -128,7 +130,7 @@ class InferenceClient:
         """Compute one output for a batch. (B, *model.shape) -> (B, *model.outputs[output])."""
         request = self._request(model, pictures)
         request.outputs.add(name=output)
-        answer = self._stub.ModelInfer(request, **self._call)
+        answer = self._stub.ModelInfer(request, **self._call())
         (tensor,) = answer.outputs
         return tensors.from_raw(answer.raw_output_contents[0], tensor.datatype, tensor.shape)
 
@@ -139,11 +141,14 @@ class InferenceClient:
         request = self._request(model, pictures)
         wanted = request.outputs.add(name=output)
         wanted.parameters["classification"].int64_param = model.outputs[output][-1]
-        answer = self._stub.ModelInfer(request, **self._call)
+        answer = self._stub.ModelInfer(request, **self._call())
         elements = tensors.parse_bytes_elements(answer.raw_output_contents[0])
         count = len(elements) // len(pictures)
         ranked = [_ranked_class(element) for element in elements]
         return [ranked[at : at + count] for at in range(0, len(ranked), count)]
+
+    def _call(self) -> _CallOptions:
+        return {"timeout": self._timeout_s, "metadata": self._connection.metadata()}
 
     def _request(self, model: RemoteModel, pictures: NDArray[Any]) -> pb.ModelInferRequest:
         dtype = tensors.DTYPES[model.datatype]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.client import InferenceClient, RankedClass, RemoteModel
+from server.connection import DEFAULT_TARGET, add_connection_options, chosen_connection
 from server.pictures import read_picture
 
 TOP = 5
@@ -87,7 +88,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = commands.add_parser("classify", help="print the five highest labels of each picture")
     command.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     command.add_argument("--model", required=True, help="efficientnet_lite0, fashion_blur, ...")
-    command.add_argument("--target", default="localhost:8001", help="server (%(default)s)")
+    command.add_argument("--target", default=DEFAULT_TARGET, help="server (%(default)s)")
     command.add_argument(
         "--shift",
         type=int,
@@ -97,6 +98,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="slide each picture right by 1 to N pixels (16), around the edge, and compare",
     )
+    add_connection_options(command)
     return parser.parse_args(arguments)
 
 
@@ -105,12 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     console, errors = Console(), Console(stderr=True)
     try:
-        with InferenceClient(options.target) as client:
+        connection = chosen_connection(options)
+        with InferenceClient(connection) as client:
             model = client.describe(options.model)
             for path in options.pictures:
                 classify(client, model, path, options.shift, console)
     except grpc.RpcError as error:
-        reason = f"{options.target}: {error.code().name}: {error.details()}"
+        reason = connection.explain(error)
     except (OSError, ValueError) as error:
         reason = str(error)
     else:

@@ -1,6 +1,6 @@
 """One onnxruntime session: a batch in, its outputs out, on the provider that truly runs.
 
-asked for -> plan -> session -> what was got -> warm -> run
+asked for -> plan -> session -> what was got -> warm -> run ... terminate -> probe
 """
 
 import os
@@ -186,6 +186,7 @@ class Engine:
         (self._input,) = self._session.get_inputs()
         graphs = on_cuda and settings.cuda.get("enable_cuda_graph") == "1"
         self._bound = BoundRuns(self._session, "cuda", settings.device_id) if graphs else None
+        self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
     def padding(self, size: int) -> int:
@@ -203,7 +204,8 @@ class Engine:
             if self._bound is not None:
                 outputs = self._bound.run(padded)
             else:
-                outputs = self._session.run(self._outputs, {self._input.name: padded})
+                feeds = {self._input.name: padded}
+                outputs = self._session.run(self._outputs, feeds, self._run_options)
         except Exception as error:
             raise InferenceFailed("the model failed on this batch") from error
         return {
@@ -228,8 +230,20 @@ class Engine:
         Raises:
             InferenceFailed: it does not.
         """
+        self._run_options.terminate = False
+        if self._bound is not None:
+            self._bound.resume()
         if self._probe is not None:
             self.run(self._probe)
+
+    def terminate(self) -> None:
+        """Ask the run in progress to end, from another thread; all others fail until `probe`.
+
+        onnxruntime looks between two nodes of the graph: one that never ends is not ended by this.
+        """
+        self._run_options.terminate = True
+        if self._bound is not None:
+            self._bound.terminate()
 
 
 def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:

@@ -1,6 +1,6 @@
 """python -m server.healthcheck: ask the server of this container whether it serves; exit 0 or 1.
 
-options of the server -> its address, its certificate -> grpc.health.v1 Check -> exit status
+options of the server -> Connection -> grpc.health.v1 Check -> exit status
 
 It reads the server's own variables and file, so that a container needs no other configuration.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.connection import Connection, WrongConnection, add_connection_options
 from server.errors import StartError
 from server.settings import Settings, read_settings
 
@@ -36,66 +37,63 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout-s", type=float, default=TIMEOUT_S, help="longest wait (default: %(default)s)"
     )
-    parser.add_argument(
-        "--ca", type=Path, help="PEM file to trust (default: the server's own certificate)"
-    )
-    parser.add_argument(
-        "--client-certificate", type=Path, help="PEM file, where the server asks callers for one"
-    )
-    parser.add_argument("--client-key", type=Path, help="PEM file: its private key")
-    parser.add_argument(
-        "--token-file", type=Path, help="where health asks for a token (default: the server's)"
-    )
+    add_connection_options(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the server answers SERVING in time, else 1 with the reason on stderr."""
     options = parse(arguments)
-    target = options.target or ""
     try:
-        settings = read_settings({})
-        target = target or _own_target(settings)
-        with _channel(target, settings, options) as channel:
+        connection = _connection(read_settings({}), options)
+        with connection.channel() as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=options.model),
                 timeout=options.timeout_s,
-                metadata=_token(settings, options),
+                metadata=connection.metadata(),
             )
     except grpc.RpcError as error:
-        reason = error.code().name
-    except (OSError, StartError) as error:
+        reason = connection.explain(error)
+    except (StartError, WrongConnection) as error:
         reason = str(error)
     else:
         if answer.status == SERVING:
             return 0
-        reason = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    sys.stderr.write(f"{target}: {reason}\n")
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        reason = f"{connection.target}: {status}"
+    sys.stderr.write(f"{reason}\n")
     return 1
+
+
+def _connection(settings: Settings, options: argparse.Namespace) -> Connection:
+    """Join what the command line says with what the server itself was told.
+
+    Raises:
+        WrongConnection: of the server's certificate, or of an option.
+    """
+    target = options.target or _own_target(settings)
+    ca, name = options.ca or settings.tls_certificate, ""
+    if ca is not None and not options.ca:
+        # The address of this machine need not be in the certificate; the file is proof enough.
+        try:
+            name = _name_in_certificate(target, ca, options.timeout_s)
+        except OSError as error:
+            raise WrongConnection(f"{target}: {error}") from error
+    asked = settings.health_access == "token"
+    return Connection(
+        target=target,
+        ca=ca,
+        client_certificate=options.client_certificate,
+        client_key=options.client_key,
+        token=settings.token.get_secret_value() if settings.token and asked else "",
+        token_file=options.token_file or (settings.token_file if asked else None),
+        certified_name=name,
+    )
 
 
 def _own_target(settings: Settings) -> str:
     host = ANY_ADDRESS.get(settings.host, settings.host)
     return f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
-
-
-def _channel(target: str, settings: Settings, options: argparse.Namespace) -> grpc.Channel:
-    trusted = options.ca or settings.tls_certificate
-    if trusted is None:
-        return grpc.insecure_channel(target)
-    identity = options.client_key and options.client_certificate
-    credentials = grpc.ssl_channel_credentials(
-        trusted.read_bytes(),
-        options.client_key.read_bytes() if identity else None,
-        options.client_certificate.read_bytes() if identity else None,
-    )
-    if options.ca:
-        return grpc.secure_channel(target, credentials)
-    # The address of this machine need not be in the certificate; the file is proof enough.
-    name = _name_in_certificate(target, trusted, options.timeout_s)
-    return grpc.secure_channel(
-        target, credentials, options=(("grpc.ssl_target_name_override", name),)
-    )
 
 
 def _name_in_certificate(target: str, trusted: Path, timeout_s: float) -> str:
@@ -120,16 +118,6 @@ def _name_in_certificate(target: str, trusted: Path, timeout_s: float) -> str:
     if not names:
         raise OSError("the server's certificate has no subjectAltName; name its authority in --ca")
     return names[0].replace("*", "any", 1)
-
-
-def _token(settings: Settings, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that a health check needs, if it needs any."""
-    if settings.health_access == "open" and not options.token_file:
-        return ()
-    path = options.token_file or settings.token_file
-    text = settings.token.get_secret_value() if settings.token else ""
-    tokens = (path.read_text(encoding="utf-8") if path else text).split()
-    return (("authorization", f"Bearer {tokens[0]}"),) if tokens else ()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,13 @@ from google.protobuf.message import Message
 
 from server.errors import ArtifactError
 from server.pb import model_config_pb2 as pb
-from server.session_settings import read_sessions
-from server.waiting_room import DEFAULT_MAX_QUEUE_SIZE, BatchLimits, QueuePolicy
+from server.session_settings import read_max_run_s, read_sessions
+from server.waiting_room import (
+    DEFAULT_MAX_QUEUE_SIZE,
+    DEFAULT_MAX_RUN_S,
+    BatchLimits,
+    QueuePolicy,
+)
 
 PLATFORM = "onnxruntime_onnx"
 MOST_PRIORITY_LEVELS = 100
@@ -46,6 +51,7 @@ def parse_model_config(text: str, path: Path) -> pb.ModelConfig:
     try:
         _check_batching(config)
         read_sessions(config)
+        read_max_run_s(config)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
     if ignored := sorted(set(_ignored(config))):
@@ -58,6 +64,7 @@ def batch_limits(config: pb.ModelConfig) -> BatchLimits:
     batching = config.dynamic_batching
     levels = batching.priority_levels or 1
     special = batching.priority_queue_policy
+    max_run_s = read_max_run_s(config)
     return BatchLimits(
         max_batch_size=config.max_batch_size,
         merge=config.HasField("dynamic_batching"),
@@ -69,6 +76,7 @@ def batch_limits(config: pb.ModelConfig) -> BatchLimits:
             for level in range(1, levels + 1)
         ),
         default_level=batching.default_priority_level or 1,
+        max_run_s=DEFAULT_MAX_RUN_S if max_run_s is None else max_run_s,
     )
 
 

@@ -100,7 +100,7 @@ class _MeasuredEngine:
 
     def __init__(self, engine: Engine, metrics: ModelMetrics) -> None:
         self._engine, self._metrics = engine, metrics
-        self.probe = engine.probe
+        self.probe, self.terminate = engine.probe, engine.terminate
 
     def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         self._metrics.padding_rows.inc(self._engine.padding(len(batch)))

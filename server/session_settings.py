@@ -60,6 +60,17 @@ def read_sessions(config: pb.ModelConfig) -> tuple[SessionSettings, ...]:
     )
 
 
+def read_max_run_s(config: pb.ModelConfig) -> float | None:
+    """Return the seconds that a configuration allows a run; None where it does not say.
+
+    Raises:
+        ArtifactError: that is no number.
+    """
+    given = {key: parameter.string_value for key, parameter in config.parameters.items()}
+    read = _read("parameters", given, MAX_RUN)
+    return float(read["max_run_seconds"]) if read else None
+
+
 @dataclass(frozen=True)
 class _Option:
     """One key: onnxruntime's name for it, and its values; without values a number, at least 0."""
@@ -121,7 +132,8 @@ TENSORRT_OPTIONS = {
     "trt_engine_cache_enable": _Option("trt_engine_cache_enable", SWITCH),
     "trt_timing_cache_enable": _Option("trt_timing_cache_enable", SWITCH),
 }
-PARAMETERS = ENTRIES | INTRA_OP_THREADS | MEMORY_ARENA | CUDA_OPTIONS
+MAX_RUN = {"max_run_seconds": _Option("max_run_seconds")}
+PARAMETERS = ENTRIES | INTRA_OP_THREADS | MEMORY_ARENA | CUDA_OPTIONS | MAX_RUN
 ACCELERATORS = {"cuda": CUDA_OPTIONS, "tensorrt": TENSORRT_OPTIONS}
 LEVELS = {
     -1: "ORT_ENABLE_BASIC",

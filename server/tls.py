@@ -10,6 +10,7 @@ from typing import cast
 import grpc
 
 from server.errors import StartError
+from server.file_mark import Mark, mark_of
 from server.settings import ListenerSecurity
 
 logger = logging.getLogger(__name__)
@@ -52,28 +53,30 @@ class CertificateFiles:
             self.client_ca.read_bytes() if self.client_ca else None,
         )
 
-    def changed(self) -> tuple[float, ...]:
+    def marks(self) -> tuple[Mark, ...]:
         """Return what differs once a file has been renewed."""
         files = (self.certificate, self.key, self.client_ca)
-        return tuple(path.stat().st_mtime for path in files if path)
+        return tuple(mark_of(path) for path in files if path)
 
 
 class _Renewal:
     """What gRPC asks before each handshake: the new certificate once its files have changed."""
 
     def __init__(self, files: CertificateFiles) -> None:
-        self._files, self._seen = files, files.changed()
+        self._files, self._seen = files, files.marks()
 
     def __call__(self) -> Configuration | None:
+        now = self._files.marks()
+        if now == self._seen:
+            return None
+        self._seen = now
         try:
-            now = self._files.changed()
-            if now == self._seen:
-                return None
-            self._seen = now
             renewed = self._files.read()
         except (StartError, OSError) as error:
             logger.error("the TLS files cannot be read again, the old ones stay: %s", error)  # noqa: TRY400 - one line is all
             return None
+        if self._files.marks() != now:
+            return None  # written to meanwhile: certificate and key may not fit; the next one looks
         logger.info("TLS: certificate renewed")
         return renewed
 

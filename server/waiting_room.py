@@ -21,6 +21,7 @@ Array = NDArray[Any]
 Outputs = dict[str, Array]
 
 DEFAULT_MAX_QUEUE_SIZE = 1024
+DEFAULT_MAX_RUN_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class BatchLimits:
         preserve_ordering: answers leave in the order in which their requests were taken to run.
         levels: a policy for each priority level, the highest first.
         default_level: of a request without a priority, from 1.
+        max_run_s: after which a run is given up, which none should reach; 0 is never.
     """
 
     max_batch_size: int
@@ -67,6 +69,7 @@ class BatchLimits:
     preserve_ordering: bool = False
     levels: tuple[QueuePolicy, ...] = (QueuePolicy(),)
     default_level: int = 1
+    max_run_s: float = DEFAULT_MAX_RUN_S
 
     def level_of(self, priority: int) -> int:
         """Return the level of a request: the default one without a priority, or too high a one."""

@@ -14,6 +14,8 @@ class GatedDouble:
         batches: the values of each batch, in the order of the runs.
         poison: a value that makes the run fail.
         defect: raised by every run and every probe, once set.
+        deaf: whether a run at the gate stays there when it is told to end.
+        terminated: whether it was told to, and has not been probed since.
     """
 
     poison = -1.0
@@ -22,6 +24,7 @@ class GatedDouble:
         self.entered = Event()
         self.batches: list[list[float]] = [] if batches is None else batches
         self.defect: BaseException | None = None
+        self.deaf = self.terminated = False
         self._gate = Event()
 
     def open(self) -> None:
@@ -32,11 +35,22 @@ class GatedDouble:
         self.batches.append(batch.ravel().tolist())
         self.entered.set()
         assert self._gate.wait(timeout=20)
+        if self.terminated:
+            raise RuntimeError("told to end")
         if self.poison in batch:
             raise RuntimeError("poisoned")
-        self.probe()
+        self._fail()
         return {"double": 2 * batch}
 
     def probe(self) -> None:
+        self.terminated = False
+        self._fail()
+
+    def terminate(self) -> None:
+        self.terminated = True
+        if not self.deaf:
+            self._gate.set()
+
+    def _fail(self) -> None:
         if self.defect is not None:
             raise self.defect

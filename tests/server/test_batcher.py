@@ -2,13 +2,14 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batcher import NO_WISHES, Batcher, Wishes
+from server.batcher import NO_WISHES, Batcher, Wishes, runs_left_behind
 from server.errors import (
     DeadlinePassed,
     InferenceFailed,
@@ -667,3 +668,123 @@ def test_the_gauge_of_readiness_follows_the_instances() -> None:
         assert ready() == 0
 
     asyncio.run(body())
+
+
+# Runs that take too long.
+
+
+def test_a_run_that_takes_too_long_fails_its_callers_and_the_readiness_until_it_has_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(batcher: Batcher, model: GatedDouble) -> None:
+        model.deaf = True
+        running = [submit(batcher, 1.0)]
+        await asyncio.to_thread(model.entered.wait)
+        running += [submit(batcher, 2.0), submit(batcher, 3.0)]
+        answers = await asyncio.gather(*running, return_exceptions=True)
+        assert str(answers[0]) == "the model took longer than 0.05 s on this batch"
+        assert all("out of service" in str(answer) for answer in answers[1:])
+        assert all(isinstance(answer, InferenceFailed) for answer in answers)
+        assert model.terminated
+        assert not batcher.alive
+        with pytest.raises(InferenceFailed, match="out of service"):
+            await batcher.submit(pictures(4.0))
+        model.open()
+        await until(lambda: batcher.alive)
+        assert (await batcher.submit(pictures(5.0)))["double"].item() == 10.0
+
+    model = with_batcher(test, max_run_s=0.05)
+    assert model.batches == [[1.0], [5.0]]
+    for said in ("takes longer than 0.05 s", "has ended", "back in service"):
+        assert said in caplog.text
+
+
+def test_a_batch_that_was_told_to_end_is_not_run_request_by_request() -> None:
+    async def test(batcher: Batcher, model: GatedDouble) -> None:
+        tasks = [submit(batcher, 1.0), submit(batcher, 2.0)]
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all("took longer" in str(answer) for answer in answers)
+        await until(lambda: batcher.alive)
+        assert not model.terminated
+
+    assert with_batcher(test, max_run_s=0.05).batches[0] == [1.0, 2.0]
+
+
+def test_the_other_instance_answers_while_a_run_does_not_end() -> None:
+    async def body() -> None:
+        stuck, sound = GatedDouble(), GatedDouble()
+        stuck.deaf = True
+        limits = BatchLimits(1, max_run_s=0.2, preserve_ordering=True)
+        batcher = Batcher([sound, stuck], limits, model_metrics(), QueueBudget(BYTES))
+        first = submit(batcher, 1.0)  # the last instance works first
+        await asyncio.to_thread(stuck.entered.wait)
+        sound.open()
+        others = [submit(batcher, 2.0), submit(batcher, 3.0)]
+        assert [(await task)["double"].item() for task in others] == [4.0, 6.0]
+        assert not batcher.alive
+        with pytest.raises(InferenceFailed, match="took longer than"):
+            await first
+        stuck.open()
+        await until(lambda: batcher.alive)
+        await batcher.close()
+
+    asyncio.run(body())
+
+
+def test_a_run_that_ends_in_time_is_left_alone() -> None:
+    async def test(batcher: Batcher, model: GatedDouble) -> None:
+        model.open()
+        for value in range(20):
+            assert (await batcher.submit(pictures(value)))["double"].item() == 2 * value
+            await asyncio.sleep(0.005)  # together longer than one may take
+        assert batcher.alive
+        assert not model.terminated
+
+    with_batcher(test, max_run_s=0.05)
+
+
+def test_a_probe_that_does_not_end_is_given_up_too() -> None:
+    class StuckProbe(GatedDouble):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_of_probe = Event()
+
+        def probe(self) -> None:
+            assert self.gate_of_probe.wait(timeout=20)
+            super().probe()
+
+    async def body() -> None:
+        model = StuckProbe()
+        model.open()
+        limits = BatchLimits(1, max_run_s=0.05)
+        batcher = Batcher([model], limits, model_metrics(), QueueBudget(BYTES), first_probe_s=0.001)
+        with pytest.raises(InferenceFailed, match="failed on this batch"):
+            await batcher.submit(pictures(model.poison))
+        await until(lambda: not batcher.alive)
+        model.gate_of_probe.set()
+        await until(lambda: batcher.alive)
+        await batcher.close()
+
+    asyncio.run(body())
+
+
+def test_a_batcher_closes_without_a_run_that_does_not_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body() -> GatedDouble:
+        model = GatedDouble()
+        model.deaf = True
+        limits = BatchLimits(1, max_run_s=0.05)
+        batcher = Batcher([model], limits, model_metrics(), QueueBudget(BYTES), last_word_s=0.01)
+        running = submit(batcher, 1.0)
+        await asyncio.to_thread(model.entered.wait)
+        await batcher.close()
+        with pytest.raises(InferenceFailed, match="took longer"):
+            await running
+        assert runs_left_behind()
+        model.open()
+        await until(lambda: not runs_left_behind())
+        return model
+
+    asyncio.run(body())
+    assert "left behind" in caplog.text

@@ -39,6 +39,12 @@ def test_the_batching_settings_that_triton_users_know_are_read() -> None:
     )
 
 
+@pytest.mark.parametrize(("given", "seconds"), [("", 120.0), ("7", 7.0), ("0", 0.0)])
+def test_the_longest_run_is_a_parameter(given: str, seconds: float) -> None:
+    parameter = f'{{ key: "max_run_seconds" value {{ string_value: "{given}" }} }}'
+    assert limits(f"parameters {parameter}" if given else "").max_run_s == seconds
+
+
 def test_order_is_kept_where_it_is_asked_for() -> None:
     assert limits("dynamic_batching { preserve_ordering: true }").preserve_ordering
     assert not limits("dynamic_batching {}").preserve_ordering
@@ -86,6 +92,10 @@ def test_without_dynamic_batching_requests_do_not_share_a_run() -> None:
             LEAST + "dynamic_batching { preserve_ordering: true default_queue_policy"
             " { timeout_action: DELAY default_timeout_microseconds: 1 } }",
             "preserve_ordering contradicts timeout_action DELAY",
+        ),
+        (
+            LEAST + 'parameters { key: "max_run_seconds" value { string_value: "1m" } }',
+            "parameters.max_run_seconds is '1m', it takes a whole number of at least 0",
         ),
         (
             LEAST + 'parameters { key: "intra_op_threads" value { string_value: "2" } }',

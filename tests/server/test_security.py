@@ -1,7 +1,9 @@
 """TLS and tokens against server processes: who comes in, who does not, and what the log says."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,26 @@ def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(
     assert any("the old ones stay" in line for line in running.log)
 
 
+def test_a_renewed_client_authority_decides_who_comes_in(
+    one_model: Path, authority: Authority, identity: Identity, tmp_path: Path
+) -> None:
+    known = tmp_path / "callers.pem"
+    known.write_bytes(authority.root.read_bytes())
+    options = ("--tls-certificate", str(identity.certificate), "--tls-key", str(identity.key))
+    running = start_server(one_model, ("--drain-s", "0", *options, "--tls-client-ca", str(known)))
+    caller = authority.issue("known caller", "caller.example")
+    newcomer = Authority(tmp_path / "others").issue("newcomer", "caller.example")
+    try:
+        for comes_in, root in ((caller, authority.root), (newcomer, tmp_path / "others/ca.pem")):
+            known.write_bytes(root.read_bytes())
+            for shown in (caller, newcomer):
+                with authority.channel(running.target, shown) as channel:
+                    code = code_of(channel, METADATA, [])
+                assert (code is grpc.StatusCode.OK) is (shown is comes_in)
+    finally:
+        assert running.stop() == 0
+
+
 def test_with_a_client_authority_only_its_callers_come_in(
     one_model: Path, authority: Authority, identity: Identity, tmp_path: Path
 ) -> None:
@@ -248,6 +270,91 @@ def test_health_can_ask_for_a_token_and_reflection_can_be_off(
             assert code_of(channel, READY, bearers(SENT["a use token"])) is grpc.StatusCode.OK
     finally:
         assert running.stop() == 0
+
+
+def test_tokens_are_exchanged_in_their_file_while_the_server_runs(
+    one_model: Path, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(USE, encoding="ascii")
+    running = start_server(one_model, ("--drain-s", "0", "--token-file", str(tokens)))
+
+    def refused(token: str) -> bool:
+        with grpc.insecure_channel(running.target) as channel:
+            code = code_of(channel, METADATA, bearers([f"Bearer {token}"]))
+        assert code in (grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED)
+        return code is grpc.StatusCode.UNAUTHENTICATED
+
+    try:
+        assert refused(OTHER_USE)
+        tokens.write_text(f"{OTHER_USE}\n{USE}\n", encoding="ascii")
+        wait_until(lambda: not refused(OTHER_USE))
+        assert not refused(USE)
+        replacement = tmp_path / "replacement"
+        replacement.write_text(OTHER_USE, encoding="ascii")
+        replacement.rename(tokens)
+        wait_until(lambda: refused(USE))
+        assert not refused(OTHER_USE)
+        tokens.write_text("", encoding="ascii")
+        wait_until(lambda: any("has no token" in line for line in running.log))
+        assert not refused(OTHER_USE)
+    finally:
+        assert running.stop() == 0
+    assert not any(token in line for line in running.log for token in (USE, OTHER_USE))
+
+
+def wait_until(condition: Callable[[], bool], at_most_s: float = 30.0) -> None:
+    """Ask again until it is so; the server looks at its files once a second."""
+    ends = time.monotonic() + at_most_s
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about"
+        time.sleep(0.05)
+
+
+def knows(made: Gate, token: str) -> bool:
+    try:
+        made.check("/s/ModelInfer", Access.USE, [("authorization", f"Bearer {token}")])
+    except Unauthenticated:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_text(""), "has no token"),
+        (lambda path: path.write_text("short"), "too short"),
+        (lambda path: path.write_bytes(b"\xff" * 20), "cannot be read"),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+)
+def test_a_token_file_that_is_spoiled_keeps_the_old_tokens_and_is_complained_of_once(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], object],
+    reason: str,
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(USE, encoding="ascii")
+    made = gate(token_file=tokens)
+
+    async def body() -> None:
+        looking = asyncio.create_task(made.keep_current(0.001))
+        async with asyncio.timeout(20):
+            spoil(tokens)
+            while reason not in caplog.text:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.001)
+            assert knows(made, USE)
+            await asyncio.sleep(0.05)  # some fifty looks at the same file
+            assert caplog.text.count("the old tokens stay") == 1
+            tokens.write_text(OTHER_USE, encoding="ascii")
+            while not knows(made, OTHER_USE):  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.001)
+        assert not knows(made, USE)
+        looking.cancel()
+
+    asyncio.run(body())
+    assert USE not in caplog.text
 
 
 def gate(**options: object) -> Gate:

@@ -89,6 +89,9 @@ class Instance:
         if self.defect is not None:
             raise self.defect
 
+    def terminate(self) -> None:
+        """Nothing that this runs takes long enough to be asked."""
+
 
 def pictures(number: int, send: Send) -> NDArray[np.float32]:
     """Pictures that tell whose they are and in which row they stood. (rows, width)."""

@@ -1,0 +1,43 @@
+"""nyquist.v1.Shadow: takes mirrored inferences in, without making the server wait."""
+
+from collections.abc import AsyncIterator
+
+from companion.metrics import Metrics
+from companion.record import Record
+from companion.shadow import MirrorQueue
+from server.interceptors import Context
+from server.pb import shadow_pb2 as pb
+from server.pb import shadow_pb2_grpc as stubs
+
+
+class ShadowService(stubs.ShadowServicer):
+    """Counts what comes, and queues or drops it.
+
+    Args:
+        queue: of what is to be compared.
+        record: that knows which graphs can be.
+        metrics: that count.
+    """
+
+    def __init__(self, queue: MirrorQueue, record: Record, metrics: Metrics) -> None:
+        self._queue, self._record, self._metrics = queue, record, metrics
+
+    async def Mirror(  # noqa: N802 - the name in the .proto
+        self,
+        request_iterator: AsyncIterator[pb.MirroredInference],
+        context: Context,  # noqa: ARG002 - gRPC passes it
+    ) -> pb.MirrorReceipt:
+        received = 0
+        async for inference in request_iterator:
+            received += 1
+            self._take(inference)
+        return pb.MirrorReceipt(received=received)
+
+    def _take(self, inference: pb.MirroredInference) -> None:
+        key = (inference.model_name, inference.model_version)
+        if not self._record.verifies(key, inference.sha256):
+            self._metrics.unverifiable.inc()
+            return
+        self._metrics.shadow_received(key)
+        if not self._queue.offer(inference):
+            self._metrics.shadow_dropped(key)
