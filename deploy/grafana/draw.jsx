@@ -8,10 +8,12 @@
 import {
   applyFieldOverrides,
   booleanOverrideProcessor,
+  cacheFieldDisplayNames,
   createTheme,
   dateTime,
   displayNameOverrideProcessor,
   FieldType,
+  getDisplayValueAlignmentFactors,
   getFieldDisplayValues,
   identityOverrideProcessor,
   numberOverrideProcessor,
@@ -27,12 +29,16 @@ import {
 } from '@grafana/data';
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, PortalContainer, TimeSeries, VizRepeater } from '@grafana/ui';
 import { TableNG } from '@grafana/ui/unstable';
+import '@grafana/react-data-grid/lib/styles.css';
+import 'uplot/dist/uPlot.min.css';
 import { createRoot } from 'react-dom/client';
 import { lastValueFrom } from 'rxjs';
 
 const COLUMNS = 24;
 const ROW = 30;
 const GAP = 8;
+// Options of a panel's own that the dashboards set.
+const CUSTOM = ['cellOptions', 'fillOpacity', 'scaleDistribution', 'stacking', 'thresholdsStyle'];
 
 const option = (id, process, isCustom = false) => ({
   id,
@@ -57,10 +63,10 @@ standardFieldConfigEditorRegistry.setInit(() => [
   option('thresholds', thresholdsOverrideProcessor),
   option('mappings', valueMappingsOverrideProcessor),
   option('filterable', booleanOverrideProcessor),
-  option('custom.cellOptions', identityOverrideProcessor, true),
+  ...CUSTOM.map((name) => option(`custom.${name}`, identityOverrideProcessor, true)),
 ]);
 standardTransformersRegistry.setInit(() =>
-  Object.values(standardTransformers).map((one) => ({
+  [...new Map(Object.values(standardTransformers).map((one) => [one.id, one])).values()].map((one) => ({
     id: one.id,
     name: one.name,
     transformation: () => Promise.resolve(one),
@@ -70,9 +76,7 @@ standardTransformersRegistry.setInit(() =>
 
 /** Return text with the dashboard's variables replaced, as Grafana would. */
 function fill(text, job) {
-  return text.replace(/\$(\w+)/g, (whole, name) =>
-    name === '__rate_interval' ? job.rateInterval : (job.variables[name] ?? whole)
-  );
+  return text.replace(/\$(\w+)/g, (whole, name) => job.variables[name] ?? whole);
 }
 
 /** Return the name of a series by its target's legend. */
@@ -134,19 +138,31 @@ function table(target, result) {
   });
 }
 
-async function load(panel, job, theme) {
+/** Return the variables as one panel sees them: a rate is over four scrapes, or its least interval. */
+function seenBy(panel, job) {
+  const [, least, unit] = panel.interval?.match(/(\d+)([sm])/) ?? [null, 0, 's'];
+  const seconds = Math.max(4 * job.scrape, job.step + job.scrape, least * (unit === 'm' ? 60 : 1) + job.scrape);
+  return { ...job, variables: { ...job.variables, __rate_interval: `${seconds}s` } };
+}
+
+async function load(panel, dashboardJob, theme) {
+  const job = seenBy(panel, dashboardJob);
   const answers = (await Promise.all(panel.targets.map((target) => query(target, job)))).flat();
+  // The panels' plugins, which the server has, choose these where a dashboard leaves them open.
+  panel.fieldConfig.defaults.color ??= { mode: panel.type === 'timeseries' ? 'palette-classic' : 'thresholds' };
   const shaped = await lastValueFrom(transformDataFrame(panel.transformations ?? [], answers));
-  return applyFieldOverrides({
+  const frames = applyFieldOverrides({
     data: shaped,
     fieldConfig: panel.fieldConfig,
     replaceVariables: (text) => fill(text, job),
     theme,
     timeZone: 'utc',
   });
+  cacheFieldDisplayNames(frames);
+  return frames;
 }
 
-function Values({ panel, frames, width, height, theme, render, orientation, minWidth }) {
+function Values({ panel, frames, width, height, theme, render, orientation }) {
   const getValues = () =>
     getFieldDisplayValues({
       fieldConfig: panel.fieldConfig,
@@ -165,8 +181,8 @@ function Values({ panel, frames, width, height, theme, render, orientation, minW
       height={height}
       source={frames}
       orientation={orientation}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
       itemSpacing={panel.type === 'bargauge' ? 10 : 3}
-      minVizWidth={minWidth}
       minVizHeight={16}
     />
   );
@@ -227,6 +243,7 @@ function Content({ panel, frames, width, height, theme, job }) {
               alignmentFactors={alignmentFactors}
               itemSpacing={10}
               lcdCellWidth={2}
+              namePlacement={panel.options.namePlacement}
               showUnfilled={panel.options.showUnfilled}
               text={{}}
               width={size.width}
@@ -293,6 +310,4 @@ async function draw() {
   );
 }
 
-draw().catch((error) => {
-  document.body.innerText = String(error.stack ?? error);
-});
+draw().catch((error) => console.error(`draw.jsx: ${error.stack ?? error}`));

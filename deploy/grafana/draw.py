@@ -1,16 +1,17 @@
-"""Draw the dashboards as pictures: python -m deploy.grafana.draw --prometheus URL --modules FOLDER.
+r"""Draw the dashboards: python -m deploy.grafana.draw --prometheus URL --modules FOLDER.
 
 dashboards/*.json -> draw.jsx, bundled by esbuild -> Chromium -> one PNG for each and each theme
 
 It needs Chromium, Node, and Grafana's panel components in a folder of their own:
 
-    npm install --prefix FOLDER --legacy-peer-deps @grafana/ui@13.2.2 @grafana/data@13.2.3 \\
+    npm install --prefix FOLDER --legacy-peer-deps @grafana/ui@13.2.2 @grafana/data@13.2.2 \
         react@18 react-dom@18 rxjs esbuild
     node FOLDER/node_modules/esbuild/install.js
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,10 @@ HERE = Path(__file__).parent
 THEMES = ("light", "dark")
 ROW_PX, GAP_PX = 30, 8  # of Grafana's grid
 STEPS = 180
+JOBS = {"job": "nyquist", "companion": "nyquist-companion"}
 LOADERS = ("svg", "woff2", "woff", "ttf")
 PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
+<link rel="stylesheet" href="draw.css">
 <body style="margin: 0"><div id="root" style="position: relative"></div>
 <script>window.JOB = {job};</script><script src="draw.js"></script>
 """
@@ -45,7 +48,7 @@ def bundle(modules: Path, folder: Path) -> None:
         *(f"--loader:.{ending}=dataurl" for ending in LOADERS),
         *("--define:global=window", '--define:process.env.NODE_ENV="production"'),
     ]
-    subprocess.run(command, cwd=folder, check=True, timeout=120)
+    subprocess.run(command, cwd=folder, check=True, timeout=600)  # noqa: S603 - esbuild
 
 
 def make_job(dashboard: dict[str, Any], options: argparse.Namespace, theme: str) -> dict[str, Any]:
@@ -58,8 +61,8 @@ def make_job(dashboard: dict[str, Any], options: argparse.Namespace, theme: str)
         "from": to - STEPS * step_s,
         "to": to,
         "step": step_s,
-        "rateInterval": f"{max(4 * options.scrape_s, step_s + options.scrape_s)}s",
-        "variables": {"job": ".+", "companion": ".+"} | _model(dashboard, options),
+        "scrape": options.scrape_s,
+        "variables": JOBS | _model(dashboard, options),
         "theme": theme,
         "width": options.width,
     }
@@ -81,16 +84,22 @@ def picture(page: Path, size: tuple[int, int], target: Path) -> None:
 
     Raises:
         subprocess.CalledProcessError: Chromium failed.
+        SystemExit: the page has an error, which is the message.
     """
     with tempfile.TemporaryDirectory() as profile:
         command = [
             *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
             *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
             *("--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"),
+            *("--enable-logging=stderr", "--log-level=0"),
             *(f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=15000"),
             *(f"--screenshot={target.resolve()}", page.as_uri()),
         ]
-        subprocess.run(command, check=True, capture_output=True, timeout=180)
+        done = subprocess.run(  # noqa: S603 - Chromium
+            command, check=True, capture_output=True, text=True, timeout=600
+        )
+    if errors := re.findall(r'CONSOLE.*?"(draw\.jsx: .*|Uncaught .*)"', done.stderr, re.DOTALL):
+        sys.exit(f"{page.stem}: {errors[0]}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

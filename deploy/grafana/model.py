@@ -157,7 +157,9 @@ def queue() -> list[Panel]:
                 ),
             ),
             (0.8, "red"),
-        ).span(QUARTER),
+        )
+        .max(1)
+        .span(QUARTER),
         graph(
             "Time in the queue",
             units.Seconds,

@@ -38,6 +38,7 @@ from deploy.grafana.promql import (
 
 REQUESTS = "nyquist_request_duration_seconds"
 BURN = "model:nyquist_budget_burn"
+INFERS = f'{INFERENCE}, grpc_method=~"ModelInfer|ModelStreamInfer"'
 
 
 def glance() -> list[Panel]:
@@ -131,16 +132,18 @@ def traffic() -> list[Panel]:
             "Calls by method",
             units.RequestsPerSecond,
             "Calls of the inference service that began.",
-            series(rate("grpc_server_started_total", "grpc_method", INFERENCE), "{{grpc_method}}"),
+            series(
+                f"{rate('grpc_server_started_total', 'grpc_method', INFERENCE)} > 0",
+                "{{grpc_method}}",
+            ),
         ),
         graph(
-            "Messages by method",
+            "Messages of inference calls",
             units.OpsPerSecond,
-            "Messages of the inference service, received and sent: a stream carries many in one "
-            "call.",
+            "Requests and answers of the calls that infer: a stream carries many in one call.",
             *(
                 series(
-                    rate(f"grpc_server_msg_{way}_total", "grpc_method", INFERENCE),
+                    rate(f"grpc_server_msg_{way}_total", "grpc_method", INFERS),
                     f"{{{{grpc_method}}}} {way}",
                 )
                 for way in ("received", "sent")
@@ -152,7 +155,7 @@ def traffic() -> list[Panel]:
                 units.RequestsPerSecond,
                 "Every method of the inference service, for all models: gRPC does not know which "
                 "model a call is for.",
-                series(rate(handled, "grpc_code", INFERENCE), "{{grpc_code}}"),
+                series(f"{rate(handled, 'grpc_code', INFERENCE)} > 0", "{{grpc_code}}"),
             )
         ),
         graph(
@@ -225,7 +228,7 @@ def saturation() -> list[Panel]:
                 ),
             ),
             (0.8, "red"),
-        ),
+        ).max(1),
         limited(
             graph(
                 "Pictures held, share of their limit",
@@ -238,7 +241,7 @@ def saturation() -> list[Panel]:
                 ),
             ),
             (0.8, "red"),
-        ),
+        ).max(1),
         graph(
             "Open calls",
             units.Number,
@@ -328,9 +331,11 @@ def objectives() -> list[Panel]:
                 "alertstate": "state",
                 "severity": "severity",
                 "model": "model",
+                "objective": "objective",
+                "window": "window",
                 "instance": "instance",
             },
-        ),
+        ).span(FULL),
     ]
 
 

@@ -21,6 +21,7 @@ from grafana_foundation_sdk.models.common import (
     GraphThresholdsStyleMode,
     LegendDisplayMode,
     LegendPlacement,
+    ScaleDistribution,
     SortOrder,
     StackingMode,
     TooltipDisplayMode,
@@ -106,6 +107,12 @@ def graph(
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
     """Pile the series of a panel up, filled."""
     return panel.fill_opacity(40).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
+
+
+def logarithmic(panel: timeseries.Panel) -> timeseries.Panel:
+    """Draw rounding errors: a logarithmic axis, from the least that float32 can show."""
+    scale = common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10)
+    return panel.min(1e-8).scale_distribution(scale)
 
 
 def limited(panel: timeseries.Panel, *steps: tuple[float, str]) -> timeseries.Panel:

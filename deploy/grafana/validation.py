@@ -16,6 +16,7 @@ from deploy.grafana.panels import (
     graph,
     grid_of,
     labelled,
+    logarithmic,
     now,
     rows_of,
     series,
@@ -25,6 +26,8 @@ from deploy.grafana.promql import CHECKED, COMPANION, quantile, rate
 
 PROBED = f'{CHECKED}, source="probe"'
 TIMED = "nyquist_reference_duration_seconds"
+PROBES_APART = "2m"
+"""Least step of what only probes count: one a minute would leave gaps in a finer line."""
 VERDICTS = {"healthy": "green", "degraded": "orange", "failing": "red", "unverifiable": "purple"}
 
 
@@ -77,7 +80,7 @@ def parity() -> list[Panel]:
             "nyquist_parity_relative_error",
             "nyquist_parity_tolerance",
             "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
-            "the reference pictures. Above the dashed tolerance NyquistParityBroken fires.",
+            "the reference pictures. Above its tolerance NyquistParityBroken fires.",
             "model",
         ).span(HALF),
         graph(
@@ -94,7 +97,7 @@ def parity() -> list[Panel]:
         .max(1),
         graph(
             "Parity error on live traffic",
-            units.Number,
+            units.ScientificNotation,
             "The same as a share of the logits' spread, for the requests that the server mirrored.",
             series(
                 f'max by (model) (nyquist_parity_relative_error{{{CHECKED}, source="shadow"}})',
@@ -103,7 +106,7 @@ def parity() -> list[Panel]:
         ),
         graph(
             "Largest absolute error",
-            units.Number,
+            units.ScientificNotation,
             "Largest difference of a logit from PyTorch's, in the logits' own unit.",
             series(
                 f"max by (model, source) (nyquist_parity_max_abs_error{{{CHECKED}}})",
@@ -112,7 +115,7 @@ def parity() -> list[Panel]:
         ),
         graph(
             "Mean absolute error",
-            units.Number,
+            units.ScientificNotation,
             "Mean difference of a logit from PyTorch's, in the logits' own unit.",
             series(
                 f"max by (model, source) (nyquist_parity_mean_abs_error{{{CHECKED}}})",
@@ -125,13 +128,15 @@ def parity() -> list[Panel]:
 def against_tolerance(
     title: str, measure: str, tolerance: str, description: str, by: str
 ) -> timeseries.Panel:
-    """Return a graph of what the probe measured, with the manifest's tolerance as dashed lines."""
-    return graph(
-        title,
-        units.Number,
-        description,
-        series(f"max by ({by}) ({measure}{{{PROBED}}})", f"{{{{{by}}}}}"),
-        series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{{{{{by}}}}} tolerance"),
+    """Return a graph of what the probe measured, and of what the manifest allows."""
+    return logarithmic(
+        graph(
+            title,
+            units.ScientificNotation,
+            description,
+            series(f"max by ({by}) ({measure}{{{PROBED}}})", f"{{{{{by}}}}}"),
+            series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{{{{{by}}}}} tolerance"),
+        )
     )
 
 
@@ -186,7 +191,7 @@ def latency() -> list[Panel]:
             series(
                 quantile(0.5, TIMED, "backend", f'{CHECKED}, batch_size="{size}"'), "{{backend}}"
             ),
-        )
+        ).interval(PROBES_APART)
         for size in (1, 3, 8)
     ]
 

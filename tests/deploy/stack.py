@@ -7,6 +7,8 @@ copies of models -> server, companion -> Prometheus with the rules of deploy/ <-
 import argparse
 import json
 import re
+import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -14,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -32,8 +34,9 @@ from tests.requests import fashion_request
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 VERSIONED, DAMAGED, RELOADED = "fashion_blur", "fashion_polyphase", "fashion_strided"
+MODEST = ("--probe-period-s", "5", "--core-share", "0.2", "--drain-s", "0")
 PATIENCE_S = 45.0
-PAUSE_S = 0.02
+PAUSE_S = 0.1
 
 
 @dataclass
@@ -166,12 +169,19 @@ class RunningStack:
         return time.monotonic() - start
 
 
+def free_port() -> int:
+    """Return a port for the companion: server and companion call each other, so one must know."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
 @contextmanager
 def running_stack(
     models: Path,
     folder: Path,
     *,
-    interval: str = "1s",
+    interval: str = "2s",
     options: Sequence[str] = (),
     companion_options: Sequence[str] = FAST,
     edit: Callable[[str], str] = str,
@@ -187,9 +197,13 @@ def running_stack(
         edit: changes the text of each file of rules.
     """
     with ExitStack() as stack:
-        server = start_server(models, ("--drain-s", "0", *options))
+        port = free_port()
+        shadow = ("--shadow-target", f"127.0.0.1:{port}", "--shadow-share", "1")
+        server = start_server(models, ("--drain-s", "0", *shadow, *options))
         stack.callback(server.stop)
-        companion = start_companion(server.target, models, companion_options)
+        companion = start_companion(
+            server.target, models, (*companion_options, "--port", str(port))
+        )
         stack.callback(companion.stop)
         targets = {"nyquist": server.metrics_port, "nyquist-companion": companion.http_port}
         prometheus = start_prometheus(configure(folder, targets, interval, edit))
@@ -294,17 +308,20 @@ def called(stack: RunningStack) -> Iterator[None]:
 
 def main() -> None:
     """Run the stack under load for a while, for eyes and for deploy/grafana/draw."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="(%(default)s)")
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as scratch:
         models = copy_models(ROOT / "model_repository", Path(scratch) / "models")
-        with running_stack(models, Path(scratch) / "prometheus") as stack, called(stack):
+        prometheus = Path(scratch) / "prometheus"
+        with (
+            suppress(KeyboardInterrupt),
+            running_stack(models, prometheus, companion_options=MODEST) as stack,
+            called(stack),
+        ):
             print(f"Prometheus: {stack.prometheus.address}", flush=True)  # noqa: T201 - the command line
-            try:
-                time.sleep(seconds)
-            except KeyboardInterrupt:
-                return
+            time.sleep(seconds)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_one_request_in_a_hundred_goes_to_the_companion_too(services: Services, 
     host, port = given["NYQUIST_SHADOW_TARGET"].split(":")
     assert host in names(services, "companion")
     assert int(port) == COMPANION_DEFAULTS["port"]
-    assert given["NYQUIST_SHADOW_FRACTION"] == "${SHADOW_FRACTION:-0.01}"
+    assert given["NYQUIST_SHADOW_SHARE"] == "${NYQUIST_SHADOW_SHARE:-0.01}"
 
 
 def test_the_companion_asks_the_server(services: Services) -> None:
