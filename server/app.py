@@ -50,16 +50,20 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """A running server. `async with Server(settings) as server` starts and stops it.
 
+    Args:
+        settings: of the operator.
+        metrics: where it counts; None makes its own.
+
     Attributes:
         port: of gRPC, once started.
         metrics_port: of the metrics, once started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._gate, self._credentials = make_gate(settings), make_credentials(settings)
         self._largest_request = 0
-        self._metrics = Metrics()
+        self._metrics = metrics or Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)

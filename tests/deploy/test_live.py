@@ -41,7 +41,7 @@ SEEN = (
     "rate(nyquist_shadow_checked_total[5s]) > 0",
 )
 """What takes longest to come."""
-INTERVAL = "10s"
+INTERVAL = "1m"
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_prometheus_stores_the_exemplar(traced: RunningServer, tmp_path: Path) -
     config.write_text(
         json.dumps(
             {
-                "global": {"scrape_interval": "200ms"},
+                "global": {"scrape_interval": "2s"},
                 "scrape_configs": [
                     {
                         "job_name": "nyquist",
