@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.alarms import firing, swap
 from tests.deploy.promql import (
     TARGET_LABELS,
     Query,
@@ -19,11 +20,11 @@ from tests.deploy.promql import (
     runbook_queries,
     selectors,
 )
-from tests.deploy.stack import RunningStack, called, copy_models, running_stack
+from tests.deploy.stack import VERSIONED, RunningStack, called, copy_models, running_stack
+from tests.impostors import perturb_weight
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed"),
-    pytest.mark.xdist_group("prometheus"),
 ]
 
 WITHOUT_GPU = dict.fromkeys(
@@ -150,3 +151,9 @@ def test_a_sound_model_under_load_is_called_healthy(stack: RunningStack) -> None
     verdicts = stack.prometheus.samples("nyquist_verdict == 1")
     assert {labels["verdict"] for labels, _ in verdicts} == {"healthy"}
     assert stack.prometheus.firing() & {"NyquistParityBroken", "NyquistConsistencyDropped"} == set()
+
+
+def test_a_perturbed_weight_fires_the_alert_and_is_called_failing(stack: RunningStack) -> None:
+    swap(stack, VERSIONED, perturb_weight)
+    stack.wait_for(firing("NyquistParityBroken", VERSIONED))
+    stack.wait_for(f'nyquist_verdict{{model="{VERSIONED}", version="1", verdict="failing"}} == 1')
