@@ -42,7 +42,7 @@ def bundle(modules: Path, folder: Path) -> None:
     (folder / "draw.jsx").write_text((HERE / "draw.jsx").read_text(encoding="utf-8"))
     (folder / "node_modules").symlink_to(modules.resolve() / "node_modules")
     command = [
-        modules.resolve() / "node_modules" / ".bin" / "esbuild",
+        str(modules.resolve() / "node_modules" / ".bin" / "esbuild"),
         "draw.jsx",
         *("--bundle", "--outfile=draw.js", "--jsx=automatic", "--log-level=error"),
         *(f"--loader:.{ending}=dataurl" for ending in LOADERS),

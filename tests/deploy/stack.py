@@ -35,7 +35,7 @@ from tests.requests import fashion_request
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 VERSIONED, RELOADED = "fashion_blur", "fashion_strided"
 MODEST = ("--probe-period-s", "5", "--core-share", "0.2", "--drain-s", "0")
-PATIENCE_S = 45.0
+PATIENCE_S = 120.0  # far more than it takes, because the machine may have other work
 PAUSE_S = 0.1
 
 
