@@ -8,7 +8,9 @@ These are written by one thread at a time, which the caller sees to; read by any
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from math import inf
+from time import time
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -19,9 +21,11 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
+Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class Count:
@@ -44,23 +48,35 @@ class Count:
 class Spread:
     """One histogram."""
 
-    __slots__ = ("_counts", "_edges", "_sum")
+    __slots__ = ("_counts", "_edges", "_exemplars", "_sum")
 
     def __init__(self, edges: Sequence[float]) -> None:
         self._edges, self._counts, self._sum = edges, [0] * (len(edges) + 1), 0.0
+        self._exemplars: dict[int, Exemplar] = {}
 
-    def observe(self, value: float) -> None:
-        """Count a value in its bucket, which holds its upper edge."""
-        self._counts[bisect_left(self._edges, value)] += 1
+    def observe(self, value: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count a value in its bucket, which holds its upper edge; keep the last exemplar of it."""
+        at = bisect_left(self._edges, value)
+        self._counts[at] += 1
         self._sum += value
+        if exemplar is not None:
+            self._exemplars[at] = Exemplar(exemplar, value, time())
 
-    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+    def buckets(self) -> tuple[list[Bucket], float]:
         """Return each upper edge with the values up to it, and the sum of all."""
-        counts, total, told = list(self._counts), 0, []
-        for edge, count in zip((*self._edges, inf), counts, strict=True):
-            total += count
-            told.append((floatToGoString(edge), float(total)))
+        told: list[Bucket] = []
+        for at, (edge, total) in enumerate(
+            zip((*self._edges, inf), accumulate(list(self._counts)), strict=True)
+        ):
+            exemplar = self._exemplars.get(at)
+            bucket = (_edge(edge), float(total))
+            told.append(bucket if exemplar is None else (*bucket, exemplar))
         return told, self._sum
+
+
+def _edge(value: float) -> str:
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call] # it has no annotations
+    return text
 
 
 Child = TypeVar("Child", Count, Spread)
@@ -110,7 +126,7 @@ class LightGauge(LightCounter):
 
 
 class LightHistogram(_Family[Spread]):
-    """A histogram without exemplars."""
+    """A histogram, with exemplars where they are given."""
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -87,7 +86,7 @@ class ModelMetrics:
         with self._lock:  # instances may run at a time
             self.stages["batch"].observe(gather_s)
             self.stages["infer"].observe(infer_s)
-        self.batch_size.observe(pictures)
+            self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
 
     def traced(
@@ -229,12 +228,12 @@ class Metrics(CallMetrics):
         )
 
     def _create_model_metrics(self, registry: CollectorRegistry) -> None:
-        self.request_duration = Histogram(
+        self.request_duration = LightHistogram(
             "nyquist_request_duration_seconds",
             "Time from the bytes of a ModelInfer request to those of its answer.",
             MODEL,
-            buckets=LATENCY_EDGES_S,
-            registry=registry,
+            registry,
+            LATENCY_EDGES_S,
         )
         self.stage_duration = LightHistogram(
             "nyquist_stage_duration_seconds",
@@ -243,12 +242,12 @@ class Metrics(CallMetrics):
             registry,
             LATENCY_EDGES_S,
         )
-        self.batch_size = Histogram(
+        self.batch_size = LightHistogram(
             "nyquist_batch_size",
             "Pictures that ran together.",
             MODEL,
-            buckets=BATCH_EDGES,
-            registry=registry,
+            registry,
+            BATCH_EDGES,
         )
         self.padding_rows = Counter(
             "nyquist_padding_rows_total",
