@@ -2,165 +2,137 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from companion.app import Companion
-from companion.check import Row, check_model
-from companion.settings import GROUPS, Settings, read_settings
-from server.client import InferenceClient
-from server.command_line import add_option
-from server.connection import (
-    DEFAULT_TARGET,
-    Connection,
-    WrongConnection,
-    add_connection_options,
-    chosen_connection,
+from companion.check import (
+    Follow,
+    Validates,
+    check_model,
+    consistency_misses,
+    report_of,
 )
-from server.errors import ArtifactError, StartError
+from companion.command_line import make_parser
+from companion.references import References
+from companion.remote import RemoteValidation
+from companion.settings import Settings, read_settings
+from companion.tables import consistency_table, description_table, latency_table, row_table
+from companion.validation import Validation
+from server.client import InferenceClient
+from server.connection import Connection, WrongConnection, chosen_connection
+from server.errors import ArtifactError, NyquistError
 from server.logs import configure_logs
-from server.repository import model_folders
-from server.settings import is_secret
+from server.pb import validation_pb2 as pb
+from server.pictures import read_picture
 from server.stop_signal import stop_signal
 
-METAVARS = {"target": "HOST:PORT", "allow_module": "MODULE,..."}
-SERVE_EPILOG = """\
-Each option is also a variable of the environment: NYQUIST_COMPANION_ and its name in capitals.
-Flags win. NYQUIST_COMPANION_TOKEN, a token that callers must send, has no flag, because others can
-read flags.
-
-exit status: 0 stopped by SIGTERM (drains first) or Ctrl-C; 2 an option is wrong or the companion
-cannot start; 128 + the signal: a second one ended it at once
-"""
+Options = argparse.Namespace
+T = TypeVar("T")
 
 
-def row_table(rows: Sequence[Row]) -> Table:
-    """Lay out the rows, a line a model, within 80 columns."""
-    headers = ("model", "on", "parity", "argmax", "shift", "torch", "ms", "torch", "")
-    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in table.columns[2:8]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(
-            row.model.name,
-            row.model.provider.removesuffix("ExecutionProvider"),
-            f"{row.parity.relative_error:.1e}",
-            f"{row.parity.agreement:.1%}",
-            f"{row.server_consistency.share:.2%}",
-            f"{row.reference_consistency.share:.2%}",
-            f"{row.server_ms:.2f}",
-            f"{row.reference_ms:.2f}",
-            "[red]miss[/red]" if row.misses else "[green]ok[/green]",
+def check(options: Options) -> int:
+    """Check every model in turn; return 0 if all hold what their manifests promise, else 1."""
+    rows = asked(options, check_model)
+    misses = [(row.parity.graph.model_name, miss) for row in rows for miss in row.misses]
+    if options.json:
+        parts = ("parity", "consistency", "latency")
+        print_json(
+            [
+                {part: as_json(getattr(row, part)) for part in parts} | {"misses": row.misses}
+                for row in rows
+            ]
         )
-    return table
-
-
-def check(
-    connection: Connection, folders: Sequence[Path], modules: Collection[str], console: Console
-) -> int:
-    """Check every model in turn; return 0 if all hold what their manifests promise, else 1.
-
-    Raises:
-        ArtifactError: a reference cannot be read.
-        WrongConnection: the connection's files cannot be used.
-        grpc.RpcError: the server fails.
-    """
-    rows = []
-    with (
-        InferenceClient(connection) as client,
-        Progress(console=console, transient=True) as progress,
-    ):
-        bar = progress.add_task("", total=len(folders))
-        for folder in folders:
-            progress.update(bar, description=folder.name)
-            rows.append(check_model(client, folder, modules))
-            progress.advance(bar)
+        return 1 if misses else 0
+    console = Console()
     console.print(row_table(rows))
     console.print(
         "parity: largest difference of a logit, as a share of the logits' spread\n"
         "shift: answers that hold under circular shifts; ms: median of one picture"
     )
-    for row in rows:
-        for miss in row.misses:
-            line = f"[red]{row.model.name}[/red]: {miss}"
-            console.print(line, highlight=False, soft_wrap=True)
-    return 1 if any(row.misses for row in rows) else 0
+    print_misses(misses)
+    return 1 if misses else 0
 
 
-def chosen_folders(repository: Path, names: Sequence[str]) -> list[Path]:
-    """Return the folders of the models named, or of all if none is.
+def consistency(options: Options) -> int:
+    """Move the pictures of every model; return 1 if a tolerance is missed."""
 
-    Raises:
-        ArtifactError: the repository lacks one of them.
-    """
-    folders = {folder.name: folder for folder in model_folders(repository)}
-    for name in names:
-        if name not in folders:
-            raise ArtifactError(f"no model {name!r}; {repository} has {', '.join(folders)}")
-    return [folders[name] for name in names or folders]
+    def ask(validation: Validates, subject: pb.Subject, follow: Follow) -> pb.ConsistencyReport:
+        request = pb.CheckShiftConsistencyRequest(
+            subject=subject, protocols=options.protocol, pairs=options.pairs, seed=options.seed
+        )
+        return report_of(validation.check_shift_consistency(request), follow)
 
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; see `nyquist-companion --help`."""
-    parser = argparse.ArgumentParser(prog="nyquist-companion", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "check",
-        help="compare a live server with PyTorch: parity, shift consistency, latency",
-        description="Exit status: 1 when a tolerance is missed, 2 when it cannot tell.",
-    )
-    command.add_argument("--target", default=DEFAULT_TARGET, help="server (%(default)s)")
-    command.add_argument(
-        "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        help="folder with the references (%(default)s)",
-    )
-    command.add_argument("--model", nargs="+", default=[], help="only these")
-    command.add_argument(
-        "--allow-module",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="run these modules for networks that were exported as MODULE:FUNCTION",
-    )
-    add_connection_options(command)
-    command.set_defaults(run=run_check)
-    add_serve(commands)
-    return parser.parse_args(arguments)
+    reports = asked(options, ask)
+    misses = [(one.graph.model_name, miss) for one in reports for miss in consistency_misses(one)]
+    if options.json:
+        print_json([as_json(report) for report in reports])
+    else:
+        Console().print(consistency_table(reports))
+        print_misses(misses)
+    return 1 if misses else 0
 
 
-def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command that serves, with every setting as a flag."""
-    command = commands.add_parser(
-        "serve",
-        help="watch a live server: probes, live traffic, calls on demand, metrics",
-        description=Settings.__doc__,
-        epilog=SERVE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for group in GROUPS:
-        section = command.add_argument_group(str(group.__doc__).rstrip("."))
-        for name, field in group.model_fields.items():
-            if not is_secret(name, Settings):
-                add_option(section, name, field, METAVARS.get(name, ""))
-    command.set_defaults(run=run_serve)
+def latency(options: Options) -> int:
+    """Time both paths of every model."""
+
+    def ask(validation: Validates, subject: pb.Subject, follow: Follow) -> pb.LatencyReport:
+        request = pb.CompareLatencyRequest(
+            subject=subject, batch_sizes=options.batch_size, runs=options.runs
+        )
+        return report_of(validation.compare_latency(request), follow)
+
+    reports = asked(options, ask)
+    if options.json:
+        print_json([as_json(report) for report in reports])
+    else:
+        Console().print(latency_table(reports))
+    return 0
 
 
-async def serve(settings: Settings) -> None:
+def describe(options: Options) -> int:
+    """Say what every model is."""
+
+    def ask(validation: Validates, subject: pb.Subject, _: Follow) -> pb.ModelDescription:
+        (description,) = validation.describe_model(pb.DescribeModelRequest(subject=subject))
+        return description
+
+    descriptions = asked(options, ask)
+    if options.json:
+        print_json([as_json(description) for description in descriptions])
+    else:
+        for description in descriptions:
+            Console().print(description_table(description))
+    return 0
+
+
+def serve(options: Options) -> int:
+    """Watch until SIGTERM or Ctrl-C; return the exit status."""
+    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    settings = read_settings(flags)
+    configure_logs(settings.log_level, settings.log_format)
+    logging.getLogger("companion").setLevel(settings.log_level.upper())
+    os.nice(settings.nice)
+    asyncio.run(watch(settings))
+    return 0
+
+
+async def watch(settings: Settings) -> None:
     """Watch until a signal comes; a second one ends the process where it stands.
 
     Raises:
@@ -172,39 +144,120 @@ async def serve(settings: Settings) -> None:
             await companion.drain(settings.drain_s)
 
 
-def run_serve(options: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 - as the others
-    """Serve; return the exit status."""
-    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
-    settings = read_settings(flags)
-    configure_logs(settings.log_level, settings.log_format)
-    logging.getLogger("companion").setLevel(settings.log_level.upper())
-    os.nice(settings.nice)
-    asyncio.run(serve(settings))
-    return 0
+def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -> list[T]:
+    """Ask the same of each model, with a bar at a terminal, and return the answers."""
+    answers = []
+    with (
+        connected(options) as (validation, names),
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        bar = progress.add_task("", total=None)
+        for name in names:
+            progress.update(bar, description=name)
+
+            def follow(done: int, total: int) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            answers.append(ask(validation, subject_of(options, name), follow))
+    return answers
 
 
-def run_check(options: argparse.Namespace, console: Console) -> int:
-    """Check; return the exit status."""
-    connection = chosen_connection(options)
-    folders = chosen_folders(options.repository, options.model)
-    return check(connection, folders, options.allow_module, console)
+@contextmanager
+def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
+    """Open what answers, and name the models that it is asked about.
+
+    Raises:
+        ArtifactError: the repository lacks a model that is named.
+    """
+    if options.companion:
+        with RemoteValidation(way(options)) as remote:
+            yield remote, options.model or remote.models()
+        return
+    references = References(options.repository, options.allow_module)
+    names = chosen(references.names(), options)
+    with InferenceClient(chosen_connection(options), mirrored=False) as client:
+        yield Validation(client, references, any_graph=True), names
+
+
+def chosen(names: Sequence[str], options: Options) -> Sequence[str]:
+    """Return the models named, or all if none is.
+
+    Raises:
+        ArtifactError: the repository lacks one of them.
+    """
+    for name in options.model:
+        if name not in names:
+            raise ArtifactError(f"no model {name!r}; {options.repository} has {', '.join(names)}")
+    return options.model or names
+
+
+def subject_of(options: Options, name: str) -> pb.Subject:
+    """Return a model, with the caller's pictures if there are any."""
+    if not options.pictures:
+        return pb.Subject(model_name=name)
+    with InferenceClient(chosen_connection(options)) as client:
+        model = client.describe(name)
+    pictures = np.stack(
+        [read_picture(path, model.datatype, model.shape) for path in options.pictures]
+    )
+    sent = pb.Pictures(datatype=model.datatype, shape=pictures.shape, raw=pictures.tobytes())
+    return pb.Subject(model_name=name, pictures=sent)
+
+
+def as_json(report: Message) -> dict[str, Any]:
+    """Return a report as plain values, by the names in the .proto."""
+    values = MessageToDict(
+        report, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    for field in report.DESCRIPTOR.fields:
+        if field.type == field.TYPE_UINT64:  # protobuf's own JSON has them as strings
+            values[field.name] = getattr(report, field.name)
+    return values
+
+
+def print_json(value: object) -> None:
+    """Print a value for other programs."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_misses(misses: Sequence[tuple[str, str]]) -> None:
+    """Print a line for each tolerance that is missed."""
+    for name, miss in misses:
+        Console().print(f"[red]{name}[/red]: {miss}", highlight=False, soft_wrap=True)
+
+
+COMMANDS = {
+    "check": check,
+    "consistency": consistency,
+    "latency": latency,
+    "describe": describe,
+    "serve": serve,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run nyquist-companion; return the exit status."""
-    options = parse(arguments)
+    options = make_parser(COMMANDS, str(__doc__)).parse_args(arguments)
     # The server has the same cores. Two threads of PyTorch spin at every layer until the second one
     # gets a core: beside one busy process EfficientNet-Lite0 took 25 times as long as with one.
     torch.set_num_threads(1)
-    console, errors = Console(), Console(stderr=True)
     try:
-        return int(options.run(options, console))
-    except (ArtifactError, StartError, WrongConnection) as error:
+        return int(options.run(options))
+    except (NyquistError, WrongConnection, OSError, ValueError) as error:
         reason = str(error)
     except grpc.RpcError as error:
-        reason = chosen_connection(options).explain(error)
+        reason = way(options).explain(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    errors = Console(stderr=True)
     errors.print(f"nyquist-companion: error: {reason}", highlight=False, soft_wrap=True)
     return 2
+
+
+def way(options: Options) -> Connection:
+    """Return the connection that a command was given, to the companion or to the server."""
+    connection = chosen_connection(options)
+    return replace(connection, target=options.companion or connection.target)
 
 
 if __name__ == "__main__":

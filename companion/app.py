@@ -22,6 +22,7 @@ from companion.references import References
 from companion.settings import Settings
 from companion.shadow import MirrorQueue, ShadowWorker
 from companion.shadow_service import ShadowService
+from companion.validation_service import ValidationService
 from companion.verdict import Verdict, worst
 from companion.web import WebListener, application
 from server.access import Access, Gate, Tokens, TokenSource, exposure, standing_open
@@ -29,7 +30,7 @@ from server.client import InferenceClient
 from server.connection import Connection, WrongConnection
 from server.errors import StartError
 from server.interceptors import CallLimits, Calls
-from server.pb import shadow_pb2_grpc
+from server.pb import shadow_pb2_grpc, validation_pb2_grpc
 from server.settings import COMPANION_PREFIX
 from server.tls import make_credentials, tls_in_words
 from server.transport import add_port, check_port, make_grpc_server
@@ -143,6 +144,9 @@ class Companion:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         shadow = ShadowService(self._queue, self._record, self._metrics)
         shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
+        validation = ValidationService(self._client, self._references, self._record)
+        self._stack.push_async_callback(asyncio.to_thread, validation.close)
+        validation_pb2_grpc.add_ValidationServicer_to_server(validation, calls)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
@@ -222,6 +226,6 @@ def connect(settings: Settings) -> InferenceClient:
             client_key=settings.target_client_key,
             token_file=settings.target_token_file,
         )
-        return InferenceClient(connection, PROBE_TIMEOUT_S)
+        return InferenceClient(connection, PROBE_TIMEOUT_S, mirrored=False)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error

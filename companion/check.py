@@ -1,28 +1,37 @@
 """Hold a live server against PyTorch: the same pictures through both, a row a model.
 
-manifest -> reference and samples -> parity -> shift consistency -> latency -> Row
+model -> parity -> shift consistency -> latency, each step by step -> Row
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
-from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
-from numpy.typing import NDArray
+from companion.shift_trials import CIRCULAR
+from server.pb import validation_pb2 as pb
 
-from companion.parity import Parity, Predict, measure_parity
-from companion.reference import load_reference, load_samples
-from companion.shift_consistency import Consistency, circular_consistency
-from companion.tolerances import misses
-from models.spec import Preprocessing
-from server.client import InferenceClient, RemoteModel
-from server.manifest import read_manifest
+Follow = Callable[[int, int], None]
+"""Is told how many steps are done, of how many."""
 
-BATCH_SIZES = (1, 3, 8)
-TIMED_RUNS = 20
-WARM_RUNS = 3
+
+class Validates(Protocol):
+    """What answers: this process, or a companion that runs."""
+
+    def check_parity(self, request: pb.CheckParityRequest, /) -> Iterable[pb.CheckParityResponse]:
+        """Answer CheckParity."""
+
+    def check_shift_consistency(
+        self, request: pb.CheckShiftConsistencyRequest, /
+    ) -> Iterable[pb.CheckShiftConsistencyResponse]:
+        """Answer CheckShiftConsistency."""
+
+    def compare_latency(
+        self, request: pb.CompareLatencyRequest, /
+    ) -> Iterable[pb.CompareLatencyResponse]:
+        """Answer CompareLatency."""
+
+    def describe_model(self, request: pb.DescribeModelRequest, /) -> Iterable[pb.ModelDescription]:
+        """Answer DescribeModel."""
 
 
 @dataclass(frozen=True)
@@ -30,75 +39,61 @@ class Row:
     """What one model showed.
 
     Attributes:
-        model: as the server describes it.
         parity: server against reference.
-        server_consistency: of the server's answers under circular shifts.
-        reference_consistency: of the reference's, under the same shifts.
-        server_ms: median latency of one picture, at the client, milliseconds.
-        reference_ms: the same of the reference, in this process.
-        misses: the tolerances that are missed, in words; empty if the model is as it should be.
+        consistency: of both under the same circular shifts.
+        latency: of both, for one picture.
     """
 
-    model: RemoteModel
-    parity: Parity
-    server_consistency: Consistency
-    reference_consistency: Consistency
-    server_ms: float
-    reference_ms: float
-    misses: tuple[str, ...]
+    parity: pb.ParityReport
+    consistency: pb.ConsistencyReport
+    latency: pb.LatencyReport
+
+    @property
+    def misses(self) -> tuple[str, ...]:
+        """The tolerances that are missed, in words; empty if the model is as it should be."""
+        return (*parity_misses(self.parity), *consistency_misses(self.consistency))
 
 
-def check_model(client: InferenceClient, folder: Path, modules: Collection[str] = ()) -> Row:
-    """Compare the served model of a folder's name with the reference in that folder.
-
-    Args:
-        client: of the server.
-        folder: of the model.
-        modules: of networks that are not Nyquist's; see load_reference.
+def check_model(validation: Validates, subject: pb.Subject, follow: Follow) -> Row:
+    """Compare a served model with its reference.
 
     Raises:
-        ArtifactError: the folder holds no such version, or it is damaged.
+        NyquistError: there is no reference.
         grpc.RpcError: the server does not serve it, or fails.
     """
-    model = client.describe(folder.name)
-    manifest = read_manifest(folder, int(model.version))
-    reference = load_reference(folder, manifest, modules).predict
-    pictures = load_samples(folder, manifest).images.numpy()
-    axes = Preprocessing(manifest.preprocessing.layout).shift_axes
-
-    def served(batch: NDArray[Any]) -> NDArray[Any]:
-        return client.infer(model, batch)
-
-    batch = BATCH_SIZES[-1]
-    parity = measure_parity(reference, served, batches(pictures))
-    served_consistency = circular_consistency(served, pictures, axes, batch=batch)
+    parity = pb.CheckParityRequest(subject=subject)
+    shifts = pb.CheckShiftConsistencyRequest(subject=subject, protocols=[CIRCULAR])
+    latency = pb.CompareLatencyRequest(subject=subject, batch_sizes=[1])
     return Row(
-        model=model,
-        parity=parity,
-        server_consistency=served_consistency,
-        reference_consistency=circular_consistency(reference, pictures, axes, batch=batch),
-        server_ms=median_latency_ms(served, pictures[:1]),
-        reference_ms=median_latency_ms(reference, pictures[:1]),
-        misses=tuple(misses(manifest.tolerances, parity, served_consistency)),
+        report_of(validation.check_parity(parity), follow),
+        report_of(validation.check_shift_consistency(shifts), follow),
+        report_of(validation.compare_latency(latency), follow),
     )
 
 
-def batches(pictures: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Cut all pictures into batches of 1, 3, 8, 1, 3, 8, ... of them."""
-    at = turn = 0
-    while at < len(pictures):
-        size = BATCH_SIZES[turn % len(BATCH_SIZES)]
-        yield pictures[at : at + size]
-        at, turn = at + size, turn + 1
+def report_of(events: Iterable[Any], follow: Follow) -> Any:  # noqa: ANN401 - that of the method
+    """Follow the progress of a call, and return the report at its end."""
+    for event in events:
+        if event.HasField("report"):
+            return event.report
+        follow(event.progress.done, event.progress.total)
+    raise ValueError("the stream ended without a report")
 
 
-def median_latency_ms(predict: Predict, picture: NDArray[Any]) -> float:
-    """Return the median time of one call, in milliseconds, once it has run a few times."""
-    for _ in range(WARM_RUNS):
-        predict(picture)
-    times = []
-    for _ in range(TIMED_RUNS):
-        start = perf_counter()
-        predict(picture)
-        times.append(perf_counter() - start)
-    return 1e3 * median(times)
+def parity_misses(report: pb.ParityReport) -> Iterator[str]:
+    """Say how the parity is beyond its tolerance, if it is."""
+    if not report.holds:
+        yield (
+            f"parity: logits differ by {report.relative_error:.2g} of their spread "
+            f"({report.max_abs_error:.2g}), at most {report.tolerance:.2g} is allowed"
+        )
+
+
+def consistency_misses(report: pb.ConsistencyReport) -> Iterator[str]:
+    """Say how the consistency is below its tolerance, if it is."""
+    for one in report.measured:
+        if one.protocol == CIRCULAR and not report.holds:
+            yield (
+                f"shift consistency is {one.served:.2%}, "
+                f"at least {report.tolerance:.2%} is required"
+            )

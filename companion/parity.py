@@ -72,7 +72,7 @@ def pooled(parities: Collection[Parity]) -> Parity | None:
     return Parity(
         max_abs_error=max(parity.max_abs_error for parity in parities),
         mean_abs_error=sum(weight * parity.mean_abs_error for weight, parity in weighed),
-        agreement=sum(weight * parity.agreement for weight, parity in weighed),
+        agreement=sum(round(one.agreement * one.pictures) for one in parities) / pictures,
         pictures=pictures,
         spread=sqrt(sum(weight * parity.spread**2 for weight, parity in weighed)),
     )

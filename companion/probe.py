@@ -83,7 +83,7 @@ class Subject:
     def __post_init__(self) -> None:
         self.trials = {
             name: ShiftTrials(self.known.pictures, protocol)
-            for name, protocol in fitting_protocols(self.known).items()
+            for name, protocol in fitting_protocols(self.known, self.known.pictures).items()
         }
 
     @property

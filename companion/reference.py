@@ -37,6 +37,15 @@ class Reference:
 
 
 def load_reference(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> Reference:
+    """Build what an artifact was made from, behind its preprocessing; see load_network."""
+    described = manifest.preprocessing
+    preprocessing = Preprocessing(
+        described.layout, described.mean, described.scale, described.resize
+    )
+    return Reference(PreprocessedNetwork(load_network(folder, manifest, modules), preprocessing))
+
+
+def load_network(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> nn.Module:
     """Build the network that an artifact was made from, with its weights.
 
     Args:
@@ -65,11 +74,7 @@ def load_reference(folder: Path, manifest: Manifest, modules: Collection[str] = 
         raise ArtifactError(
             f"{manifest.name!r} does not fit architecture {architecture.name!r}: {error}"
         ) from error
-    described = manifest.preprocessing
-    preprocessing = Preprocessing(
-        described.layout, described.mean, described.scale, described.resize
-    )
-    return Reference(PreprocessedNetwork(network, preprocessing))
+    return network
 
 
 def load_samples(folder: Path, manifest: Manifest) -> Samples:

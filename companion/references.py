@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from companion.description import describe_apart
 from companion.reference import Reference, load_reference, load_samples
 from models.spec import Preprocessing
 from server.errors import ArtifactError, NyquistError
@@ -83,19 +84,20 @@ class References:
     def __init__(self, repository: Path, modules: Collection[str] = ()) -> None:
         self._repository, self._modules = repository, modules
         self._known: dict[tuple[str, int], Known] = {}
+        self._described: dict[tuple[str, int], tuple[Manifest, bytes]] = {}
         self._lock = Lock()
 
     def names(self) -> list[str]:
         """Return the models of the repository. Raises ArtifactError if it is no folder."""
         return [folder.name for folder in model_folders(self._repository)]
 
-    def get(self, name: str, version: int, sha256: str) -> Known:
+    def get(self, name: str, version: int, sha256: str | None) -> Known:
         """Return the reference of a graph that is served.
 
         Args:
             name: of the model.
             version: that is served.
-            sha256: of the graph that is served.
+            sha256: of the graph that is served; None takes the reference for any.
 
         Raises:
             Unverifiable: there is none; the message says why.
@@ -104,7 +106,7 @@ class References:
         with self._lock:
             try:
                 manifest = self._manifest(folder, version)
-                if manifest.graph_sha256 != sha256:
+                if sha256 is not None and manifest.graph_sha256 != sha256:
                     raise Unverifiable(
                         f"the server runs a graph of {name!r} version {version} with sha256 "
                         f"{sha256 or 'unknown'}, the reference is of {manifest.graph_sha256}"
@@ -116,6 +118,15 @@ class References:
                 raise Unverifiable(
                     f"the reference of {name!r} version {version} cannot be used"
                 ) from error
+
+    def describe(self, known: Known) -> bytes:
+        """Return a serialised ModelDescription of a reference; see `description.describe_apart`."""
+        manifest = known.manifest
+        key = (manifest.name, manifest.version)
+        if self._described.get(key, (None, b""))[0] != manifest:
+            folder = self._repository / manifest.name
+            self._described[key] = manifest, describe_apart(folder, manifest, self._modules)
+        return self._described[key][1]
 
     def loaded(self, name: str, version: int, sha256: str) -> Known:
         """Return the same without a look at the files, where it was loaded before."""

@@ -86,20 +86,20 @@ class ShiftTrials:
         self.done += len(trials)
 
 
-def fitting_protocols(known: Known) -> dict[str, ShiftProtocol]:
-    """Return every protocol that the model's input can take, by the name that it is shown under.
+def fitting_protocols(known: Known, pictures: Pictures) -> dict[str, ShiftProtocol]:
+    """Return every protocol that pictures of a model can take, by the name it is shown under.
 
     Crops need pictures that are larger than the least that the model takes.
     """
     axes = known.axes
-    size = (known.pictures.shape[axes[0]], known.pictures.shape[axes[1]])
+    size = (pictures.shape[axes[0]], pictures.shape[axes[1]])
     protocols = {
         CIRCULAR: circular_shifts(size, axes),
         "zero_padded": zero_padded_shifts(axes),
         "half_pixel": fractional_shifts(size, axes),
     }
     crop = (size[0] - CROP_REACH + 1, size[1] - CROP_REACH + 1)
-    cut = list(known.pictures.shape[1:])
+    cut = list(pictures.shape[1:])
     cut[axes[0] - 1], cut[axes[1] - 1] = crop
     if known.manifest.input.fits(cut):
         protocols["crops"] = random_crops(crop, axes, reach=CROP_REACH)

@@ -14,20 +14,25 @@ from server.check import check
 from server.command_line import parse
 from server.errors import NyquistError
 from server.logs import configure_logs
+from server.metrics import Metrics
 from server.settings import Settings, read_settings, unknown_variables
 from server.stop_signal import stop_signal
 
 logger = logging.getLogger("server")
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
     """Serve until a signal comes; a second one ends the process where it stands.
+
+    Args:
+        settings: of the operator.
+        metrics: where the server counts; None lets it make its own.
 
     Raises:
         NyquistError: the server cannot start.
     """
     stop = stop_signal()
-    async with Server(settings) as server:
+    async with Server(settings, metrics) as server:
         if await stop is signal.SIGTERM:
             await server.drain(settings.drain_s)
         logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)

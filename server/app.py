@@ -28,6 +28,7 @@ from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
+from server.shadow import make_shadow, no_mirror
 from server.tls import make_credentials, tls_in_words
 from server.transport import (
     add_port,
@@ -49,20 +50,25 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """A running server. `async with Server(settings) as server` starts and stops it.
 
+    Args:
+        settings: of the operator.
+        metrics: where it counts; None makes its own.
+
     Attributes:
         port: of gRPC, once started.
         metrics_port: of the metrics, once started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._gate, self._credentials = make_gate(settings), make_credentials(settings)
         self._largest_request = 0
-        self._metrics = Metrics()
+        self._metrics = metrics or Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
+        self._shadow = make_shadow(settings)
         self._registry = Registry(
             settings.repository,
             lambda folder, version: load_model(folder, execution, version),
@@ -85,6 +91,7 @@ class Server:
         try:
             check_port(self._settings.host, self._settings.port)
             self._start_metrics()
+            self._start_shadow()
             await self._load_models()
             self._watch_gpus()
             await self._start_grpc()
@@ -167,7 +174,13 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
-        return ServedModel(loaded, metrics, self._images, self._budget)
+        mirror = self._shadow.of(manifest, metrics) if self._shadow else no_mirror
+        return ServedModel(loaded, metrics, self._images, self._budget, mirror)
+
+    def _start_shadow(self) -> None:
+        if self._shadow:
+            self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
+            self._shadow.start()
 
     def _run_beside(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` until the server stops."""
@@ -238,6 +251,7 @@ class Server:
                 "tls": tls_in_words(settings),
                 "access": self._gate.in_words(),
                 "reflection": settings.reflection,
+                "shadow": settings.shadow_target if self._shadow else "off",
                 "max_request_bytes": max_request_bytes,
             },
         )

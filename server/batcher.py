@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from server.deadlines import Deadlines
 from server.errors import DeadlinePassed, InferenceFailed, NyquistError, QueueTimeout, Stopping
 from server.metrics import ModelMetrics
 from server.queue_budget import QueueBudget
@@ -134,6 +135,7 @@ class Batcher:
         self._first_probe_s, self._last_word_s = first_probe_s, last_word_s
         self._loop = asyncio.get_running_loop()
         self._room = WaitingRoom(limits)
+        self._deadlines = Deadlines(self._give_up)
         self._running: deque[_Batch] = deque()
         self._instances = [
             _Instance(runner, ThreadPoolExecutor(1, f"{THREAD_NAME}-{number}"), first_probe_s)
@@ -177,12 +179,15 @@ class Batcher:
             self._budget.give_back(pictures.nbytes)
             raise
         self._note_change()
-        timers = self._timers(ticket, wishes)
+        timer = self._timer_of(ticket, wishes)
+        if wishes.deadline is not None:
+            self._deadlines.watch(ticket, wishes.deadline)
         try:
             return await ticket.answer
         finally:
-            for timer in timers:
+            if timer is not None:
                 timer.cancel()
+            self._deadlines.forget(ticket, None)
             self._forget(ticket)
 
     async def close(self) -> None:
@@ -192,6 +197,7 @@ class Batcher:
         self._note_change()
         if self._room or self._running:
             await self._empty.wait()
+        self._deadlines.close()
         for instance in self._instances:
             if instance.next_probe is not None:
                 instance.next_probe.cancel()  # or it would keep the session for up to a minute
@@ -216,15 +222,14 @@ class Batcher:
         if not any(instance.sound for instance in self._instances):
             raise InferenceFailed(OUT_OF_SERVICE)
 
-    def _timers(self, ticket: Ticket, wishes: Wishes) -> list[asyncio.TimerHandle]:
-        timers = []
+    def _timer_of(self, ticket: Ticket, wishes: Wishes) -> asyncio.TimerHandle | None:
+        """Set the timer that the queue policy of a ticket asks for, if any."""
         policy = self._limits.levels[ticket.level - 1]
-        if timeout_s := policy.timeout_of(wishes.timeout_s):
-            heed = self._room.postpone if policy.delay else self._reject
-            timers.append(self._loop.call_later(timeout_s, heed, ticket))
-        if wishes.deadline is not None:
-            timers.append(self._loop.call_at(wishes.deadline, self._give_up, ticket))
-        return timers
+        timeout_s = policy.timeout_of(wishes.timeout_s)
+        if not timeout_s:
+            return None
+        heed = self._room.postpone if policy.delay else self._reject
+        return self._loop.call_later(timeout_s, heed, ticket)
 
     def _reject(self, ticket: Ticket) -> None:
         if self._forget(ticket):

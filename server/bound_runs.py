@@ -16,6 +16,20 @@ GRAPH_ID = "gpu_graph_id"
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
+def check_sizes(session: ort.InferenceSession, needed_by: str) -> None:
+    """Return if only the batch of a session's tensors is open.
+
+    Raises:
+        ArtifactError: it is not; `needed_by` is what cannot be had then.
+    """
+    for tensor in (*session.get_inputs(), *session.get_outputs()):
+        if tensor.type not in DTYPES or not all(isinstance(n, int) for n in tensor.shape[1:]):
+            raise ArtifactError(
+                f"{needed_by} needs tensors of fixed size, {tensor.name!r} is "
+                f"{tensor.type} {tensor.shape}"
+            )
+
+
 @dataclass(frozen=True)
 class _Bound:
     input: ort.OrtValue
@@ -37,14 +51,9 @@ class BoundRuns:
     """
 
     def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
+        check_sizes(session, "enable_cuda_graph")
         self._session, self._place = session, (device, device_id)
         (self._input,), self._outputs = session.get_inputs(), session.get_outputs()
-        for tensor in (self._input, *self._outputs):
-            if tensor.type not in DTYPES or not all(isinstance(n, int) for n in tensor.shape[1:]):
-                raise ArtifactError(
-                    f"enable_cuda_graph needs tensors of fixed size, {tensor.name!r} is "
-                    f"{tensor.type} {tensor.shape}"
-                )
         self._bound: dict[int, _Bound] = {}
         self._terminated = False
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from server import tensors
 from server.connection import Connection, Metadata
+from server.current_call import NO_SHADOW
 from server.pb import inference_pb2 as pb
 from server.pb import inference_pb2_grpc as stubs
 
@@ -72,15 +73,23 @@ class InferenceClient:
     Args:
         connection: to the server; or its host:port, without TLS and token.
         timeout_s: deadline of each call, in seconds.
+        mirrored: whether the server may mirror the calls; a companion's own are not live traffic.
 
     Raises:
         WrongConnection: the connection's files cannot be used.
     """
 
-    def __init__(self, connection: Connection | str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        connection: Connection | str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        *,
+        mirrored: bool = True,
+    ) -> None:
         if isinstance(connection, str):
             connection = Connection(connection)
         self._connection, self._timeout_s = connection, timeout_s
+        self._about: Metadata = () if mirrored else ((NO_SHADOW, "1"),)
         self._channel = connection.channel(
             (
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -148,7 +157,10 @@ class InferenceClient:
         return [ranked[at : at + count] for at in range(0, len(ranked), count)]
 
     def _call(self) -> _CallOptions:
-        return {"timeout": self._timeout_s, "metadata": self._connection.metadata()}
+        return {
+            "timeout": self._timeout_s,
+            "metadata": (*self._connection.metadata(), *self._about),
+        }
 
     def _request(self, model: RemoteModel, pictures: NDArray[Any]) -> pb.ModelInferRequest:
         dtype = tensors.DTYPES[model.datatype]

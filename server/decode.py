@@ -1,6 +1,6 @@
 """Decode a request and check it against the model, before it is queued.
 
-bytes -> ModelInferRequest -> the one input, checked -> array, or image files -> InferCall
+ModelInferRequest -> the one input, checked -> array, or image files -> InferCall
 
 Texts of errors are those that Triton's users know, where Triton has one.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from server import tensors
@@ -55,18 +54,6 @@ class InferCall:
     pictures: NDArray[Any] | tuple[bytes, ...]
     outputs: tuple[RequestedOutput, ...]
     typed: bool
-
-
-def parse_request(body: bytes) -> pb.ModelInferRequest:
-    """Parse the bytes of a ModelInferRequest.
-
-    Raises:
-        InvalidRequest: they are none.
-    """
-    try:
-        return pb.ModelInferRequest.FromString(body)
-    except DecodeError as error:
-        raise InvalidRequest("the request is no inference.ModelInferRequest") from error
 
 
 def decode_call(

@@ -1,6 +1,8 @@
 """Encode the outputs of a model as the response that the request asked for."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ from server import tensors
 from server.decode import InferCall
 from server.manifest import Manifest
 from server.pb import inference_pb2 as pb
+
+ID, RAW_OUTPUT = 3, 6
+"""Fields of ModelInferResponse."""
 
 
 def encode_response(
@@ -41,6 +46,63 @@ def encode_response(
         else:
             _add_array(response, wanted.name, datatypes[wanted.name], array, typed=call.typed)
     return response.SerializeToString()
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """An answer in raw contents but for its id and its numbers; the rest never changes.
+
+    Attributes:
+        before_id: model and version, as they are on the wire.
+        outputs: names, datatypes and shapes, likewise.
+        contents: of each output its name, its size in bytes, and the field that begins it.
+    """
+
+    before_id: bytes
+    outputs: bytes
+    contents: tuple[tuple[str, int, bytes], ...]
+
+    @classmethod
+    def of(cls, call: InferCall, manifest: Manifest, batch: int) -> "AnswerForm | None":
+        """Return the form of the answers to a call, or None if they are of another kind."""
+        tensors_out = {output.name: output for output in manifest.outputs}
+        wanted = [tensors_out[output.name] for output in call.outputs]
+        free = any(-1 in output.shape for output in wanted)
+        if free or call.typed or any(output.classes for output in call.outputs):
+            return None
+        named = pb.ModelInferResponse(
+            model_name=manifest.name, model_version=str(manifest.version)
+        ).SerializeToString()
+        described, contents = pb.ModelInferResponse(), []
+        for output in wanted:
+            shape = (batch, *output.shape)
+            described.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
+            size = prod(shape) * tensors.DTYPES[output.datatype].itemsize
+            contents.append((output.name, size, field_start(RAW_OUTPUT, size)))
+        return cls(named, described.SerializeToString(), tuple(contents))
+
+    def fill(self, id_bytes: bytes, arrays: dict[str, NDArray[Any]]) -> bytes | None:
+        """Serialise a ModelInferResponse; None if an array is not of the size it should have."""
+        parts = [self.before_id]
+        if id_bytes:
+            parts += (field_start(ID, len(id_bytes)), id_bytes)
+        parts.append(self.outputs)
+        for name, size, start in self.contents:
+            raw = arrays[name].tobytes()
+            if len(raw) != size:
+                return None
+            parts += (start, raw)
+        return b"".join(parts)
+
+
+def field_start(number: int, length: int) -> bytes:
+    """Return what stands before the bytes of a message field on the wire: its tag, its length."""
+    prefix = bytearray((number << 3 | 2,))
+    while length > 0x7F:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix)
 
 
 def highest_classes(logits: NDArray[Any], count: int, labels: Sequence[str]) -> list[bytes]:

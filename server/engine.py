@@ -3,6 +3,7 @@
 asked for -> plan -> session -> what was got -> warm -> run ... terminate -> probe
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import onnxruntime as ort
 from server.bound_runs import BoundRuns
 from server.cores import available_cores
 from server.errors import ArtifactError, InferenceFailed, StartError
+from server.pinned_runs import PinnedRuns, page_locked_memory
 from server.session_settings import SessionSettings
 
 Provider = Literal["auto", "cuda", "cpu"]
@@ -27,6 +29,8 @@ TENSORRT = "TensorrtExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 ANY_SESSION = SessionSettings()
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,7 @@ class Engine:
         self._max_batch_size = max_batch_size
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
-        graphs = on_cuda and settings.cuda.get("enable_cuda_graph") == "1"
-        self._bound = BoundRuns(self._session, "cuda", settings.device_id) if graphs else None
+        self._bound = bound_runs(self._session, settings, ort.get_ep_devices()) if on_cuda else None
         self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
@@ -244,6 +247,34 @@ class Engine:
         self._run_options.terminate = True
         if self._bound is not None:
             self._bound.terminate()
+
+
+def bound_runs(
+    session: ort.InferenceSession, settings: SessionSettings, devices: Sequence[ort.OrtEpDevice]
+) -> BoundRuns | PinnedRuns | None:
+    """Return how a session on CUDA is run: graphs, page-locked memory, or None: as on the CPU.
+
+    Args:
+        session: on CUDA.
+        settings: of it.
+        devices: that onnxruntime lists.
+
+    Raises:
+        ArtifactError: graphs are asked for, and the model's sizes are not fixed.
+    """
+    if settings.cuda.get("enable_cuda_graph") == "1":
+        return BoundRuns(session, "cuda", settings.device_id)
+    inputs, outputs = settings.pinned_input, settings.pinned_output
+    memory = page_locked_memory(settings.device_id, devices)
+    if memory is None or not (inputs or outputs):
+        return None
+    try:
+        runs = PinnedRuns(session, memory, inputs=inputs, outputs=outputs)
+        runs.check()
+    except ArtifactError as error:
+        logger.warning("copies to and from the GPU take plain memory: %s", error)
+        return None
+    return runs
 
 
 def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:

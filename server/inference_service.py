@@ -6,8 +6,7 @@ the transport can be exchanged; the other calls are small and use message object
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from operator import methodcaller
 from time import perf_counter
@@ -16,9 +15,10 @@ import grpc
 from google.protobuf.message import Message
 
 from server.control_calls import ControlCalls
-from server.decode import parse_request
+from server.encode import field_start
 from server.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
 from server.images import FORMATS, canvas_of
+from server.incoming import Heads, Incoming
 from server.interceptors import Behaviour, Context, MethodHandler
 from server.manifest import Tensor
 from server.model_config import PLATFORM
@@ -69,6 +69,8 @@ class InferenceService:
     ) -> None:
         self._registry, self._control = registry, control
         self._default_deadline_s = default_deadline_s
+        self._names: Heads[tuple[str, int | None]] = Heads()
+        self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.draining = False
         self.accepted = 0
@@ -153,7 +155,7 @@ class InferenceService:
         remaining_s = context.time_remaining()
         if remaining_s is None:
             remaining_s = self._default_deadline_s
-        return await self._infer(parse_request(body), remaining_s)
+        return await self._infer(Incoming(body), remaining_s)
 
     async def model_stream_infer(
         self, bodies: AsyncIterator[bytes], context: Context
@@ -168,44 +170,40 @@ class InferenceService:
 
     async def _stream_answer(self, body: bytes) -> bytes:
         """Return the bytes of a ModelStreamInferResponse, whatever the request is like."""
-        request = pb.ModelInferRequest()
+        request, request_id = Incoming(body), ""
         try:
-            request = parse_request(body)
+            request_id = request.id
             answer = await self._infer(request, None)
         except NyquistError as error:
-            return _stream_error(request.id, str(error))
+            return _stream_error(request_id, str(error))
         except Exception:
             logger.exception("unexpected error in ModelStreamInfer")
-            return _stream_error(request.id, "internal error; see the log")
-        return _field(2, answer + _FINAL)
+            return _stream_error(request_id, "internal error; see the log")
+        final = answer + _FINAL
+        return field_start(2, len(final)) + final
 
-    async def _infer(self, request: pb.ModelInferRequest, remaining_s: float | None) -> bytes:
+    async def _infer(self, request: Incoming, remaining_s: float | None) -> bytes:
         began = perf_counter()
         if self._stopping.is_set():
             raise Stopping(_STOPPING)
         self.accepted += 1
-        now = asyncio.get_running_loop().time()
-        deadline = None if remaining_s is None else now + remaining_s
+        deadline = None if remaining_s is None else self._loop.time() + remaining_s
         try:
-            serving = self._resolve(request.model_name, request.model_version)
-            with serving.used() as model, _naming(request), model.statistics.request():
+            name, number = self._names.get(request.head) or self._read_names(request)
+            with self._registry.find(name, number).used() as model, model.statistics.request():
                 return await model.infer(request, began, deadline)
         finally:
             self.finished += 1
 
+    def _read_names(self, request: Incoming) -> tuple[str, int | None]:
+        """Parse a request, and return which model and version it is for."""
+        message = request.message
+        names = message.model_name, version_number(message.model_version)
+        self._names.remember(request.head, names)
+        return names
+
     def _resolve(self, name: str, version_asked: str) -> Serving:
         return self._registry.find(name, version_number(version_asked))
-
-
-@contextmanager
-def _naming(request: pb.ModelInferRequest) -> Iterator[None]:
-    """Put the id of a request in front of the errors that it meets in its model."""
-    try:
-        yield
-    except NyquistError as error:
-        name = f"[request id: {request.id or '<id_unknown>'}] "
-        text = str(error)
-        raise type(error)(text if text.startswith(name) else name + text) from error
 
 
 def _unary(behaviour: Behaviour, request: type[Message]) -> MethodHandler:
@@ -214,17 +212,6 @@ def _unary(behaviour: Behaviour, request: type[Message]) -> MethodHandler:
         request_deserializer=request.FromString,
         response_serializer=methodcaller("SerializeToString"),
     )
-
-
-def _field(number: int, body: bytes) -> bytes:
-    """Return a message field on the wire: its tag, its length, its bytes."""
-    tag, length, prefix = number << 3 | 2, len(body), bytearray()
-    prefix.append(tag)
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix) + body
 
 
 def _stream_error(request_id: str, message: str) -> bytes:

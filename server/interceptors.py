@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import grpc
 
 from server.access import ACCESS, Access, Gate
+from server.current_call import bind_call, current_call
 from server.errors import (
     ArtifactError,
     DeadlinePassed,
@@ -28,7 +29,6 @@ from server.errors import (
     StartError,
     TooManyCalls,
 )
-from server.logs import bind_call, request_id
 from server.metrics import CallMetrics
 
 # Quoted: the classes are generic in their stubs alone.
@@ -260,7 +260,7 @@ def _status(
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return _why_cancelled(context, took_s), None
     logger.error("unexpected error in %s", method, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"internal error; request id {request_id()}"
+    return grpc.StatusCode.INTERNAL, f"internal error; request id {current_call().request_id}"
 
 
 class _CountedWrites:

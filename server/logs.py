@@ -6,26 +6,13 @@ Nothing here prints local variables of a traceback: they hold pixels, and may ho
 """
 
 import logging
-import re
-import secrets
 import sys
-from collections.abc import Iterable
-from contextvars import ContextVar
-from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
-
-REQUEST_ID = "x-request-id"
-TRACE_PARENT = "traceparent"
-
-_PLAIN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
-_TRACE_PARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
-)
+from server.current_call import NO_CALL, current_call
 
 
 def configure_logs(level: str, format_asked: Literal["auto", "json", "console"]) -> None:
@@ -61,40 +48,6 @@ def _renderers(*, console: bool) -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 
-class _Call:
-    """The ids of one call, read from its metadata with the first line that is logged, if any."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-
-    @cached_property
-    def ids(self) -> dict[str, str]:
-        """The request id, the caller's or a new one where it sent none that is plain; trace id."""
-        request_id, trace_id = "", ""
-        for key, value in self._metadata:
-            if key == REQUEST_ID and isinstance(value, str) and _PLAIN_ID.fullmatch(value):
-                request_id = value
-            elif key == TRACE_PARENT and isinstance(value, str):
-                found = _TRACE_PARENT.fullmatch(value)
-                trace_id = found["trace"] if found else ""
-        ids = {"request_id": request_id or secrets.token_hex(8)}
-        return ids | {"trace_id": trace_id} if trace_id else ids
-
-
-_NO_CALL = _Call(())
-_call: ContextVar[_Call] = ContextVar("call", default=_NO_CALL)
-
-
-def bind_call(metadata: Metadata) -> None:
-    """Put a call's request id and W3C trace id on every line that is logged for it."""
-    _call.set(_Call(metadata))
-
-
-def request_id() -> str:
-    """Return the request id of the call that is being answered."""
-    return _call.get().ids["request_id"]
-
-
 def _add_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    call = _call.get()
-    return event if call is _NO_CALL else {**call.ids, **event}
+    call = current_call()
+    return event if call is NO_CALL else {**call.ids, **event}

@@ -13,6 +13,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from server.current_call import current_call
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -45,6 +46,8 @@ class ModelMetrics:
         self.queue_limit = metrics.queue_limit.labels(name, version)
         self.inflight = metrics.inflight.labels(name, version)
         self.ready = metrics.ready.labels(name, version)
+        self.shadow_mirrored = metrics.shadow_mirrored.labels(name, version)
+        self.shadow_dropped = metrics.shadow_dropped.labels(name, version)
         self.rejected = {
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
@@ -60,6 +63,14 @@ class ModelMetrics:
         self.stages["infer"].observe(infer_s)
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
+
+    def answered(self, seconds: float) -> None:
+        """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
+        trace = current_call().trace
+        if trace is not None and trace.sampled:
+            self.duration.observe(seconds, {"trace_id": trace.trace_id})
+        else:
+            self.duration.observe(seconds)
 
     def describe(
         self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool
@@ -134,6 +145,23 @@ class Metrics(CallMetrics):
         self.statistics: dict[tuple[str, str], Statistics] = {}
         self._create_queue_metrics(self.registry)
         self._create_model_metrics(self.registry)
+        self._create_shadow_metrics(self.registry)
+        self._of_versions = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.queue_limit,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+            self.shadow_mirrored,
+            self.shadow_dropped,
+        )
         self.registry.register(TritonCollector(self.statistics, self.queue_depth))
 
     def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
@@ -224,19 +252,19 @@ class Metrics(CallMetrics):
             ("model",),
             registry=registry,
         )
-        self._of_versions = (
-            self.request_duration,
-            self.stage_duration,
-            self.batch_size,
-            self.padding_rows,
-            self.queue_depth,
-            self.queue_limit,
-            self.inflight,
-            self.rejected,
-            self.ready,
-            self.info,
-            self.fallback,
-            self.load_duration,
+
+    def _create_shadow_metrics(self, registry: CollectorRegistry) -> None:
+        self.shadow_mirrored = Counter(
+            "nyquist_shadow_mirrored_total",
+            "Inferences handed to the companion.",
+            MODEL,
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "nyquist_shadow_dropped_total",
+            "Inferences chosen for the companion and not handed to it: it is away or too slow.",
+            MODEL,
+            registry=registry,
         )
 
     def watch(self, budget: QueueBudget) -> None:

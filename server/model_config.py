@@ -24,7 +24,9 @@ HONOURED = {
         "name", "platform", "max_batch_size", "input", "output", "dynamic_batching",
         "instance_group", "optimization", "parameters", "version_policy",
     },
-    "optimization": {"graph", "execution_accelerators"},
+    "optimization": {
+        "graph", "execution_accelerators", "input_pinned_memory", "output_pinned_memory",
+    },
     "instance_group": {"name", "kind", "count", "gpus"},
 }  # fmt: skip
 

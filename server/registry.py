@@ -32,7 +32,7 @@ from server.repository import LoadedModel, complete_versions, model_folders, rea
 from server.served_model import ServedModel
 from server.versions import Mark, mark_of, wanted_versions
 
-WORKER_DIED = "the model's worker has died"
+WORKER_DIED = "the model's worker has died, fails, or does not come back from a run"
 UNLOADED = "unloaded"
 
 _ABSOLUTE_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s'\":]+/)*")

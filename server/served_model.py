@@ -1,24 +1,28 @@
 """One model as it is served: request in, response out, everything measured.
 
-decode -> Batcher.submit -> encode
+look its head up, or decode and check it -> Batcher.submit -> fill in the answer, or encode it
 """
 
 import asyncio
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from server.batcher import Batcher, Wishes
-from server.decode import decode_call, opened_pictures
-from server.encode import encode_response
+from server.decode import InferCall, decode_call, opened_pictures
+from server.encode import AnswerForm, encode_response
 from server.engine import Engine
 from server.errors import InvalidRequest, NyquistError
 from server.images import ImageDecoder
+from server.incoming import Heads, Incoming
 from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
 from server.repository import LoadedModel
+from server.shadow import Mirror, no_mirror
 
 
 class ServedModel:
@@ -29,6 +33,7 @@ class ServedModel:
         metrics: its series.
         images: decodes image files, for all models.
         budget: of queued bytes, shared with the other models.
+        mirror: told of each request that has run.
     """
 
     def __init__(
@@ -37,11 +42,14 @@ class ServedModel:
         metrics: ModelMetrics,
         images: ImageDecoder,
         budget: QueueBudget,
+        mirror: Mirror = no_mirror,
     ) -> None:
+        self._mirror = mirror
         self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
         self.provider = loaded.engines[0].provider
         self._limits, self._metrics = loaded.limits, metrics
+        self._forms: Heads[_Form] = Heads()
         runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
         self._batcher = Batcher(runners, loaded.limits, metrics, budget)
 
@@ -50,9 +58,7 @@ class ServedModel:
         """Whether requests are taken and every instance answers."""
         return self._batcher.alive
 
-    async def infer(
-        self, request: pb.ModelInferRequest, began: float, deadline: float | None
-    ) -> bytes:
+    async def infer(self, request: Incoming, began: float, deadline: float | None) -> bytes:
         """Answer one request with the bytes of a ModelInferResponse.
 
         Args:
@@ -61,33 +67,81 @@ class ServedModel:
             deadline: on the clock of the event loop; None waits for ever.
 
         Raises:
-            NyquistError: as decode_call and Batcher.submit say.
+            NyquistError: as decode_call and Batcher.submit say; the message begins with the id.
         """
-        stages = self._metrics.stages
+        metrics = self._metrics
+        metrics.inflight.inc()
         try:
-            with self._metrics.inflight.track_inprogress():
-                call = decode_call(request, self.manifest, self._limits.max_batch_size)
-                wishes = queue_wishes(request, deadline)
-                pictures = await opened_pictures(call, self.manifest, self._images, deadline)
-                stages["decode"].observe(perf_counter() - began)
-                outputs = await self._batcher.submit(pictures, wishes)
-                computed = perf_counter()
-                body = encode_response(request.id, call, outputs, self.manifest, self.labels)
+            form = self._forms.get(request.head)
+            if form is None or form.size != request.size:
+                form, pictures = await self._decoded(request, deadline)
+            else:
+                pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
+            metrics.stages["decode"].observe(perf_counter() - began)
+            wishes = Wishes(deadline, form.priority, form.timeout_s)
+            outputs = await self._batcher.submit(pictures, wishes)
+            computed = perf_counter()
+            self._mirror(pictures, outputs)
+            body = self._encoded(request, form, outputs)
         except NyquistError as error:
-            self._metrics.rejected[error.reason].inc()
-            raise
+            metrics.rejected[error.reason].inc()
+            raise _named(error, request) from error
         except asyncio.CancelledError:
-            self._metrics.rejected["cancelled"].inc()
+            metrics.rejected["cancelled"].inc()
             raise
+        finally:
+            metrics.inflight.dec()
         ended = perf_counter()
-        stages["encode"].observe(ended - computed)
+        metrics.stages["encode"].observe(ended - computed)
         self.statistics.encoded(ended - computed)
-        self._metrics.duration.observe(ended - began)
+        metrics.answered(ended - began)
         return body
+
+    async def _decoded(
+        self, request: Incoming, deadline: float | None
+    ) -> tuple["_Form", NDArray[Any]]:
+        """Parse and check a request; remember its head if the next one may have it again."""
+        call = decode_call(request.message, self.manifest, self._limits.max_batch_size)
+        priority, timeout_s = queue_wishes(request.message)
+        pictures = await opened_pictures(call, self.manifest, self._images, deadline)
+        answer = AnswerForm.of(call, self.manifest, len(pictures))
+        call = replace(call, pictures=())
+        form = _Form(
+            pictures.shape, pictures.dtype, pictures.nbytes, call, priority, timeout_s, answer
+        )
+        if answer is not None and request.size == form.size:
+            self._forms.remember(request.head, form)
+        return form, pictures
+
+    def _encoded(self, request: Incoming, form: "_Form", outputs: dict[str, NDArray[Any]]) -> bytes:
+        if form.answer is not None and request.head:
+            body = form.answer.fill(request.id_bytes, outputs)
+            if body is not None:
+                return body
+        return encode_response(request.id, form.call, outputs, self.manifest, self.labels)
 
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, give the threads and sessions back."""
         await self._batcher.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A checked request but for its id and its pictures, and the form of its answer."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    size: int
+    call: InferCall
+    priority: int
+    timeout_s: float
+    answer: AnswerForm | None
+
+
+def _named(error: NyquistError, request: Incoming) -> NyquistError:
+    """Put the id of a request in front of the error that it met."""
+    name = f"[request id: {request.id or '<id_unknown>'}] "
+    return type(error)(f"{name}{str(error).removeprefix(name)}")
 
 
 class _MeasuredEngine:
@@ -102,17 +156,19 @@ class _MeasuredEngine:
         return self._engine.run(batch)
 
 
-def queue_wishes(request: pb.ModelInferRequest, deadline: float | None) -> Wishes:
-    """Read the parameters `priority` and `timeout` (microseconds), as Triton's clients send them.
+def queue_wishes(request: pb.ModelInferRequest) -> tuple[int, float]:
+    """Read `priority` and `timeout` as Triton's clients send them; the latter in microseconds.
+
+    Returns:
+        The priority and the timeout in seconds; 0 where there is none.
 
     Raises:
         InvalidRequest: one of them is no integer of at least 0.
     """
     if not request.parameters:
-        return Wishes(deadline)
+        return 0, 0.0
     priority = _whole_number(request, "priority", ("int64_param", "uint64_param"))
-    timeout_us = _whole_number(request, "timeout", ("int64_param",))
-    return Wishes(deadline, priority, timeout_us / 1e6)
+    return priority, _whole_number(request, "timeout", ("int64_param",)) / 1e6
 
 
 def _whole_number(request: pb.ModelInferRequest, key: str, kinds: tuple[str, ...]) -> int:

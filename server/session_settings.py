@@ -31,6 +31,8 @@ class SessionSettings:
         optimization: of the graph, as onnxruntime calls the level.
         memory_arena: whether the CPU's memory is kept for the next run.
         batch_sizes: that batches should have, beside the buckets.
+        pinned_input: whether a CUDA device gets its pictures from page-locked memory.
+        pinned_output: whether it leaves its answers there.
     """
 
     device: Device = "auto"
@@ -43,6 +45,8 @@ class SessionSettings:
     optimization: str = "ORT_ENABLE_ALL"
     memory_arena: bool = True
     batch_sizes: tuple[int, ...] = ()
+    pinned_input: bool = True
+    pinned_output: bool = True
 
 
 def read_sessions(config: pb.ModelConfig) -> tuple[SessionSettings, ...]:
@@ -152,12 +156,13 @@ DEVICES: Mapping[int, Device] = {
 def _common(config: pb.ModelConfig) -> SessionSettings:
     given = {key: parameter.string_value for key, parameter in config.parameters.items()}
     _check_keys("parameters", given, PARAMETERS)
-    level = config.optimization.graph.level
+    optimization = config.optimization
+    level = optimization.graph.level
     if level not in LEVELS:
         raise ArtifactError(
             f"optimization.graph.level is {level}, choices are {', '.join(map(str, LEVELS))}"
         )
-    accelerators = _accelerators(config.optimization.execution_accelerators)
+    accelerators = _accelerators(optimization.execution_accelerators)
     threads = _read("parameters", given, INTRA_OP_THREADS)
     arena = _read("parameters", given, MEMORY_ARENA)
     return SessionSettings(
@@ -168,7 +173,14 @@ def _common(config: pb.ModelConfig) -> SessionSettings:
         optimization=LEVELS[level],
         memory_arena=arena.get("enable_mem_arena") != "0",
         batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
+        pinned_input=_pinned(optimization, "input_pinned_memory"),
+        pinned_output=_pinned(optimization, "output_pinned_memory"),
     )
+
+
+def _pinned(optimization: pb.ModelOptimizationPolicy, name: str) -> bool:
+    """Return a switch that is on where it is left out, as in Triton."""
+    return not optimization.HasField(name) or getattr(optimization, name).enable
 
 
 def _accelerators(

@@ -140,6 +140,21 @@ class LimitSettings(CallSettings):
     )
 
 
+class ShadowSettings(BaseModel):
+    """A copy of live traffic, for a companion."""
+
+    shadow_target: str | None = Field(
+        None, description="host:port of the companion that gets a share of the inferences"
+    )
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of them, 0 to 1, with their answers; 0: none"
+    )
+    shadow_ca: Path | None = Field(
+        None, description="PEM file: who signed the companion's certificate; turns TLS to it on"
+    )
+    shadow_token_file: Path | None = Field(None, description="file with the token for it")
+
+
 class StopSettings(BaseModel):
     """How the server stops."""
 
@@ -167,6 +182,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
     NetworkSettings,
     SecuritySettings,
     LimitSettings,
+    ShadowSettings,
     StopSettings,
     LogSettings,
 )
@@ -177,6 +193,7 @@ class Settings(
     NetworkSettings,
     SecuritySettings,
     LimitSettings,
+    ShadowSettings,
     StopSettings,
     LogSettings,
     BaseSettings,
@@ -209,6 +226,8 @@ class Settings(
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
+        if self.shadow_share and self.shadow_target is None:
+            raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 raise ValueError(

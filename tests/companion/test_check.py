@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from companion.__main__ import main
-from companion.check import batches, median_latency_ms
+from companion.validation import batches
 from server.manifest import REFERENCE_FILE
 from tests.processes import RunningServer, start_server
 
@@ -102,14 +102,3 @@ def test_every_picture_is_in_one_batch_and_the_sizes_alternate() -> None:
     parts = list(batches(np.arange(14)))
     assert [len(part) for part in parts] == [1, 3, 8, 1, 1]
     assert np.concatenate(parts).tolist() == list(range(14))
-
-
-def test_latency_is_a_positive_median_of_calls_after_warming() -> None:
-    calls: list[int] = []
-
-    def predict(picture: np.ndarray) -> np.ndarray:
-        calls.append(len(picture))
-        return picture
-
-    assert median_latency_ms(predict, np.zeros((1, 2))) > 0
-    assert len(calls) > 20

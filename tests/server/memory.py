@@ -25,6 +25,7 @@ import numpy as np
 
 from server.engine import Execution
 from server.images import ImageDecoder
+from server.incoming import Incoming
 from server.manifest import read_manifest
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
@@ -36,6 +37,9 @@ from tests.processes import ROOT, RunningServer, start_server
 
 SAMPLES = 40
 CONCURRENCY = 32
+WRONG_EVERY = 5
+"""Every fifth request is refused: what an error keeps is a leak as well."""
+
 MIB = 1 << 20
 LEAKING_SERVER = """
 import sys
@@ -112,7 +116,10 @@ def over_requests(folder: Path, count: int, *, leak: bool = False) -> Growth:
 
 
 async def _over_requests(server: RunningServer, folder: Path, count: int) -> Growth:
-    body = request_for(folder).SerializeToString()
+    good = request_for(folder)
+    body = good.SerializeToString()
+    good.inputs[0].shape[-1] += 1
+    wrong = good.SerializeToString()
     async with grpc.aio.insecure_channel(server.target) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer"
@@ -122,8 +129,11 @@ async def _over_requests(server: RunningServer, folder: Path, count: int) -> Gro
             left = iter(range(requests))
 
             async def caller() -> None:
-                for _ in left:
-                    await call(body)
+                for number in left:
+                    if number % WRONG_EVERY:
+                        await call(body)
+                    else:
+                        assert (await call(wrong).code()) is grpc.StatusCode.INVALID_ARGUMENT
 
             await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
 
@@ -132,7 +142,7 @@ async def _over_requests(server: RunningServer, folder: Path, count: int) -> Gro
 
 def over_loads(folder: Path, count: int, *, leak: bool = False) -> Growth:
     """Load a model, ask it once, close it; in this process."""
-    request = request_for(folder)
+    request = request_for(folder).SerializeToString()
     metrics, budget, execution = Metrics(), QueueBudget(MIB), Execution("cpu", threads=1)
     images, kept = ImageDecoder(MIB), list[Any]()
 
@@ -140,7 +150,7 @@ def over_loads(folder: Path, count: int, *, leak: bool = False) -> Growth:
         for _ in range(times):
             loaded = load_model(folder, execution)
             model = ServedModel(loaded, metrics.model(folder.name, "1"), images, budget)
-            await model.infer(request, perf_counter(), None)
+            await model.infer(Incoming(request), perf_counter(), None)
             await model.close()
             if leak:
                 kept.append(loaded)

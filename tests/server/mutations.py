@@ -2,16 +2,26 @@
 
 hypothesis -> bytes -> choices -> a good request, mutated -> many in flight -> statuses
 
-python -m tests.server.mutations --target 127.0.0.1:8001 --cases 1000000 --seconds 600
+python -m tests.server.mutations --cases 1000000 --seconds 720
+
+It starts a server of its own, or takes the one at --target. Two processes send, because one would
+wait while the server answers and the other way round.
 """
 
 import argparse
+import asyncio
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +29,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server.pb import inference_pb2 as pb
+from tests.processes import ROOT, RunningServer, start_server
+from tests.server.memory import MIB, resident_bytes
 
 MODEL = "fashion_strided"
 SERVICE = "/inference.GRPCInferenceService/"
@@ -26,9 +38,12 @@ PICTURE_BYTES = 4 * 48 * 48
 BATCH = 64
 """Cases of one example: they fly together, which is faster, and may meet in one batch."""
 
-CASE_BYTES = 64
+CASE_BYTES = 32
 EXAMPLES = 20
 """Examples between two looks at the clock."""
+
+WARM_CASES = 20_000
+"""Cases before the memory of a server counts: they fill its caches and arenas."""
 
 DOCUMENTED = {
     "OK",
@@ -64,10 +79,9 @@ class Choices:
         self._drawn, self._at = drawn, 0
 
     def below(self, end: int) -> int:
-        """Return a number from 0 to end - 1, for ends up to 65536."""
-        two = self._drawn[self._at : self._at + 2]
-        self._at += 2
-        return int.from_bytes(two, "little") % end
+        """Return a number from 0 to end - 1, for ends up to 256."""
+        at, self._at = self._at, self._at + 1
+        return self._drawn[at] % end if at < len(self._drawn) else 0
 
     def one_of(self, options: Sequence[Any]) -> Any:
         """Return one of these."""
@@ -76,6 +90,13 @@ class Choices:
 
 def good_request() -> pb.ModelInferRequest:
     """Ask for the logits of a black picture."""
+    request = pb.ModelInferRequest()
+    request.CopyFrom(_good_request())
+    return request
+
+
+@cache
+def _good_request() -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[bytes(PICTURE_BYTES)])
     request.inputs.add(name="image", datatype="FP32", shape=(1, 1, 48, 48))
     return request
@@ -164,46 +185,62 @@ def case(choices: Choices) -> tuple[str, bytes]:
 
 @dataclass
 class Run:
-    """What a run has sent and seen.
+    """What a run has sent and seen. Make it inside `open_run`.
 
     Attributes:
+        channel: to the server.
         codes: how often each status came.
         answer: the logits of the good request, before any other.
     """
 
-    channel: grpc.Channel
+    channel: grpc.aio.Channel
     codes: Counter[str] = field(default_factory=Counter)
     answer: bytes = b""
 
     def __post_init__(self) -> None:
-        self.answer = self.ask_well()
+        self._calls: dict[str, Any] = {
+            name: self.channel.unary_unary(SERVICE + name) for name in set(METHODS)
+        }
 
-    def ask_well(self) -> bytes:
+    async def ask_well(self) -> bytes:
         """Return the logits that the server answers a good request with."""
-        call: Any = self.channel.unary_unary(f"{SERVICE}ModelInfer")
-        body = call(good_request().SerializeToString(), timeout=30)
+        body = await self._calls["ModelInfer"](good_request().SerializeToString(), timeout=30)
         return pb.ModelInferResponse.FromString(body).raw_output_contents[0]
 
-    def send(self, cases: list[tuple[str, bytes]]) -> None:
+    async def send(self, cases: list[tuple[str, bytes]]) -> None:
         """Send cases together, and a good request after them.
 
         Raises:
             AssertionError: a status is none of the documented, a text leaks, or the good answer
                 is another one than before.
         """
-        flying: list[tuple[str, bytes, Any]] = []
-        for method, body in cases:
-            send: Any = self.channel.unary_unary(SERVICE + method)
-            flying.append((method, body, send.future(body, timeout=30)))
-        for method, body, call in flying:
-            code, details = call.code().name, call.details() or ""
+        flying = [self._calls[method](body, timeout=30) for method, body in cases]
+        for (method, body), call in zip(cases, flying, strict=True):
+            code, details = (await call.code()).name, await call.details() or ""
             self.codes[code] += 1
             if code not in DOCUMENTED:
                 raise AssertionError(f"{method} of {body[:400]!r} got {code}: {details}")
             if LEAK.search(details):
                 raise AssertionError(f"{method} of {body[:400]!r} leaks: {details}")
-        if self.ask_well() != self.answer:
+        if await self.ask_well() != self.answer:
             raise AssertionError(f"a good request is answered otherwise after {cases}")
+
+
+@contextmanager
+def open_run(target: str) -> Iterator[tuple[asyncio.Runner, Run]]:
+    """Yield a run against a server, and the event loop to send its cases on."""
+    with asyncio.Runner() as loop:
+
+        async def opened() -> Run:
+            run = Run(grpc.aio.insecure_channel(target, [("grpc.max_send_message_length", -1)]))
+            run.answer = await run.ask_well()
+            return run
+
+        run = loop.run(opened())
+        try:
+            yield loop, run
+        finally:
+            loop.run(run.channel.close())
 
 
 def mutate(target: str, cases: int, seconds: float = float("inf")) -> Counter[str]:
@@ -212,41 +249,76 @@ def mutate(target: str, cases: int, seconds: float = float("inf")) -> Counter[st
     Raises:
         AssertionError: as Run.send says; hypothesis prints the smallest case it found.
     """
-    with grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)]) as channel:
-        run = Run(channel)
-        ends = time.monotonic() + seconds
+    ends = time.monotonic() + seconds
+    with open_run(target) as (loop, run):
 
         @settings(
             max_examples=EXAMPLES,
             deadline=None,
             database=None,
+            derandomize=False,  # which hypothesis does on a CI, and draws the same again and again
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         )
         @given(st.binary(min_size=BATCH * CASE_BYTES, max_size=BATCH * CASE_BYTES))
         def example(drawn: bytes) -> None:
             parts = range(0, len(drawn), CASE_BYTES)
-            run.send([case(Choices(drawn[at : at + CASE_BYTES])) for at in parts])
+            loop.run(run.send([case(Choices(drawn[at : at + CASE_BYTES])) for at in parts]))
 
         while run.codes.total() < cases and time.monotonic() < ends:
             example()
     return run.codes
 
 
+def mutate_from(workers: int, target: str, cases: int, seconds: float) -> Counter[str]:
+    """Let several processes share the cases."""
+    shares = [(target, -(-cases // workers), seconds)] * workers
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return sum(pool.map(mutate, *zip(*shares, strict=True)), Counter[str]())
+
+
+@contextmanager
+def own_server() -> Iterator[RunningServer]:
+    """Serve the one model that the cases are for."""
+    with tempfile.TemporaryDirectory() as repository:
+        (Path(repository) / MODEL).symlink_to(ROOT / "model_repository" / MODEL)
+        server = start_server(Path(repository))
+        try:
+            yield server
+        finally:
+            status = server.stop()
+    if status:
+        raise AssertionError(f"the server ended with {status}")
+
+
 def main() -> int:
     """Run it from the command line; an assertion is the failure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", default="127.0.0.1:8001")
+    parser.add_argument("--target", help="HOST:PORT of a server (default: one is started)")
     parser.add_argument("--cases", type=int, default=1_000_000)
-    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seconds", type=float, default=720.0)
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    if options.target:
+        _report(options, options.target)
+        return 0
+    with own_server() as server:
+        pid = server.process.pid
+        mutate(server.target, min(WARM_CASES, options.cases // 10))
+        before = resident_bytes(pid)
+        _report(options, server.target)
+        after = resident_bytes(pid)
+    sys.stdout.write(f"memory of the server: {before / MIB:.1f} MiB, then {after / MIB:.1f} MiB\n")
+    return 0
+
+
+def _report(options: argparse.Namespace, target: str) -> None:
     began = time.monotonic()
-    codes = mutate(options.target, options.cases, options.seconds)
+    codes = mutate_from(options.workers, target, options.cases, options.seconds)
     took = time.monotonic() - began
     sys.stdout.write(
         f"{codes.total()} cases in {took:.0f} s ({codes.total() / took:.0f}/s): {dict(codes)}\n"
     )
-    return 0
 
 
 if __name__ == "__main__":

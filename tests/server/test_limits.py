@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_a_caller_that_pings_as_often_as_it_may_keeps_its_connection(one_model: 
 def test_an_old_connection_is_renewed_without_a_lost_call(
     one_model: Path, logits: list[float]
 ) -> None:
-    options = ("--drain-s", "0", "--max-connection-age-s", "0.1", "--grace-s", "0.3")
+    options = ("--drain-s", "0", "--max-connection-age-s", "0.1", "--grace-s", "2")
     aging = start_server(one_model, options)
     try:
         ended = watch_until_end(aging, [], deadline_s=30)
@@ -209,9 +210,41 @@ def test_a_flood_is_answered_or_refused_by_its_status(one_model: Path, logits: l
         assert few.stop() == 0
 
 
-def code_of(channel: grpc.Channel) -> grpc.StatusCode:
+def peak_bytes(server: RunningServer) -> int:
+    """The most memory that the process has had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+    (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kib) * 1024
+
+
+def test_a_flood_of_large_requests_leaves_the_memory_bounded(
+    one_model: Path, logits: list[float]
+) -> None:
+    caps = ("--max-concurrent-rpcs", "32", "--max-queue-bytes", str(4 * MIB))
+    held = start_server(one_model, ("--drain-s", "0", *caps))
+    request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[bytes(64 * 4 * 48 * 48)])
+    request.inputs.add(name="image", datatype="FP32", shape=(64, 1, 48, 48))
+    full = request.SerializeToString()
+    codes = Counter[grpc.StatusCode]()
+    peaks = []
     try:
-        infer(channel, black())
+        with grpc.insecure_channel(held.target) as channel, ThreadPoolExecutor(64) as pool:
+            for _ in range(2):  # what the first one takes is enough for the second
+                codes.update(pool.map(lambda _: code_of(channel, full), range(300)))
+                peaks.append(peak_bytes(held))
+        refused = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+        assert codes.keys() <= {grpc.StatusCode.OK, *refused}
+        assert codes[grpc.StatusCode.OK]
+        assert any(codes[code] for code in refused)
+        assert peaks[1] - peaks[0] < 64 * MIB < 300 * len(full) / 2
+        assert_answers(held, logits)
+    finally:
+        assert held.stop() == 0
+
+
+def code_of(channel: grpc.Channel, body: bytes = black()) -> grpc.StatusCode:
+    try:
+        infer(channel, body)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -239,8 +272,64 @@ def test_callers_that_vanish_mid_call_disturb_nobody(
     assert_answers(limited, logits)
 
 
+def http2_frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    return struct.pack(">I", len(body))[1:] + struct.pack(">BBI", kind, flags, stream) + body
+
+
+def http2_headers(**headers: str) -> bytes:
+    """Headers in HPACK's plainest form: no index, no compression."""
+    return b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in (
+            (key.replace("_", "-").replace("pseudo-", ":").encode(), value.encode())
+            for key, value in headers.items()
+        )
+    )
+
+
+def raw_call(body: bytes) -> bytes:
+    """All bytes of a connection that makes one ModelInfer call, as gRPC over HTTP/2 has them."""
+    headers = http2_headers(
+        pseudo_method="POST",
+        pseudo_scheme="http",
+        pseudo_path=INFER,
+        pseudo_authority="localhost",
+        te="trailers",
+        content_type="application/grpc",
+    )
+    message = b"\0" + struct.pack(">I", len(body)) + body
+    return (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + http2_frame(4, 0, 0, b"")  # SETTINGS
+        + http2_frame(1, 4, 1, headers)  # HEADERS, and their end
+        + http2_frame(0, 1, 1, message)  # DATA, and the end of the stream
+    )
+
+
+def test_a_thousand_callers_that_reset_their_connection_mid_answer_disturb_nobody(
+    limited: RunningServer, logits: list[float]
+) -> None:
+    call = raw_call(black())
+    heard = 0
+    for number in range(1000):
+        with socket.create_connection(("127.0.0.1", limited.port)) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.sendall(call)
+            if number % 4 == 0:  # with the answer on its way, or about to be written
+                raw.settimeout(20)
+                data = b""
+                while b"grpc-status" not in data and b"logits" not in data:
+                    part = raw.recv(64)
+                    assert part, "the server closed first"
+                    data += part
+                heard += b"logits" in data
+    assert heard > 200, "these were to be real calls"
+    assert limited.process.poll() is None
+    assert_answers(limited, logits)
+
+
 def many_parameters(request: pb.ModelInferRequest) -> None:
-    for index in range(50_000):
+    for index in range(100_000):
         request.parameters[f"triton_{index}"].int64_param = index
 
 
@@ -256,6 +345,41 @@ def many_inputs(request: pb.ModelInferRequest) -> None:
 
 def many_dimensions(request: pb.ModelInferRequest) -> None:
     request.inputs[0].shape.extend([1] * 500_000)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 2**32, 2**32),
+        (2**31, 2**31, 2, 2),
+        (2**63 - 1, 1, 48, 48),
+        (1, 1, 2**63 - 1, 2),
+        (1, 1, 48, -1),
+        (1, -1, -48, 48),
+        (0, 1, 48, 48),
+        (1, 1, 0, 48),
+        (-(2**63), 1, 48, 48),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", bytes(4 * 48 * 48)])
+def test_sizes_that_overflow_or_multiply_to_nothing_are_refused(
+    limited: RunningServer, logits: list[float], shape: tuple[int, ...], body: bytes
+) -> None:
+    request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[body])
+    request.inputs.add(name="image", datatype="FP32", shape=shape)
+    with grpc.insecure_channel(limited.target) as channel:
+        code, _ = refusal(channel, request.SerializeToString())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert_answers(limited, logits)
+
+
+def test_more_classes_than_there_are_is_all_of_them(limited: RunningServer) -> None:
+    request = pb.ModelInferRequest.FromString(black())
+    request.outputs.add(name="logits").parameters["classification"].int64_param = 2**63 - 1
+    with grpc.insecure_channel(limited.target) as channel:
+        body = infer(channel, request.SerializeToString())
+    (output,) = pb.ModelInferResponse.FromString(body).outputs
+    assert list(output.shape) == [1, 10]
 
 
 @pytest.mark.parametrize("swell", [many_parameters, many_outputs, many_inputs, many_dimensions])

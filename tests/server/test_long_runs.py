@@ -156,6 +156,10 @@ def test_a_server_with_a_run_that_nothing_ends_tells_its_callers_and_stops_when_
                 stub.ModelInfer(request)
             assert refused.value.code() is grpc.StatusCode.INTERNAL
             assert not stub.ModelReady(pb.ModelReadyRequest(name=name)).ready
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name))
+            assert stub.ModelReady(pb.ModelReadyRequest(name=name)).ready
+            request.raw_input_contents[0] = bytes(4 * 48 * 48)
+            assert stub.ModelInfer(request).model_name == name
     finally:
         began = time.monotonic()
         assert running.stop() == 0

@@ -1,8 +1,7 @@
-import grpc
 import pytest
 
 from tests.processes import RunningServer
-from tests.server.mutations import LEAK, Choices, Run, case, mutate
+from tests.server.mutations import LEAK, Choices, case, mutate, open_run
 
 
 def test_mutated_requests_get_documented_statuses_and_disturb_no_good_one(
@@ -14,18 +13,18 @@ def test_mutated_requests_get_documented_statuses_and_disturb_no_good_one(
 
 
 def test_the_run_notices_a_status_that_is_not_documented(server: RunningServer) -> None:
-    with grpc.insecure_channel(server.target) as channel:
-        run = Run(channel)
-        with pytest.raises(AssertionError, match="RESOURCE_EXHAUSTED"):
-            run.send([("ModelInfer", bytes(64 * 1024 * 1024 + 1))])
+    with (
+        open_run(server.target) as (loop, run),
+        pytest.raises(AssertionError, match="RESOURCE_EXHAUSTED"),
+    ):
+        loop.run(run.send([("ModelInfer", bytes(64 * 1024 * 1024 + 1))]))
 
 
 def test_the_run_notices_a_good_request_that_is_answered_otherwise(server: RunningServer) -> None:
-    with grpc.insecure_channel(server.target) as channel:
-        run = Run(channel)
+    with open_run(server.target) as (loop, run):
         run.answer = b"another"
         with pytest.raises(AssertionError, match="answered otherwise"):
-            run.send([case(Choices(bytes(64)))])
+            loop.run(run.send([case(Choices(bytes(32)))]))
 
 
 @pytest.mark.parametrize(

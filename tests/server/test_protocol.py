@@ -423,3 +423,22 @@ def test_a_name_of_no_model_is_unknown_to_every_call(
         told = details(failure)
         assert "unknown model" in told or "failed to poll from model repository" in told
         assert "internal error" not in told
+
+
+def test_a_request_with_the_head_of_one_before_is_answered_and_checked_for_itself(
+    stub: stubs.GRPCInferenceServiceStub,
+) -> None:
+    pictures = fashion_samples().images[:3].numpy()
+    together = logits(stub.ModelInfer(good_request(batch=3)))
+    for number, picture in enumerate(pictures):
+        request = good_request()
+        request.id, request.raw_input_contents[0] = str(number), picture.tobytes()
+        answer = stub.ModelInfer(request)
+        assert answer.id == request.id
+        assert np.array_equal(logits(answer)[0], together[number])
+    short = good_request()
+    short.id, short.raw_input_contents[0] = "3", pictures[0].tobytes()[:-4]
+    with pytest.raises(grpc.RpcError) as failure:
+        stub.ModelInfer(short)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(failure).startswith("[request id: 3] input byte size mismatch")

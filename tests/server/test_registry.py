@@ -11,6 +11,7 @@ import pytest
 from server.engine import Execution
 from server.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
 from server.images import ImageDecoder
+from server.incoming import Incoming
 from server.metrics import Metrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
@@ -81,7 +82,9 @@ def a_request() -> pb.ModelInferRequest:
 
 async def answer(registry: Registry, version: int | None = None) -> pb.ModelInferResponse:
     with registry.find(NAME, version).used() as model:
-        return pb.ModelInferResponse.FromString(await model.infer(a_request(), 0.0, None))
+        return pb.ModelInferResponse.FromString(
+            await model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
+        )
 
 
 @pytest.fixture
@@ -152,7 +155,7 @@ def test_a_changed_configuration_is_served_after_a_load(folder: Path) -> None:
         assert after is not before
         assert after.config.max_batch_size == 7
         with pytest.raises(Stopping):
-            await before.model.infer(a_request(), 0.0, None)
+            await before.model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
         await answer(registry)
 
     during(folder.parent, script)
@@ -293,7 +296,7 @@ def test_unloading_waits_for_the_requests_in_flight(folder: Path) -> None:
             with pytest.raises(ModelNotFound, match="has no available versions"):
                 registry.find(NAME, None)
             assert not unloading.done()
-            assert await model.infer(a_request(), 0.0, None)
+            assert await model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
         await unloading
         assert (await states(registry))[NAME, "1"] == "UNAVAILABLE"
         await registry.load(NAME)
@@ -412,7 +415,8 @@ def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
         assert not registry.ready
         assert registry.readiness() == {NAME: False, OTHER: True}
         entry = next(entry for entry in await registry.index() if entry.name == NAME)
-        assert (entry.state, entry.reason) == ("UNAVAILABLE", "the model's worker has died")
+        assert entry.state == "UNAVAILABLE"
+        assert entry.reason.startswith("the model's worker has died")
         await registry.load(NAME)
         assert registry.ready
         await answer(registry)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -178,6 +179,18 @@ def test_the_log_has_the_summary_and_neither_tokens_nor_pixels(
 def test_a_caller_without_tls_is_not_answered(secure: RunningServer) -> None:
     with grpc.insecure_channel(secure.target) as channel:
         assert code_of(channel, READY, []) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_port_of_the_metrics_has_metrics_alone(secure: RunningServer) -> None:
+    address = f"127.0.0.1:{secure.metrics_port}"
+    with grpc.insecure_channel(address) as channel:
+        for method in (READY, METADATA):
+            assert code_of(channel, method, []) is grpc.StatusCode.UNAVAILABLE
+    for path in ("/metrics", "/v2/repository/index", "/v2/models/fashion_strided/infer"):
+        with urlopen(f"http://{address}{path}", timeout=20) as answer:
+            text = answer.read().decode()
+        assert text.startswith("# HELP ")
+        assert not any(secret in text for secret in (USE, OTHER_USE, REPOSITORY))
 
 
 def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(

@@ -1,6 +1,5 @@
 import pytest
 
-from server.batcher import Wishes
 from server.errors import InvalidRequest
 from server.pb import inference_pb2 as pb
 from server.served_model import queue_wishes
@@ -14,10 +13,10 @@ def test_priority_and_timeout_are_read_as_tritons_clients_send_them() -> None:
     asked = request(
         priority=pb.InferParameter(uint64_param=2), timeout=pb.InferParameter(int64_param=1500)
     )
-    assert queue_wishes(asked, 7.0) == Wishes(deadline=7.0, priority=2, timeout_s=0.0015)
+    assert queue_wishes(asked) == (2, 0.0015)
     signed = request(priority=pb.InferParameter(int64_param=3))
-    assert queue_wishes(signed, None) == Wishes(priority=3)
-    assert queue_wishes(request(), None) == Wishes()
+    assert queue_wishes(signed) == (3, 0.0)
+    assert queue_wishes(request()) == (0, 0.0)
     assert not request().parameters
 
 
@@ -52,5 +51,5 @@ def test_a_wish_of_the_wrong_kind_says_what_is_right(
     key: str, parameter: pb.InferParameter, message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as failure:
-        queue_wishes(request(**{key: parameter}), None)
+        queue_wishes(request(**{key: parameter}))
     assert str(failure.value) == message

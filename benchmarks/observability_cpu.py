@@ -1,0 +1,176 @@
+"""What metrics, logs and tracing cost: the server's CPU time a request, with and without them.
+
+python -m benchmarks.observability_cpu [MODEL] [--requests N] [--concurrency N] [--rounds N]
+                                       [--threads N]
+
+One server for each case, all of them up; in each round every case gets its requests, in an order
+that changes. Cases: metrics that count nothing (a stand-in here, not an option of the server; what
+ModelStatistics answers is counted all the same); the metrics as they are; these and a line of log
+for each call, to a pipe. The time is that of the server's process, user and system, over requests
+of one picture. The figures are medians of the rounds, with the least and the most, and what each
+case adds to the one that it is compared with, also as a share of its own time.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+import uvloop
+from prometheus_client.metrics import MetricWrapperBase
+
+from benchmarks.closed_loop import closed_loop, repository_of
+from benchmarks.server_cpu import cpu_seconds, request_body
+from server.__main__ import serve
+from server.command_line import parse
+from server.logs import configure_logs
+from server.metrics import Metrics, ModelMetrics
+from server.settings import read_settings
+from tests.processes import RunningServer, start_server
+
+ROOT = Path(__file__).parent.parent
+UNMETERED = "from benchmarks.observability_cpu import serve_unmetered; serve_unmetered()"
+
+
+class Nothing:
+    """A metric, its child and its timer, all of which do nothing."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a metric has
+        return self._nothing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def _nothing(self, *_: object, **__: object) -> "Nothing":
+        return self
+
+
+class NoModelMetrics(ModelMetrics):
+    """The series of a model that does not count."""
+
+    def waited(self, seconds: float) -> None:
+        """Count nothing."""
+
+    def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
+        """Count nothing."""
+
+    def answered(self, seconds: float) -> None:
+        """Count nothing."""
+
+
+class NoMetrics(Metrics):
+    """Collectors that do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, collector in vars(self).items():
+            if isinstance(collector, MetricWrapperBase):
+                setattr(self, name, Nothing())
+
+    def model(self, name: str, version: str) -> ModelMetrics:
+        """Return series that do nothing."""
+        return NoModelMetrics(self, name, version)
+
+
+def serve_unmetered() -> None:
+    """Serve as nyquist-server does, with metrics that count nothing."""
+    settings = read_settings(parse()[1])
+    configure_logs(settings.log_level, settings.log_format)
+    uvloop.run(serve(settings, NoMetrics()))
+
+
+@dataclass
+class Case:
+    """A server and what it took.
+
+    Attributes:
+        name: as it is printed.
+        beside: the case that it is compared with; empty for none.
+        options: of the server.
+        code: that runs in place of the server.
+        microseconds: of CPU a request, of each round.
+    """
+
+    name: str
+    beside: str
+    options: Sequence[str] = ()
+    code: str = ""
+    microseconds: list[float] = field(default_factory=list)
+
+
+def cases() -> list[Case]:
+    """Return every case, one after what it is compared with."""
+    return [
+        Case("no metrics", "", code=UNMETERED),
+        Case("metrics", "no metrics"),
+        Case("metrics, debug log", "metrics", ("--log-level", "debug")),
+    ]
+
+
+def main() -> None:
+    """Measure one model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", default="fashion_blur")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--requests", type=int, default=2000, help="of each case in each round")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        print_table(measure(arguments, stack))
+
+
+def measure(arguments: argparse.Namespace, stack: ExitStack) -> list[Case]:
+    """Run every round."""
+    folder = arguments.repository / arguments.model
+    body = request_body(folder)
+    repository = stack.enter_context(repository_of(folder))
+    options = ["--drain-s", "0", "--provider", "cpu", "--threads", str(arguments.threads)]
+    running: list[tuple[Case, RunningServer]] = []
+    for case in cases():
+        server = start_server(repository, [*options, *case.options], case.code)
+        stack.callback(server.stop)
+        running.append((case, server))
+    for number in range(arguments.rounds + 1):
+        for case, server in Random(number).sample(running, len(running)):  # noqa: S311 - an order
+            told = f"round {number} of {arguments.rounds}: {case.name}"
+            print(told, file=sys.stderr)  # noqa: T201 - progress
+            count = arguments.requests if number else arguments.requests // 10
+            before = cpu_seconds(server.process.pid)
+            answers = asyncio.run(closed_loop(server.target, body, count, arguments.concurrency))
+            taken = cpu_seconds(server.process.pid) - before
+            if answers.errors:
+                raise SystemExit(f"{case.name}: {answers.errors} requests failed")
+            if number:  # the first round warms everything up
+                case.microseconds.append(1e6 * taken / count)
+    return [case for case, _ in running]
+
+
+def print_table(measured: Sequence[Case]) -> None:
+    """Print each case, and what it adds."""
+    middles = {case.name: median(case.microseconds) for case in measured}
+    rows = [["case", "CPU a request", "beside", "adds", "share of it"], ["---"] * 5]
+    for case in measured:
+        middle, least, most = (f(case.microseconds) for f in (median, min, max))
+        row = [case.name, f"{middle:.0f} us ({least:.0f}-{most:.0f})", case.beside or "-"]
+        if case.beside:
+            added = middle - middles[case.beside]
+            row += [f"{added:+.1f} us", f"{added / middle:+.1%}"]
+        rows.append(row + ["-"] * (5 - len(row)))
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))  # noqa: T201 - its output
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A request that is read by its head is the request that protobuf reads."""
+
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.decode import InferCall, RequestedOutput
+from server.encode import AnswerForm, encode_response
+from server.incoming import LONGEST_HEAD, Heads, Incoming
+from server.manifest import Manifest, read_manifest
+from server.pb import inference_pb2 as pb
+
+words = st.text(max_size=5)
+parameters = st.dictionaries(words, st.builds(pb.InferParameter, int64_param=st.integers(0, 300)))
+inputs = st.builds(
+    pb.ModelInferRequest.InferInputTensor,
+    name=words,
+    datatype=words,
+    shape=st.lists(st.integers(-2, 1 << 40), max_size=4),
+    parameters=parameters,
+)
+outputs = st.builds(pb.ModelInferRequest.InferRequestedOutputTensor, name=words)
+requests = st.builds(
+    pb.ModelInferRequest,
+    model_name=words,
+    model_version=words,
+    id=words,
+    parameters=parameters,
+    inputs=st.lists(inputs, max_size=2),
+    outputs=st.lists(outputs, max_size=2),
+    raw_input_contents=st.lists(st.binary(max_size=400), max_size=2),
+)
+"""Bytes of a request, its fields in the order of their numbers or with one of them elsewhere."""
+bodies = st.one_of(
+    requests.map(pb.ModelInferRequest.SerializeToString),
+    st.tuples(requests, requests).map(
+        lambda pair: pair[0].SerializeToString() + pair[1].SerializeToString()
+    ),
+)
+
+
+def agrees_with_protobuf(body: bytes) -> bool:
+    """Check one body, and return whether it has a head."""
+    request = Incoming(body)
+    if not request.head:
+        return False
+    try:
+        expected = pb.ModelInferRequest.FromString(body)
+    except DecodeError:
+        try:
+            pb.ModelInferRequest.FromString(request.head)
+        except DecodeError:
+            return True
+        raise AssertionError("a head that can be parsed, of a request that cannot") from None
+    assert request.id == expected.id
+    (raw,) = expected.raw_input_contents
+    assert body[request.start : request.start + request.size] == raw
+    expected.ClearField("id")
+    expected.ClearField("raw_input_contents")
+    assert pb.ModelInferRequest.FromString(request.head) == expected
+    return True
+
+
+@given(bodies)
+def test_a_head_holds_all_of_a_request_but_its_id_and_its_contents(body: bytes) -> None:
+    agrees_with_protobuf(body)
+
+
+@given(bodies, st.data())
+def test_damaged_bytes_are_never_read_in_another_way_than_protobuf_does(
+    body: bytes, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(body)))
+    replaced = data.draw(st.integers(0, 2))
+    agrees_with_protobuf(body[:at] + data.draw(st.binary(max_size=3)) + body[at + replaced :])
+
+
+def test_the_fields_may_come_in_any_order() -> None:
+    fields: list[dict[str, Any]] = [
+        {"model_name": "m"},
+        {"id": "7"},
+        {"inputs": [pb.ModelInferRequest.InferInputTensor(name="image", shape=[1, 2])]},
+        {"raw_input_contents": [bytes(300)]},
+    ]
+    parts = [pb.ModelInferRequest(**field).SerializeToString() for field in fields]
+    assert all(agrees_with_protobuf(b"".join(order)) for order in permutations(parts))
+
+
+def test_what_has_no_head_is_left_to_protobuf() -> None:
+    good = {"model_name": "m", "raw_input_contents": [b"1"]}
+    assert Incoming(pb.ModelInferRequest(**good).SerializeToString()).head
+    for other in (
+        {"raw_input_contents": []},
+        {"raw_input_contents": [b"1", b"2"]},
+        {"id": "ä"},
+        {"model_name": "m" * LONGEST_HEAD},
+    ):
+        assert not Incoming(pb.ModelInferRequest(**good | other).SerializeToString()).head
+
+
+def test_callers_who_choose_ever_other_heads_fill_no_memory() -> None:
+    heads: Heads[int] = Heads()
+    for number in range(10_000):
+        heads.remember(b"%d" % number, number)
+    kept = [number for number in range(10_000) if heads.get(b"%d" % number) is not None]
+    assert 0 < len(kept) < 1000
+    assert kept[-1] == 9_999
+    heads.remember(b"", 1)
+    assert heads.get(b"") is None
+
+
+@pytest.fixture(scope="session")
+def manifest(repository: Path) -> Manifest:
+    """Of a model with two outputs."""
+    one = read_manifest(repository / "fashion_strided", 1)
+    (logits,) = one.outputs
+    other = logits.model_copy(update={"name": "other", "shape": (3, 2)})
+    return one.model_copy(update={"outputs": (logits, other)})
+
+
+@given(request_id=st.text(max_size=3), batch=st.integers(1, 70), asked=st.integers(0, 2))
+def test_an_answer_that_is_filled_in_is_the_one_that_protobuf_writes(
+    manifest: Manifest, request_id: str, batch: int, asked: int
+) -> None:
+    names = [output.name for output in manifest.outputs][: asked or None]
+    call = InferCall((), tuple(map(RequestedOutput, names)), typed=False)
+    arrays = {
+        output.name: np.random.default_rng(batch).random((batch, *output.shape)).astype(np.float32)
+        for output in manifest.outputs
+    }
+    form = AnswerForm.of(call, manifest, batch)
+    assert form is not None
+    expected = encode_response(request_id, call, arrays, manifest, ())
+    assert form.fill(request_id.encode(), arrays) == expected
+
+
+def test_an_answer_of_another_size_than_was_said_is_not_filled_in(manifest: Manifest) -> None:
+    call = InferCall((), (RequestedOutput("logits"),), typed=False)
+    form = AnswerForm.of(call, manifest, 2)
+    assert form is not None
+    assert form.fill(b"", {"logits": np.zeros((1, 10), np.float32)}) is None
