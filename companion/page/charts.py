@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log10
 from statistics import median
 
-from companion.page.wording import decade, moment
+from companion.page.wording import moment
 
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 390.0, 12.0, 176.0
 """Edges of the plot in units of the drawing, which is 400 wide and 216 high."""
@@ -21,6 +21,8 @@ GAP = 2.5
 
 ROOM = 0.1
 """Of a power of ten, so that no line lies on the edge."""
+
+BETWEEN = (1, 2, 5)
 
 DOTS = 60
 """More points than this are a line without dots."""
@@ -200,15 +202,25 @@ def describe(
     return "; ".join(said) + "."
 
 
-def decades(values: Iterable[float]) -> Scale:
-    """Return a logarithmic scale from one power of ten to another.
+def decades(values: Iterable[float], write: Callable[[float], str]) -> Scale:
+    """Return a logarithmic scale from one power of ten to another, with what is between if few.
 
     Zeros stand at its bottom, below a power of ten, and what is not finite at its top.
+
+    Args:
+        values: that are drawn.
+        write: text of a tick.
     """
     known = list(values)
     exponents = [log10(value) for value in known if value > 0 and isfinite(value)] or [0.0]
     low, high = floor(min(exponents) - ROOM), ceil(max(exponents) + ROOM)
-    ticks = [(10.0**power, decade(power)) for power in thinned(range(low, high + 1))]
+    marks = [
+        mark * 10.0**power
+        for power in thinned(range(low, high + 1))
+        for mark in (BETWEEN if high - low <= 2 else BETWEEN[:1])
+        if mark == 1 or power < high
+    ]
+    ticks = [(mark, write(mark)) for mark in marks]
     if any(value <= 0 for value in known):
         low -= 1
         ticks.insert(0, (0.0, "0"))
@@ -232,16 +244,6 @@ def shares(values: Iterable[float]) -> Scale:
     marked = [1 - step * at for at in range(round((1 - low) / step) + 1)]
     ticks = tuple((share, f"{100 * share:.0f}%") for share in reversed(marked))
     return Scale(lambda value: (value - low) / (1 - low), ticks)
-
-
-def from_zero(values: Iterable[float]) -> Scale:
-    """Return a scale from 0 to a round number above the greatest value."""
-    most = max(values, default=0.0) or 1.0
-    power = 10.0 ** floor(log10(most / TICKS))
-    step = next(size * power for size in (1, 2, 5, 10, 20) if size * power * TICKS >= most)
-    high = step * ceil(most / step)
-    ticks = tuple((step * at, f"{step * at:g}") for at in range(round(high / step) + 1))
-    return Scale(lambda value: value / high, ticks)
 
 
 def thinned(exponents: range) -> range:

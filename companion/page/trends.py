@@ -6,8 +6,8 @@ history, tolerances -> parity, consistency, latency -> Chart
 from collections.abc import Sequence
 from statistics import median
 
-from companion.page.charts import Chart, Series, decades, draw, from_zero, shares
-from companion.page.wording import fine_percent, short
+from companion.page.charts import Chart, Series, decades, draw, shares
+from companion.page.wording import fine_percent, plain, power_of_ten, short
 from companion.record import BACKENDS, SERVED, Point
 from server.manifest import Tolerances
 
@@ -36,7 +36,7 @@ def parity_chart(history: Sequence[Point], tolerance: float) -> Chart:
         "Parity: largest difference of a logit, as a share of their spread",
         times(history),
         [Series("of the probe", "line-1", errors)],
-        decades([*errors, tolerance]),
+        decades([*errors, tolerance], power_of_ten),
         (tolerance, f"at most {short(tolerance)}"),
         graphs(history),
     )
@@ -65,7 +65,7 @@ def consistency_chart(history: Sequence[Point], tolerance: float) -> Chart:
 
 
 def latency_chart(history: Sequence[Point], batch_size: int) -> Chart:
-    """Show the time of a batch on both paths, in milliseconds."""
+    """Show the time of a batch on both paths, in milliseconds, on a logarithmic scale."""
     series = [
         Series(
             path_name(backend),
@@ -79,7 +79,7 @@ def latency_chart(history: Sequence[Point], batch_size: int) -> Chart:
         f"Latency of batch {batch_size}, ms",
         times(history),
         series,
-        from_zero(known),
+        decades(known, plain),
         graphs=graphs(history),
     )
 

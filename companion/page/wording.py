@@ -34,6 +34,16 @@ def decade(exponent: int) -> str:
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
+def power_of_ten(value: float) -> str:
+    """Write a power of ten as one: 1e-05 -> 10⁻⁵."""
+    return decade(round(log10(value)))
+
+
+def plain(value: float) -> str:
+    """Write a round number as it is: 20.0 -> 20."""
+    return f"{value:g}"
+
+
 def logit(value: float) -> str:
     """Write a logit, or what stands in its place: 0.5 -> 0.5000."""
     return f"{value:.4f}".replace("-", MINUS) if isfinite(value) else str(value)

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from companion.metrics import Metrics
-from companion.page.charts import Series, decades, draw, from_zero, shares
+from companion.page.charts import Series, decades, draw, shares
 from companion.page.pictures import picture_uri
+from companion.page.wording import plain, power_of_ten
 from companion.record import Record, ServerState
 from companion.verdict import Verdict
 from companion.web import WebListener
@@ -184,7 +185,8 @@ def test_a_disagreement_shows_the_picture_both_answers_and_the_difference(
 ) -> None:
     page = page_of(filled, "/models/broken")
     assert (
-        "Served: coat . PyTorch: shirt . They lie furthest apart at coat, by +0.75." in page.words
+        "Served: coat . PyTorch: shirt . Their logits lie furthest apart at coat, by +0.75."
+        in page.words
     )
     assert "coat 2.0000 1.2500 +0.75" in page.words
     pixels = opened(next(uri for uri in page.attributes("src") if uri.startswith("data:")))
@@ -348,7 +350,7 @@ def test_a_line_ends_where_nothing_was_measured_and_where_another_graph_is_serve
     times = [0.0, 60.0, 120.0, 180.0, 600.0, 660.0, 720.0, 780.0]
     values = (1.0, 2.0, None, 3.0, 4.0, 5.0, 6.0, 7.0)
     graphs = ["a"] * 6 + ["b"] * 2
-    chart = draw("ms", times, [Series("x", "y", values)], from_zero([7.0]), graphs=graphs)
+    chart = draw("ms", times, [Series("x", "y", values)], decades([1, 7], plain), graphs=graphs)
     (line,) = chart.lines
     assert [len(run.split("L")) for run in line.path.split("M")[1:]] == [2, 1, 2, 2]
     assert len(chart.changes) == 1
@@ -356,20 +358,20 @@ def test_a_line_ends_where_nothing_was_measured_and_where_another_graph_is_serve
 
 
 def test_scales_hold_all_that_is_drawn() -> None:
-    errors = decades([0.0, 2e-6, 1e-4, float("inf")])
+    errors = decades([0.0, 2e-6, 1e-4, float("inf")], power_of_ten)
     heights = [errors.place(value) for value in (0.0, 2e-6, 1e-4, float("inf"))]
     assert heights == sorted(heights, reverse=True)
     assert len(set(heights)) == 4
     assert [text for _, text in errors.ticks] == ["0", "10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "∞"]
     assert [text for _, text in shares([0.985]).ticks] == ["98%", "99%", "100%"]
     assert shares([0.0]).ticks[0] == (0.0, "0%")
-    assert [text for _, text in from_zero([3.3]).ticks] == ["0", "1", "2", "3", "4"]
+    assert [text for _, text in decades([3.3, 6], plain).ticks] == ["1", "2", "5", "10"]
 
 
 def test_one_probe_and_a_thousand_are_drawn_too() -> None:
     for count in (1, 1440):
         times = [NOW_S + PERIOD_S * at for at in range(count)]
         values = tuple(HEALTHY.relative_error for _ in times)
-        chart = draw("parity", times, [Series("x", "y", values)], decades([1e-4, *values]))
+        chart = draw("parity", times, [Series("x", "y", values)], decades([1e-4, *values], plain))
         assert 1 <= len(chart.across) <= 6
         assert "nan" not in chart.lines[0].path
