@@ -6,24 +6,29 @@ python -m benchmarks.observability_cpu [MODEL] [--requests N] [--concurrency N] 
 One server for each case, all of them up; in each round every case gets its requests, in an order
 that changes. Cases: metrics that count nothing (a stand-in here, not an option of the server; what
 ModelStatistics answers is counted all the same); the metrics as they are; these and a line of log
-for each call, to a pipe. The time is that of the server's process, user and system, over requests
+for each call, to a pipe; these and traces of no call, of 1 % and of every call, sent to a process
+that forgets them. The time is that of the server's process, user and system, over requests
 of one picture. The figures are medians of the rounds, with the least and the most, and what each
 case adds to the one that it is compared with, also as a share of its own time.
 """
 
 import argparse
 import asyncio
+import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
 
+import grpc
 import uvloop
-from prometheus_client.metrics import MetricWrapperBase
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 
 from benchmarks.closed_loop import closed_loop, repository_of
 from benchmarks.server_cpu import cpu_seconds, request_body
@@ -35,6 +40,7 @@ from server.settings import read_settings
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent
+FORGET = "from benchmarks.observability_cpu import forget_traces; forget_traces()"
 UNMETERED = "from benchmarks.observability_cpu import serve_unmetered; serve_unmetered()"
 
 
@@ -73,7 +79,7 @@ class NoMetrics(Metrics):
     def __init__(self) -> None:
         super().__init__()
         for name, collector in vars(self).items():
-            if isinstance(collector, MetricWrapperBase):
+            if hasattr(collector, "collect") and collector is not self.registry:
                 setattr(self, name, Nothing())
 
     def model(self, name: str, version: str) -> ModelMetrics:
@@ -86,6 +92,37 @@ def serve_unmetered() -> None:
     settings = read_settings(parse()[1])
     configure_logs(settings.log_level, settings.log_format)
     uvloop.run(serve(settings, NoMetrics()))
+
+
+class Collector(otlp_stubs.TraceServiceServicer):
+    """Takes spans and forgets them."""
+
+    def Export(  # noqa: N802 - gRPC's name
+        self,
+        request: otlp.ExportTraceServiceRequest,  # noqa: ARG002 - gRPC's signature
+        context: Any,  # noqa: ARG002, ANN401 - gRPC's signature
+    ) -> otlp.ExportTraceServiceResponse:
+        """Say that they have come."""
+        return otlp.ExportTraceServiceResponse()
+
+
+def forget_traces() -> None:
+    """Serve a collector until the process is ended; its port is the one line that it writes."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    otlp_stubs.add_TraceServiceServicer_to_server(Collector(), server)  # type: ignore[no-untyped-call] # generated
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)  # noqa: T201 - read by the parent
+    server.start()
+    server.wait_for_termination()
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """Run a collector meanwhile, and give its endpoint."""
+    command = [sys.executable, "-c", FORGET]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - this file
+        assert process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.kill()
 
 
 @dataclass
@@ -107,12 +144,16 @@ class Case:
     microseconds: list[float] = field(default_factory=list)
 
 
-def cases() -> list[Case]:
-    """Return every case, one after what it is compared with."""
+def cases(endpoint: str) -> list[Case]:
+    """Return every case, one after what it is compared with; traces go to an endpoint."""
+    traced = ("--tracing-endpoint", endpoint, "--tracing-ratio")
     return [
         Case("no metrics", "", code=UNMETERED),
         Case("metrics", "no metrics"),
         Case("metrics, debug log", "metrics", ("--log-level", "debug")),
+        Case("metrics, traces of none", "metrics", (*traced, "0")),
+        Case("metrics, traces of 1 %", "metrics", (*traced, "0.01")),
+        Case("metrics, traces of all", "metrics", (*traced, "1")),
     ]
 
 
@@ -139,7 +180,7 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> list[Case]:
     repository = stack.enter_context(repository_of(folder))
     options = ["--drain-s", "0", "--provider", "cpu", "--threads", str(arguments.threads)]
     running: list[tuple[Case, RunningServer]] = []
-    for case in cases():
+    for case in cases(stack.enter_context(collector())):
         server = start_server(repository, [*options, *case.options], case.code)
         stack.callback(server.stop)
         running.append((case, server))

@@ -25,7 +25,7 @@ from companion.check import (
     Follow,
     Validates,
     check_model,
-    consistency_misses,
+    misses_of,
     report_of,
 )
 from companion.command_line import make_parser
@@ -79,7 +79,7 @@ def consistency(options: Options) -> int:
         return report_of(validation.check_shift_consistency(request), follow)
 
     reports = asked(options, ask)
-    misses = [(one.graph.model_name, miss) for one in reports for miss in consistency_misses(one)]
+    misses = [(one.graph.model_name, miss) for one in reports for miss in misses_of(one)]
     if options.json:
         print_json([as_json(report) for report in reports])
     else:
@@ -146,10 +146,10 @@ async def watch(settings: Settings) -> None:
 
 def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -> list[T]:
     """Ask the same of each model, with a bar at a terminal, and return the answers."""
-    answers = []
+    answers, console = [], Console(stderr=True)
     with (
         connected(options) as (validation, names),
-        Progress(console=Console(stderr=True), transient=True) as progress,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=None)
         for name in names:

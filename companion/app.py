@@ -11,6 +11,7 @@ from functools import partial
 from threading import Event, Thread
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from companion.metrics import Metrics
 from companion.pace import Pace
@@ -30,7 +31,7 @@ from server.client import InferenceClient
 from server.connection import Connection, WrongConnection
 from server.errors import StartError
 from server.interceptors import CallLimits, Calls
-from server.pb import shadow_pb2_grpc, validation_pb2_grpc
+from server.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
 from server.settings import COMPANION_PREFIX
 from server.tls import make_credentials, tls_in_words
 from server.transport import add_port, check_port, make_grpc_server
@@ -147,6 +148,8 @@ class Companion:
         validation = ValidationService(self._client, self._references, self._record)
         self._stack.push_async_callback(asyncio.to_thread, validation.close)
         validation_pb2_grpc.add_ValidationServicer_to_server(validation, calls)
+        if settings.reflection != "off":
+            describe_services(calls)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
@@ -202,6 +205,15 @@ class Companion:
                 "probe_period_s": settings.probe_period_s,
             },
         )
+
+
+def describe_services(calls: Calls) -> None:
+    """Serve the description of all services."""
+    files = (shadow_pb2.DESCRIPTOR, validation_pb2.DESCRIPTOR)
+    names = [one.full_name for file in files for one in file.services_by_name.values()]
+    names += (health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
 
 
 def make_gate(settings: Settings) -> Gate:

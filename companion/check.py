@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from companion.shift_trials import CIRCULAR
+from companion.tolerances import consistency_misses, parity_misses
 from server.pb import validation_pb2 as pb
 
 Follow = Callable[[int, int], None]
@@ -51,7 +52,11 @@ class Row:
     @property
     def misses(self) -> tuple[str, ...]:
         """The tolerances that are missed, in words; empty if the model is as it should be."""
-        return (*parity_misses(self.parity), *consistency_misses(self.consistency))
+        parity = self.parity
+        return (
+            *parity_misses(parity.relative_error, parity.max_abs_error, parity.tolerance),
+            *misses_of(self.consistency),
+        )
 
 
 def check_model(validation: Validates, subject: pb.Subject, follow: Follow) -> Row:
@@ -80,20 +85,8 @@ def report_of(events: Iterable[Any], follow: Follow) -> Any:  # noqa: ANN401 - t
     raise ValueError("the stream ended without a report")
 
 
-def parity_misses(report: pb.ParityReport) -> Iterator[str]:
-    """Say how the parity is beyond its tolerance, if it is."""
-    if not report.holds:
-        yield (
-            f"parity: logits differ by {report.relative_error:.2g} of their spread "
-            f"({report.max_abs_error:.2g}), at most {report.tolerance:.2g} is allowed"
-        )
-
-
-def consistency_misses(report: pb.ConsistencyReport) -> Iterator[str]:
-    """Say how the consistency is below its tolerance, if it is."""
+def misses_of(report: pb.ConsistencyReport) -> Iterator[str]:
+    """Say how far the circular consistency of a report is below its tolerance, if it is."""
     for one in report.measured:
-        if one.protocol == CIRCULAR and not report.holds:
-            yield (
-                f"shift consistency is {one.served:.2%}, "
-                f"at least {report.tolerance:.2%} is required"
-            )
+        if one.protocol == CIRCULAR:
+            yield from consistency_misses(one.served, report.tolerance)

@@ -33,7 +33,7 @@ from companion.record import (
 from companion.references import Known, References, Unverifiable
 from companion.shift_consistency import Consistency
 from companion.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
-from companion.tolerances import misses
+from companion.tolerances import consistency_misses, parity_misses
 from companion.verdict import Finding, Standing, Verdict
 from server.client import InferenceClient, RemoteModel
 from server.connection import WrongConnection
@@ -368,8 +368,12 @@ def worst_of(subject: Subject, compared: Compared, now: float) -> Disagreement:
 
 def reason_of(subject: Subject, parity: Parity) -> str:
     """Say in words which tolerances a version misses; nothing if it misses none."""
-    tolerances = subject.known.manifest.tolerances
-    return "; ".join(misses(tolerances, parity, subject.consistency.get(CIRCULAR)))
+    allowed = subject.known.manifest.tolerances
+    circular = subject.consistency.get(CIRCULAR)
+    misses = [*parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)]
+    if circular:
+        misses += consistency_misses(circular.share, allowed.consistency)
+    return "; ".join(misses)
 
 
 def _timed(predict: Predict, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:

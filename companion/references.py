@@ -68,10 +68,6 @@ class Known:
         """Pictures that are shifted at once."""
         return min(TRIALS_A_CALL, self.max_batch_size)
 
-    def label(self, index: int) -> str:
-        """Return the name of a class, or its number where it has none."""
-        return self.labels[index] if self.labels else str(index)
-
 
 class References:
     """Every reference of a repository; safe to use from several threads.

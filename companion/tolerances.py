@@ -2,28 +2,17 @@
 
 from collections.abc import Iterator
 
-from companion.parity import Parity
-from companion.shift_consistency import Consistency
-from server.manifest import Tolerances
 
-
-def misses(
-    tolerances: Tolerances, parity: Parity, consistency: Consistency | None
-) -> Iterator[str]:
-    """Say what is beyond the tolerances.
-
-    Args:
-        tolerances: of the manifest.
-        parity: of the served graph against PyTorch.
-        consistency: of the served graph under circular shifts; None where it is not known yet.
-    """
-    if not parity.relative_error <= tolerances.parity:
+def parity_misses(relative_error: float, max_abs_error: float, tolerance: float) -> Iterator[str]:
+    """Say how far a parity is beyond its tolerance, if it is; a NaN is."""
+    if not relative_error <= tolerance:
         yield (
-            f"parity: logits differ by {parity.relative_error:.2g} of their spread "
-            f"({parity.max_abs_error:.2g}), at most {tolerances.parity:.2g} is allowed"
+            f"parity: logits differ by {relative_error:.2g} of their spread "
+            f"({max_abs_error:.2g}), at most {tolerance:.2g} is allowed"
         )
-    if consistency and consistency.share < tolerances.consistency:
-        yield (
-            f"shift consistency is {consistency.share:.2%}, "
-            f"at least {tolerances.consistency:.2%} is required"
-        )
+
+
+def consistency_misses(share: float, tolerance: float) -> Iterator[str]:
+    """Say how far a consistency under circular shifts is below its tolerance, if it is."""
+    if share < tolerance:
+        yield f"shift consistency is {share:.2%}, at least {tolerance:.2%} is required"

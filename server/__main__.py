@@ -1,5 +1,6 @@
 """nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first), or check what would be."""
 
+import gc
 import logging
 import os
 import signal
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.warning("%s", line)
         if command == "check":
             return check(settings)
+        gc.freeze()  # what is imported stays: a full collection would stop all calls to look at it
         uvloop.run(serve(settings))
         if runs_left_behind():
             logger.error("exiting without a run that does not end")

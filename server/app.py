@@ -6,7 +6,7 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from server.access import exposure, make_gate
 from server.control_calls import ControlCalls
+from server.current_call import Call
 from server.engine import Execution
 from server.errors import StartError
 from server.gpu import gpu_metrics
@@ -30,6 +31,7 @@ from server.served_model import ServedModel
 from server.settings import Settings
 from server.shadow import make_shadow, no_mirror
 from server.tls import make_credentials, tls_in_words
+from server.trace_settings import TraceSettings
 from server.transport import (
     add_port,
     check_port,
@@ -75,9 +77,11 @@ class Server:
             self._serve,
             self._metrics,
         )
-        control = ControlCalls(
-            self._registry, LogControl(logging.getLogger()), polling=settings.poll_s > 0
-        )
+        traced = settings.tracing_endpoint is not None
+        self._traces = TraceSettings(settings.tracing_ratio if traced else None)
+        self._trace: Callable[[Call, str], None] | None = None
+        logs = LogControl(logging.getLogger())
+        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None
         )
@@ -91,6 +95,7 @@ class Server:
         try:
             check_port(self._settings.host, self._settings.port)
             self._start_metrics()
+            self._start_tracing()
             self._start_shadow()
             await self._load_models()
             self._watch_gpus()
@@ -177,6 +182,17 @@ class Server:
         mirror = self._shadow.of(manifest, metrics) if self._shadow else no_mirror
         return ServedModel(loaded, metrics, self._images, self._budget, mirror)
 
+    def _start_tracing(self) -> None:
+        if self._settings.tracing_endpoint is None:
+            return
+        try:
+            from server.tracing import Tracing  # of the extra tracing
+        except ImportError as error:
+            raise StartError("--tracing-endpoint needs the extra tracing of nyquist") from error
+        tracing = Tracing(self._settings.tracing_endpoint, self._traces)
+        self._stack.push_async_callback(asyncio.to_thread, tracing.close)
+        self._trace = tracing.begin
+
     def _start_shadow(self) -> None:
         if self._shadow:
             self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
@@ -212,7 +228,7 @@ class Server:
         settings = self._settings
         deadline_s = settings.default_deadline_s or None
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
-        calls = Calls(self._metrics, self._gate, limits)
+        calls = Calls(self._metrics, self._gate, limits, self._trace)
         calls.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
@@ -251,6 +267,7 @@ class Server:
                 "tls": tls_in_words(settings),
                 "access": self._gate.in_words(),
                 "reflection": settings.reflection,
+                "tracing": settings.tracing_endpoint or "off",
                 "shadow": settings.shadow_target if self._shadow else "off",
                 "max_request_bytes": max_request_bytes,
             },

@@ -2,8 +2,9 @@
 
 submit -> waiting room -> a free instance -> run in its thread -> deliver
 
-Everything but the runs happens on the event loop. While batches run the next one gathers: no
-timer is needed to fill it. Now and then each instance is looked at, and given up if it is stuck.
+Everything but the runs happens on the event loop, and there a short run happens too. While batches
+run the next one gathers: no timer is needed to fill it. Now and then each instance is looked at,
+and given up if it is stuck.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from time import monotonic, perf_counter
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +33,10 @@ Answer = Outputs | InferenceFailed
 Result = TypeVar("Result")
 
 LAST_PROBE_S = 60.0
+HOP_S = 0.0001
+"""What handing work to another thread and back takes: a run as short is no longer where it is."""
+TURN_S = 0.001
+"""What a run on the event loop may take: for so long nobody's health is answered."""
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
 THREAD_NAME = "infer"
 
@@ -95,8 +101,11 @@ class _Instance:
     buffer: Array | None = field(default=None, repr=False)
 
     def merge(self, parts: list[Array], rows: int) -> Array:
-        """Copy the parts into the instance's buffer of `rows`; a lone request is not copied."""
-        if len(parts) == 1:
+        """Copy the parts into the instance's buffer of `rows`.
+
+        A lone request is not copied, unless its pictures lie at an odd place in its bytes.
+        """
+        if len(parts) == 1 and parts[0].flags.aligned:
             return parts[0]
         if self.buffer is None or self.buffer.shape[1:] != parts[0].shape[1:]:
             self.buffer = np.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
@@ -119,6 +128,7 @@ class Batcher:
         budget: of bytes, shared with the other models.
         first_probe_s: until an instance out of service is probed again; twice that, and so on,
             after each probe that fails, up to a minute.
+        picture_s: that the model takes for one picture.
         last_word_s: for what is still in a thread at the end, once it has been asked to end.
     """
 
@@ -130,9 +140,11 @@ class Batcher:
         budget: QueueBudget,
         first_probe_s: float = 1.0,
         last_word_s: float = 5.0,
+        picture_s: float = inf,
     ) -> None:
         self._limits, self._metrics, self._budget = limits, metrics, budget
         self._first_probe_s, self._last_word_s = first_probe_s, last_word_s
+        self._picture_s = picture_s
         self._loop = asyncio.get_running_loop()
         self._room = WaitingRoom(limits)
         self._deadlines = Deadlines(self._give_up)
@@ -264,23 +276,51 @@ class Batcher:
             if not tickets:
                 self._timer = self._loop.call_at(due, self._dispatch)
                 break
+            if self._runs_here(tickets):
+                self._run_here(self._idle.pop(), tickets)
+                break  # others have their turn before the next
             self._start(self._idle.pop(), tickets)
         self._metrics.queue_depth.set(len(self._room))
         if self._closing and not self._room and not self._running:
             self._empty.set()
 
+    def _runs_here(self, tickets: list[Ticket]) -> bool:
+        """Say whether a batch runs on the event loop: a thread would take longer, or nobody waits.
+
+        Where others wait, the thread is better: they are read and answered while it computes.
+        """
+        run_s = self._picture_s * sum(len(ticket.pictures) for ticket in tickets)
+        alone = len(tickets) == len(self._room) == 1 and not self._running
+        return run_s <= HOP_S or (alone and run_s <= TURN_S)
+
+    def _run_here(self, instance: _Instance, tickets: list[Ticket]) -> None:
+        batch = self._take(tickets)
+        outcome: list[Answer] | BaseException
+        try:
+            outcome = self._run(instance, tickets)
+        except BaseException as error:  # noqa: BLE001 - as the thread that it stands for
+            outcome = error
+        self._finish(instance, batch, outcome)
+
     def _start(self, instance: _Instance, tickets: list[Ticket]) -> None:
+        batch = self._take(tickets)
+        run = instance.job = _submit(instance.thread, partial(self._run, instance, tickets))
+        self._note_start(instance, batch)
+        run.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(
+                self._finish, instance, batch, done.exception() or done.result()
+            )
+        )
+
+    def _take(self, tickets: list[Ticket]) -> _Batch:
+        """Take tickets out of the waiting room, to run together."""
         now = monotonic()
         for ticket in tickets:
             self._room.remove(ticket)
             self._metrics.waited(now - ticket.arrived)
         batch = _Batch(tickets)
         self._running.append(batch)
-        run = instance.job = _submit(instance.thread, partial(self._run, instance, tickets))
-        self._note_start(instance, batch)
-        run.add_done_callback(
-            lambda done: self._loop.call_soon_threadsafe(self._finish, instance, batch, done)
-        )
+        return batch
 
     def _run(self, instance: _Instance, tickets: list[Ticket]) -> list[Answer]:
         """Run in the instance's thread; one by one where it fails together."""
@@ -305,27 +345,31 @@ class Batcher:
         pictures = instance.merge(parts, self._limits.max_batch_size)
         merged = perf_counter()
         outputs = instance.runner.run(pictures)
-        self._metrics.ran(len(tickets), len(pictures), merged - began, perf_counter() - merged)
+        ended = perf_counter()
+        self._metrics.ran(len(tickets), len(pictures), merged - began, ended - merged)
+        traces = ((ticket.spans, ticket.arrived) for ticket in tickets)
+        self._metrics.traced(traces, len(pictures), (began, merged, ended))
         return _share_out(outputs, parts)
 
-    def _finish(self, instance: _Instance, batch: _Batch, run: "Future[list[Answer]]") -> None:
+    def _finish(
+        self, instance: _Instance, batch: _Batch, outcome: list[Answer] | BaseException
+    ) -> None:
         """Deliver what a run gave, and find the instance its next work."""
         instance.busy_since = instance.batch = None
         if batch.answers is not None:
             logger.warning("the run that was given up has ended")
             self._probe(instance)
             return
-        error = run.exception()
-        if error is None:
-            batch.answers = run.result()
-            failed = all(isinstance(answer, InferenceFailed) for answer in batch.answers)
+        if isinstance(outcome, BaseException):
+            batch.answers = [_failure(outcome) for _ in batch.tickets]
+            self._take_out(instance, outcome)
+        else:
+            batch.answers = outcome
+            failed = all(isinstance(answer, InferenceFailed) for answer in outcome)
             if failed and not self._closing:
                 self._probe(instance)
             else:
                 self._idle.append(instance)
-        else:
-            batch.answers = [_failure(error) for _ in batch.tickets]
-            self._take_out(instance, error)
         self._deliver(batch)
         self._note_change()
 

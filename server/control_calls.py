@@ -40,12 +40,15 @@ class ControlCalls:
     Args:
         registry: what is served.
         logs: of the process.
+        traces: what is traced.
         polling: the repository is looked at from time to time, so that callers must not.
     """
 
-    def __init__(self, registry: Registry, logs: LogControl, *, polling: bool) -> None:
+    def __init__(
+        self, registry: Registry, logs: LogControl, traces: TraceSettings, *, polling: bool
+    ) -> None:
         self._registry, self._logs, self._polling = registry, logs, polling
-        self._traces = TraceSettings()
+        self._traces = traces
         self._stopping = False
 
     def calls(self) -> dict[str, tuple[Behaviour, type[Message]]]:
@@ -141,7 +144,7 @@ class ControlCalls:
     async def trace_setting(
         self, request: pb.TraceSettingRequest, context: Context
     ) -> pb.TraceSettingResponse:
-        """Keep and return Triton's trace settings, of a model or of all."""
+        """Change and return what is traced, of a model or of all."""
         if request.model_name:
             try:
                 self._registry.find(request.model_name, None)

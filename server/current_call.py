@@ -8,11 +8,15 @@ import secrets
 from collections.abc import Iterable
 from contextvars import ContextVar
 from functools import cached_property
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
+
+import grpc
 
 from server.trace_context import TRACE_PARENT, TraceContext, parse_trace_parent
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+Version: TypeAlias = tuple[str, str]
+"""A model's name and its version."""
 
 REQUEST_ID = "x-request-id"
 NO_SHADOW = "x-nyquist-no-shadow"
@@ -21,11 +25,36 @@ NO_SHADOW = "x-nyquist-no-shadow"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
+class Spans(Protocol):
+    """What becomes of a call in a trace; times are those of perf_counter, in seconds."""
+
+    def meet(self, version: Version) -> None:
+        """Note which version answers: of a stream, the one that answers its first request."""
+
+    def stage(
+        self, version: Version, name: str, began_s: float, ended_s: float, batch_size: int = 0
+    ) -> None:
+        """Note a stage that is over, in which version, and how many pictures ran together in it."""
+
+    def end(self, code: grpc.StatusCode) -> None:
+        """Note the end of the call."""
+
+
 class Call:
-    """One call by its metadata."""
+    """One call by its metadata.
+
+    Attributes:
+        spans: of it; None where calls are not traced.
+    """
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
+        self.spans: Spans | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The metadata that is text; of a key that came twice, the last."""
+        return {key: value for key, value in self._metadata if isinstance(value, str)}
 
     @cached_property
     def request_id(self) -> str:
@@ -58,11 +87,18 @@ NO_CALL = Call(())
 _call: ContextVar[Call] = ContextVar("call", default=NO_CALL)
 
 
-def bind_call(metadata: Metadata) -> None:
+def bind_call(metadata: Metadata) -> Call:
     """Make the call with this metadata the current one, for all that is done for it."""
-    _call.set(Call(metadata))
+    call = Call(metadata)
+    _call.set(call)
+    return call
 
 
 def current_call() -> Call:
     """Return the call that is being answered; NO_CALL outside of any."""
     return _call.get()
+
+
+def current_spans() -> Spans | None:
+    """Return the spans of the call that is being answered; None where calls are not traced."""
+    return _call.get().spans

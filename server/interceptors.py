@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import grpc
 
 from server.access import ACCESS, Access, Gate
-from server.current_call import bind_call, current_call
+from server.current_call import Call, bind_call, current_call, current_spans
 from server.errors import (
     ArtifactError,
     DeadlinePassed,
@@ -67,10 +67,23 @@ class Calls(grpc.GenericRpcHandler):
 
     Ours keep their message, but for those that name paths; these and any other are logged and
     answered without detail. Takes handlers as a server does, and is given to the server itself.
+
+    Args:
+        metrics: of calls.
+        gate: who may come in.
+        limits: what calls may take.
+        trace: lets a call to a method have spans, but for its health; None traces none.
     """
 
-    def __init__(self, metrics: CallMetrics, gate: Gate, limits: CallLimits) -> None:
+    def __init__(
+        self,
+        metrics: CallMetrics,
+        gate: Gate,
+        limits: CallLimits,
+        trace: Callable[[Call, str], None] | None = None,
+    ) -> None:
         self._metrics, self._gate, self._deadline_s = metrics, gate, limits.deadline_s
+        self._trace = trace
         self._rooms = {health: _Room(limits.concurrent) for health in (False, True)}
         self._methods: dict[str, _Method] = {}
         self._other = _Series(metrics, KINDS[0], OTHER, OTHER)
@@ -92,9 +105,11 @@ class Calls(grpc.GenericRpcHandler):
         """Return the handler of a call, or one that refuses it."""
         method = self._methods.get(handler_call_details.method)
         metadata = cast(Any, handler_call_details.invocation_metadata or ())
-        bind_call(metadata)
+        call = bind_call(metadata)
         if method is None:
             return _refusing(self._other, NotServed("Method not found!"))
+        if self._trace is not None and method.access is not Access.HEALTH:
+            self._trace(call, method.name)
         try:
             if not method.free:
                 self._gate.check(method.name, method.access, metadata)
@@ -153,6 +168,8 @@ class _Series:
         took = perf_counter() - began
         self._handled[code].inc()
         self._seconds.observe(took)
+        if (spans := current_spans()) is not None:
+            spans.end(code)
         if logger.isEnabledFor(logging.DEBUG):
             told = {"method": self.name, "code": code.name, "seconds": round(took, 6)}
             logger.debug("call ended", extra=told)

@@ -1,6 +1,9 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from threading import Lock
+from time import perf_counter
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -13,7 +16,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from server.current_call import current_call
+from server.current_call import Spans, current_call, current_spans
+from server.light_metrics import LightCounter, LightGauge, LightHistogram
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
@@ -34,7 +38,7 @@ class ModelMetrics:
     """The series of one version of one model, created at zero, and its statistics."""
 
     def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
-        self._metrics, self._labels = metrics, (name, version)
+        self._metrics, self._labels, self._lock = metrics, (name, version), Lock()
         self.statistics = metrics.statistics[name, version] = Statistics()
         self.duration = metrics.request_duration.labels(name, version)
         self.stages = {
@@ -52,6 +56,27 @@ class ModelMetrics:
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
 
+    def taken(self) -> None:
+        """Note that a request for the model has been taken in."""
+        self.inflight.inc()
+        if (spans := current_spans()) is not None:
+            spans.meet(self._labels)
+
+    def decoded(self, began: float) -> None:
+        """Note the end of a request's decoding, which began at a time of perf_counter."""
+        self._staged("decode", began)
+
+    def encoded(self, began: float) -> None:
+        """Note the end of an answer's encoding, which began at a time of perf_counter."""
+        self.statistics.encoded(self._staged("encode", began))
+
+    def _staged(self, stage: str, began: float) -> float:
+        ended = perf_counter()
+        self.stages[stage].observe(ended - began)
+        if (spans := current_spans()) is not None:
+            spans.stage(self._labels, stage, began, ended)
+        return ended - began
+
     def waited(self, seconds: float) -> None:
         """Note that a request has left the queue to be run."""
         self.stages["queue"].observe(seconds)
@@ -59,10 +84,28 @@ class ModelMetrics:
 
     def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
         """Note a run: how many rode in it, and how long it took to gather and to compute them."""
-        self.stages["batch"].observe(gather_s)
-        self.stages["infer"].observe(infer_s)
+        with self._lock:  # instances may run at a time
+            self.stages["batch"].observe(gather_s)
+            self.stages["infer"].observe(infer_s)
         self.batch_size.observe(pictures)
         self.statistics.ran(requests, pictures, gather_s, infer_s)
+
+    def traced(
+        self, traces: Iterable[tuple[Spans | None, float]], pictures: int, times: Sequence[float]
+    ) -> None:
+        """Let requests that ran together have the spans of it.
+
+        Args:
+            traces: the spans of each, and when it arrived.
+            pictures: that ran.
+            times: when their run began, was gathered and ended. All are of perf_counter.
+        """
+        began, gathered, ended = times
+        for spans, arrived in traces:
+            if spans is not None:
+                spans.stage(self._labels, "queue", arrived, began)
+                spans.stage(self._labels, "batch", began, gathered, pictures)
+                spans.stage(self._labels, "infer", gathered, ended, pictures)
 
     def answered(self, seconds: float) -> None:
         """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
@@ -103,33 +146,33 @@ class CallMetrics:
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
-        self.started = Counter(
+        self.started = LightCounter(
             "grpc_server_started_total", "RPCs started on the server.", CALL, registry=registry
         )
-        self.received = Counter(
+        self.received = LightCounter(
             "grpc_server_msg_received_total",
             "Messages of RPCs received on the server.",
             CALL,
             registry=registry,
         )
-        self.sent = Counter(
+        self.sent = LightCounter(
             "grpc_server_msg_sent_total",
             "Messages of RPCs sent by the server.",
             CALL,
             registry=registry,
         )
-        self.handled = Counter(
+        self.handled = LightCounter(
             "grpc_server_handled_total",
             "RPCs completed on the server, by status code.",
             (*CALL, "grpc_code"),
             registry=registry,
         )
-        self.handling = Histogram(
+        self.handling = LightHistogram(
             "grpc_server_handling_seconds",
             "Time from the start of an RPC to its end.",
             CALL,
-            buckets=LATENCY_EDGES_S,
-            registry=registry,
+            registry,
+            LATENCY_EDGES_S,
         )
 
 
@@ -193,12 +236,12 @@ class Metrics(CallMetrics):
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
-        self.stage_duration = Histogram(
+        self.stage_duration = LightHistogram(
             "nyquist_stage_duration_seconds",
             "The same by stage; batch and infer count once a batch, the others once a request.",
             (*MODEL, "stage"),
-            buckets=LATENCY_EDGES_S,
-            registry=registry,
+            registry,
+            LATENCY_EDGES_S,
         )
         self.batch_size = Histogram(
             "nyquist_batch_size",
@@ -213,7 +256,7 @@ class Metrics(CallMetrics):
             MODEL,
             registry=registry,
         )
-        self.inflight = Gauge(
+        self.inflight = LightGauge(
             "nyquist_inflight_requests",
             "Requests taken in and not answered.",
             MODEL,

@@ -5,8 +5,8 @@ folder -> version -> manifest -> checksums -> engine -> warm -> LoadedModel
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -14,17 +14,22 @@ import numpy as np
 from google.protobuf import text_format
 
 from server import manifest as artifact
-from server.engine import Engine, Execution
+from server.engine import CPU, Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
 from server.pb import model_config_pb2 as pb
-from server.session_settings import read_sessions
+from server.session_settings import SessionSettings, read_sessions
 from server.tensors import DTYPES
 from server.versions import wanted_versions
 from server.waiting_room import BatchLimits
 
 logger = logging.getLogger(__name__)
+
+SMALL_S = 0.005
+"""A network is small if a picture takes no longer."""
+WORTH_IT = 1.8
+"""How many times quicker more threads must be than one to be taken for a small network."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class LoadedModel:
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
         limits: of its batches and queue, as config.pbtxt says.
+        picture_s: that one picture takes, on an instance that is free.
         load_s: time that loading took.
     """
 
@@ -45,6 +51,7 @@ class LoadedModel:
     config: pb.ModelConfig
     engines: tuple[Engine, ...]
     limits: BatchLimits
+    picture_s: float
     load_s: float
 
 
@@ -119,11 +126,51 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
     limits = batch_limits(config)
     graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
     least, _ = manifest.input.bounds
-    engines = []
-    for settings in read_sessions(config):
-        engines.append(Engine(graph, execution, limits.max_batch_size, settings))
-        engines[-1].warm(np.zeros(least, DTYPES[manifest.input.datatype]))
-    return LoadedModel(manifest, labels, config, tuple(engines), limits, perf_counter() - start)
+    picture = np.zeros(least, DTYPES[manifest.input.datatype])
+
+    def open_engine(settings: SessionSettings) -> Engine:
+        engine = Engine(graph, execution, limits.max_batch_size, settings)
+        engine.warm(picture)
+        return engine
+
+    sessions = read_sessions(config)
+    engine, picture_s = with_fewest_threads(sessions[0], execution, open_engine)
+    threads = engine.threads
+    rest = (open_engine(replace(one, intra_op_threads=threads)) for one in sessions[1:])
+    return LoadedModel(
+        manifest, labels, config, (engine, *rest), limits, picture_s, perf_counter() - start
+    )
+
+
+def with_fewest_threads(
+    settings: SessionSettings,
+    execution: Execution,
+    open_engine: Callable[[SessionSettings], Engine],
+) -> tuple[Engine, float]:
+    """Open the session of a small network with one thread, if that is not much slower.
+
+    More threads, which have to be woken for each layer, cost such a network more CPU than they save
+    time. Only where neither the model nor the operator has chosen.
+
+    Returns:
+        The engine, and the time that it takes for a picture.
+    """
+    engine = open_engine(settings)
+    picture_s = engine.time_picture()
+    chosen = settings.intra_op_threads or execution.threads
+    if chosen or engine.threads == 1 or engine.provider != CPU or picture_s > SMALL_S:
+        return engine, picture_s
+    single = open_engine(replace(settings, intra_op_threads=1))
+    single_s = single.time_picture()
+    taken = (single, single_s) if single_s <= WORTH_IT * picture_s else (engine, picture_s)
+    logger.info(
+        "%d intra-op threads: a picture takes %.2f ms with 1, %.2f ms with %d",
+        taken[0].threads,
+        1e3 * single_s,
+        1e3 * picture_s,
+        engine.threads,
+    )
+    return taken
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

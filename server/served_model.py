@@ -5,6 +5,7 @@ look its head up, or decode and check it -> Batcher.submit -> fill in the answer
 
 import asyncio
 from dataclasses import dataclass, replace
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from server.batcher import Batcher, Wishes
 from server.decode import InferCall, decode_call, opened_pictures
 from server.encode import AnswerForm, encode_response
-from server.engine import Engine
+from server.engine import CPU, Engine
 from server.errors import InvalidRequest, NyquistError
 from server.images import ImageDecoder
 from server.incoming import Heads, Incoming
@@ -51,7 +52,8 @@ class ServedModel:
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()
         runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
-        self._batcher = Batcher(runners, loaded.limits, metrics, budget)
+        picture_s = loaded.picture_s if self.provider == CPU else inf  # a GPU may be busy elsewhere
+        self._batcher = Batcher(runners, loaded.limits, metrics, budget, picture_s=picture_s)
 
     @property
     def ready(self) -> bool:
@@ -70,14 +72,14 @@ class ServedModel:
             NyquistError: as decode_call and Batcher.submit say; the message begins with the id.
         """
         metrics = self._metrics
-        metrics.inflight.inc()
+        metrics.taken()
         try:
             form = self._forms.get(request.head)
             if form is None or form.size != request.size:
                 form, pictures = await self._decoded(request, deadline)
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
-            metrics.stages["decode"].observe(perf_counter() - began)
+            metrics.decoded(began)
             wishes = Wishes(deadline, form.priority, form.timeout_s)
             outputs = await self._batcher.submit(pictures, wishes)
             computed = perf_counter()
@@ -91,10 +93,8 @@ class ServedModel:
             raise
         finally:
             metrics.inflight.dec()
-        ended = perf_counter()
-        metrics.stages["encode"].observe(ended - computed)
-        self.statistics.encoded(ended - computed)
-        metrics.answered(ended - began)
+        metrics.encoded(computed)
+        metrics.answered(perf_counter() - began)
         return body
 
     async def _decoded(

@@ -40,7 +40,8 @@ class ModelSettings(BaseModel):
     threads: int = Field(
         0,
         ge=0,
-        description="intra-op threads of a session; 0 shares the cores out to a model's instances",
+        description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
+        "and tries one thread for a small network",
     )
     poll_s: float = Field(
         0.0,
@@ -155,6 +156,19 @@ class ShadowSettings(BaseModel):
     shadow_token_file: Path | None = Field(None, description="file with the token for it")
 
 
+class TracingSettings(BaseModel):
+    """Traces, sent to an OpenTelemetry collector."""
+
+    tracing_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="http://host:port or https://host:port of the collector, OTLP over gRPC",
+    )
+    tracing_ratio: float = Field(
+        0.01, ge=0, le=1, description="share of the calls traced whose callers have not decided it"
+    )
+
+
 class StopSettings(BaseModel):
     """How the server stops."""
 
@@ -183,6 +197,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
     SecuritySettings,
     LimitSettings,
     ShadowSettings,
+    TracingSettings,
     StopSettings,
     LogSettings,
 )
@@ -194,6 +209,7 @@ class Settings(
     SecuritySettings,
     LimitSettings,
     ShadowSettings,
+    TracingSettings,
     StopSettings,
     LogSettings,
     BaseSettings,

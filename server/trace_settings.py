@@ -1,8 +1,9 @@
-"""The settings of Triton's trace extension: kept and returned, for clients that set them.
+"""The settings of Triton's trace extension: kept, returned, and heeded by the sampler of traces.
 
 request -> checked whole -> stored -> what now holds
 
-They steer nothing: tracing here is the business of the process that runs the server.
+trace_level and trace_rate steer what is traced, where the server was started with
+--tracing-endpoint; the others, and all without it, are kept for clients that set them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,21 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
 
 
 class TraceSettings:
-    """Global settings, and those of models that differ from them."""
+    """Global settings, and those of models that differ from them.
 
-    def __init__(self) -> None:
+    Args:
+        ratio: of the calls without a caller's decision that are traced, until a client sets
+            another; None where nothing can be traced.
+    """
+
+    def __init__(self, ratio: float | None = None) -> None:
+        self._ratio, self._defaults = ratio, dict(DEFAULTS)
+        if ratio is not None:
+            self._defaults |= {
+                "trace_level": ("TIMESTAMPS",),
+                "trace_rate": (str(round(1 / ratio)) if ratio else "0",),
+                "trace_mode": ("opentelemetry",),
+            }
         self._global: dict[str, tuple[str, ...]] = {}
         self._models: dict[str, dict[str, tuple[str, ...]]] = {}
 
@@ -51,9 +64,25 @@ class TraceSettings:
             else:
                 target.pop(key, None)
 
+    def ratio_of(self, model: str) -> float | None:
+        """Return the share of a model's calls to trace, of those without a caller's decision.
+
+        None traces none at all, whatever the caller has decided.
+        """
+        held = self._held(model)
+        if self._ratio is None or "OFF" in held["trace_level"]:
+            return None
+        if held["trace_rate"] == self._defaults["trace_rate"]:
+            return self._ratio
+        (one_in,) = held["trace_rate"]
+        return 1 / int(one_in) if int(one_in) else 0.0
+
+    def _held(self, model: str) -> dict[str, tuple[str, ...]]:
+        return self._defaults | self._global | self._models.get(model, {})
+
     def message(self, model: str) -> pb.TraceSettingResponse:
         """Return all that holds for a model, or globally."""
-        held = DEFAULTS | self._global | self._models.get(model, {})
+        held = self._held(model)
         response = pb.TraceSettingResponse()
         for key, values in held.items():
             response.settings[key].value.extend(values)

@@ -15,6 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from server.current_call import Spans, current_spans
 from server.errors import QueueFull
 
 Array = NDArray[Any]
@@ -83,12 +84,13 @@ class BatchLimits:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One request: its pictures (B, ...), its priority level, and where its caller waits."""
+    """One request: its pictures (B, ...), its priority level, where its caller waits, its spans."""
 
     pictures: Array
     answer: "asyncio.Future[Outputs]"
     level: int = 1
     arrived: float = field(default_factory=monotonic)
+    spans: Spans | None = field(default_factory=current_spans)
 
 
 class _Level:

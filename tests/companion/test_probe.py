@@ -1,6 +1,7 @@
 """nyquist-companion serve: a real companion beside a real server, whose models change."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from companion.references import References, Unverifiable
 from server.client import InferenceClient
 from server.manifest import REFERENCE_FILE
 from tests.artifacts import add_version, copy_model, damage, set_config
-from tests.companion.processes import PERIOD_S, RunningCompanion, start_companion
+from tests.companion.processes import FAST, PERIOD_S, RunningCompanion, start_companion
 from tests.impostors import perturb_weight, pose_as, replace_network
 from tests.processes import RunningServer, start_server
 
@@ -153,14 +154,18 @@ def test_a_reference_is_of_one_graph_of_one_version(repository: Path) -> None:
 
 
 def test_a_server_that_is_away_is_told_once(models: Path) -> None:
-    alone = start_companion("127.0.0.1:1", models)
+    alone = start_companion("127.0.0.1:1", models, (*FAST, "--drain-s", "600"))
     try:
         failed = 'nyquist_companion_probes_total{outcome="failed"}'
         alone.wait_for(lambda: alone.metrics()[failed] >= 3)
         assert alone.metrics()["nyquist_companion_server_up"] == 0
         assert alone.verdict(SOUND) == ""
     finally:
-        assert alone.stop() == 0
+        alone.process.terminate()
+        alone.wait_for(lambda: any("draining for 600 s" in line for line in alone.log))
+        alone.process.send_signal(signal.SIGINT)  # the second ends it where it stands
+        assert alone.process.wait(timeout=60) == 128 + signal.SIGINT
+        alone.stop()
     assert sum("is away: UNAVAILABLE" in line for line in alone.log) == 1
 
 

@@ -1,15 +1,16 @@
 import asyncio
 import gc
+import math
 import weakref
 from collections.abc import Awaitable, Callable
-from threading import Event
+from threading import Event, get_ident
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batcher import NO_WISHES, Batcher, Wishes, runs_left_behind
+from server.batcher import HOP_S, NO_WISHES, TURN_S, Batcher, Wishes, runs_left_behind
 from server.errors import (
     DeadlinePassed,
     InferenceFailed,
@@ -528,6 +529,42 @@ def test_a_busy_model_does_not_hold_up_another() -> None:
         await second.close()
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("picture_s", "rows", "company", "here"),
+    [
+        (TURN_S, 1, 0, True),
+        (TURN_S, 2, 0, False),  # longer than a turn of the loop may be
+        (TURN_S, 1, 1, False),  # the thread lets others be read meanwhile
+        (HOP_S / 4, 2, 1, True),  # over before a thread could begin
+        (math.inf, 1, 0, False),
+    ],
+)
+def test_a_short_run_is_on_the_event_loop_where_that_is_quicker(
+    picture_s: float, rows: int, company: int, here: bool
+) -> None:
+    class Placed(GatedDouble):
+        def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+            threads.append(get_ident())
+            return super().run(batch)
+
+    threads: list[int] = []
+
+    async def body() -> None:
+        model = Placed()
+        model.open()
+        batcher = Batcher(
+            [model], BatchLimits(4), model_metrics(), QueueBudget(BYTES), picture_s=picture_s
+        )
+        tasks = [submit(batcher, *range(rows)) for _ in range(company + 1)]
+        for answer in await asyncio.gather(*tasks):
+            assert answer["double"].ravel().tolist() == [2 * value for value in range(rows)]
+        await batcher.close()
+
+    asyncio.run(body())
+    assert len(threads) == 1
+    assert (threads[0] == get_ident()) is here
 
 
 # Failure.

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from server.engine import Execution
+from server.engine import CPU, Execution
 from server.errors import ArtifactError
 from server.manifest import read_manifest
-from server.repository import latest_version, load_model, model_folders
+from server.repository import latest_version, load_model, model_folders, with_fewest_threads
+from server.session_settings import SessionSettings
 from tests.processes import run, start_server
 
 ON_CPU = Execution(provider="cpu")
@@ -148,3 +149,37 @@ def test_a_repository_without_a_sound_model_does_not_start(copy: Path) -> None:
     ended = run("server", "--repository", str(copy), "--port", "0", "--metrics-port", "0")
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("nyquist-server: error: no model of ")
+
+
+class Timed:
+    """An engine whose time for a picture depends on its threads."""
+
+    provider = CPU
+
+    def __init__(self, threads: int, picture_s: float) -> None:
+        self.threads, self._picture_s = threads, picture_s
+
+    def time_picture(self) -> float:
+        return self._picture_s
+
+
+@pytest.mark.parametrize(
+    ("one_s", "two_s", "operator", "model", "threads"),
+    [
+        (0.0005, 0.0004, 0, 0, 1),  # two threads cost more than they save
+        (0.0010, 0.0005, 0, 0, 2),  # they halve the time
+        (0.0110, 0.0100, 0, 0, 2),  # large: not even tried
+        (0.0005, 0.0004, 2, 0, 2),  # the operator has chosen
+        (0.0005, 0.0004, 0, 2, 2),  # the model has
+    ],
+)
+def test_a_small_network_gets_one_thread_where_more_bring_little_and_nobody_has_chosen(
+    one_s: float, two_s: float, operator: int, model: int, threads: int
+) -> None:
+    def open_engine(settings: SessionSettings) -> Any:
+        return Timed(1, one_s) if settings.intra_op_threads == 1 else Timed(2, two_s)
+
+    settings = SessionSettings(intra_op_threads=model)
+    engine, picture_s = with_fewest_threads(settings, Execution(threads=operator), open_engine)
+    assert engine.threads == threads
+    assert picture_s == (one_s if threads == 1 else two_s)

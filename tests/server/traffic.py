@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batcher import Batcher, Wishes
+from server.batcher import HOP_S, Batcher, Wishes
 from server.errors import DeadlinePassed, InferenceFailed, NyquistError, QueueFull, QueueTimeout
 from server.metrics import Metrics
 from server.queue_budget import QueueBudget
@@ -101,9 +101,14 @@ def pictures(number: int, send: Send) -> NDArray[np.float32]:
 
 
 class Traffic:
-    """Plays actions to a batcher of two instances, and checks every answer."""
+    """Plays actions to a batcher of two instances, and checks every answer.
 
-    def __init__(self) -> None:
+    Args:
+        picture_s: as the batcher is told; runs of HOP_S and less are on the event loop.
+    """
+
+    def __init__(self, picture_s: float = HOP_S / 2) -> None:
+        self._picture_s = picture_s
         self.outcomes: Counter[str] = Counter()
         self._instances = (Instance(), Instance())
         self._budget = QueueBudget(4 * 1000)
@@ -114,7 +119,12 @@ class Traffic:
         """Play all actions, wait for every caller, and check that nothing is left behind."""
         metrics = Metrics()
         batcher = Batcher(
-            self._instances, LIMITS, metrics.model("m", "1"), self._budget, first_probe_s=0.0005
+            self._instances,
+            LIMITS,
+            metrics.model("m", "1"),
+            self._budget,
+            first_probe_s=0.0005,
+            picture_s=self._picture_s,
         )
         callers: list[asyncio.Task[None]] = []
         for action in actions:
