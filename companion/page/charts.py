@@ -12,10 +12,12 @@ from statistics import median
 
 from companion.page.wording import moment
 
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 390.0, 12.0, 176.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 372.0, 12.0, 176.0
 """Edges of the plot in units of the drawing, which is 400 wide and 216 high."""
 
 TICKS = 5
+MOMENTS = 4
+"""Ticks in time are at least a fourth of the plot apart: more would touch on a phone."""
 GAP = 2.5
 """A pause of so many usual steps is one in which nothing was measured."""
 
@@ -256,8 +258,8 @@ def time_ticks(first: float, last: float) -> list[tuple[float, str]]:
     if last <= first:
         return [(first, written(first, 1))]
     span = last - first
-    fitting = (step for step in STEPS_S if span <= TICKS * step)
-    step = next(fitting, DAY_S * ceil(span / DAY_S / TICKS))
+    fitting = (step for step in STEPS_S if span <= MOMENTS * step)
+    step = next(fitting, DAY_S * ceil(span / DAY_S / MOMENTS))
     start = step * ceil(first / step)
     return [(at, written(at, step)) for at in range(start, floor(last) + 1, step)]
 
