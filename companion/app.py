@@ -13,9 +13,10 @@ from threading import Event, Thread
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from companion import page
 from companion.metrics import Metrics
 from companion.pace import Pace
+from companion.page import REPORT_FOLDER
+from companion.page.routes import routes
 from companion.probe import Prober
 from companion.record import Record
 from companion.references import References
@@ -100,7 +101,8 @@ class Companion:
 
     def _start_http(self) -> None:
         settings = self._settings
-        app = application(self._metrics.registry, page.routes(self._record))
+        registry, report = self._metrics.registry, settings.repository / REPORT_FOLDER
+        app = application(registry, routes(self._record, registry, report))
         listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
         self.http_port = listener.port
         self._stack.push_async_callback(asyncio.to_thread, listener.close)

@@ -8,17 +8,19 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
+from companion.page.safety import SafeHeaders
 from server.errors import StartError
 
 CONNECTIONS = 64
 GRACE_S = 1
 
 
-def application(registry: CollectorRegistry, pages: Sequence[Route]) -> Starlette:
+def application(registry: CollectorRegistry, pages: Sequence[BaseRoute]) -> Starlette:
     """Return what answers: metrics and health, and the pages."""
 
     async def metrics(request: Request) -> Response:
@@ -28,7 +30,10 @@ def application(registry: CollectorRegistry, pages: Sequence[Route]) -> Starlett
     async def healthy(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthy), *pages])
+    return Starlette(
+        routes=[Route("/metrics", metrics), Route("/healthz", healthy), *pages],
+        middleware=[Middleware(SafeHeaders)],
+    )
 
 
 class WebListener:

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from companion.page.wording import milliseconds
 from export import diff
 from export.artifact import RepositoryBusy, locked, remove_leftovers
 from export.command_line import (
@@ -31,7 +32,6 @@ from export.plan import Plan, plan
 from export.report.pages import write_pages
 from export.report.record import Latency, read_report
 from export.report.speed import measure_speed
-from export.report.wording import milliseconds
 
 LEGEND = """\
 MMACs: million multiply-adds of a picture

@@ -7,16 +7,21 @@ from collections.abc import Mapping, Set
 from math import isfinite, log10
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
+from companion.page import REPORT_FOLDER
+from companion.page.wording import decade, milliseconds, percent, short
 from export.report import wording
 from export.report.families import group
 from export.report.model_page import ModelPage, read_page
-from export.report.record import REPORT_FOLDER, write_whole
+from export.report.record import write_whole
 from server.errors import ArtifactError
 from server.repository import model_folders
 
 TEMPLATES = Path(__file__).parent / "templates"
+LOOK = PackageLoader("companion", "page/templates")
+"""Has look.css, which the pages of the companion share."""
+
 INDEX = "index"
 
 
@@ -67,7 +72,7 @@ def _remove_strangers(folder: Path, kept: Mapping[str, Set[str]]) -> None:
 def page_environment() -> Environment:
     """Return the templates: everything that is written into a page is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), LOOK]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -75,12 +80,12 @@ def page_environment() -> Environment:
     )
     environment.filters |= {
         "compact": wording.compact,
-        "decade": wording.decade,
+        "decade": decade,
         "figure": wording.figure,
         "log10": log10,
-        "milliseconds": wording.milliseconds,
-        "percent": wording.percent,
-        "short": wording.short,
+        "milliseconds": milliseconds,
+        "percent": percent,
+        "short": short,
         "words": lambda name: name.replace("_", " ").replace(".", ", "),
     }
     environment.tests["plottable"] = lambda value: isfinite(value) and value > 0

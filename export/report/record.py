@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-Unit = Literal["share", "count"]
+from companion.page import REPORT_FOLDER
 
-REPORT_FOLDER = "report"
+Unit = Literal["share", "count"]
 
 
 class _Frozen(BaseModel):

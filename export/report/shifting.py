@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from companion.page.pictures import picture_uri
 from companion.parity import Predict
 from companion.shift_consistency import (
     PADDED_REACH,
@@ -38,7 +39,6 @@ from companion.stability import (
     slide_one_pixel,
 )
 from export.report.effort import Effort
-from export.report.image import picture_uri
 from export.report.record import Share, ShiftLine, Shifts, SlidePicture, Unit
 from models.samples import UNLABELLED, Samples
 from models.spec import Layout
@@ -126,7 +126,7 @@ def followed_pictures(subject: Subject, slide: Slide) -> Iterator[SlidePicture]:
         yield SlidePicture(
             sha256=sha256(picture.contiguous().numpy().tobytes()).hexdigest(),
             size=subject.size,
-            png=picture_uri(picture, subject.layout),
+            png=picture_uri(picture.numpy(), subject.layout),
             label=None if label == UNLABELLED else subject.name_of(label),
             answers=tuple(subject.name_of(int(answer)) for answer in slide.answers[:, at]),
             probabilities=tuple(slide.probabilities[:, at].max(axis=1).round(4).tolist()),

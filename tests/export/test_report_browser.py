@@ -1,9 +1,5 @@
-"""The pages in a browser, opened from a file: drawn, in both themes, at any width, without errors.
+"""The pages in a browser, opened from a file: both themes, any width, without errors."""
 
-Chromium comes from Debian: where no browser is installed, and apt-get may, it is installed here.
-"""
-
-import os
 import re
 import shutil
 import subprocess
@@ -16,9 +12,9 @@ import pytest
 from PIL import Image
 
 from export.report.pages import write_pages
+from tests.chromium import installed_browser
 from tests.export.test_report_pages import UNMEASURED, record
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 120
 NARROW, WIDE = 400, 1280
 PROBE = """<script>addEventListener("load", () => {
@@ -49,21 +45,7 @@ Shoot = Callable[[Path, int, str], Shot]
 @pytest.fixture(scope="session")
 def browser() -> str:
     """Return the path of a browser."""
-
-    def installed() -> str | None:
-        return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-    if not installed() and shutil.which("apt-get") and os.geteuid() == 0:
-        install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
-        for command in (["apt-get", "update"], install):
-            subprocess.run(command, check=False, capture_output=True, timeout=600)
-    found = installed()
-    if found is None:
-        pytest.fail(
-            f"none of {', '.join(BROWSERS)} is installed; on Debian: apt-get install chromium",
-            pytrace=False,
-        )
-    return found
+    return installed_browser()
 
 
 @pytest.fixture(scope="session")

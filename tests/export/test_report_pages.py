@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from companion.page.wording import decade, milliseconds, percent
 from companion.reference import load_reference, load_samples
 from export.report.families import group
 from export.report.measurement import collect
@@ -29,7 +30,7 @@ from export.report.record import (
     read_report,
 )
 from export.report.speed import measure_speed
-from export.report.wording import compact, decade, figure, milliseconds, percent
+from export.report.wording import compact, figure
 from models.network import load_network
 from models.preprocessing import PreprocessedNetwork
 from models.zoo import specs

@@ -1,0 +1,70 @@
+"""How figures are written on a page."""
+
+from datetime import UTC, datetime
+from math import floor, isfinite, log10
+
+MINUS = "\N{MINUS SIGN}"
+
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def percent(share: float) -> str:
+    """Write a share with one decimal: 0.967 -> 96.7%."""
+    return f"{100 * share:.1f}%"
+
+
+def fine_percent(share: float) -> str:
+    """Write a share with two decimals, as what it is held against: 0.9297 -> 92.97%."""
+    return f"{100 * share:.2f}%"
+
+
+def short(value: float) -> str:
+    """Write a number with two digits: 3.3379e-05 -> 3.3e-05."""
+    return f"{value:.2g}" if isfinite(value) else "not finite"
+
+
+def milliseconds(value: float) -> str:
+    """Write a time with three digits, never as a power of ten."""
+    digits = 2 - floor(log10(value)) if value > 0 else 0
+    return f"{value:.{min(max(digits, 0), 3)}f}"
+
+
+def decade(exponent: int) -> str:
+    """Write a power of ten: -5 -> 10⁻⁵."""
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def power_of_ten(value: float) -> str:
+    """Write a power of ten as one: 1e-05 -> 10⁻⁵."""
+    return decade(round(log10(value)))
+
+
+def plain(value: float) -> str:
+    """Write a round number as it is: 20.0 -> 20."""
+    return f"{value:g}"
+
+
+def logit(value: float) -> str:
+    """Write a logit, or what stands in its place: 0.5 -> 0.5000."""
+    return f"{value:.4f}".replace("-", MINUS) if isfinite(value) else str(value)
+
+
+def signed(value: float) -> str:
+    """Write a difference: 0.00012 -> +0.00012."""
+    return f"{value:+.2g}".replace("-", MINUS) if isfinite(value) else "not finite"
+
+
+def moment(time_s: float) -> str:
+    """Write a Unix time: 2026-11-25 22:54:03 UTC."""
+    return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def machine_moment(time_s: float) -> str:
+    """Write a Unix time for programs: 2026-11-25T22:54:03Z."""
+    return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def age(seconds: float) -> str:
+    """Write how long ago something was, in its largest unit: 135 -> 2 min."""
+    whole = max(0, round(seconds))
+    return next((f"{whole // size} {unit}" for size, unit in UNITS if whole >= size), "0 s")

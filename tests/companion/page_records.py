@@ -1,0 +1,118 @@
+"""Records as a companion would keep them, for the pages that show them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from companion.metrics import Metrics
+from companion.page.routes import routes
+from companion.parity import Parity
+from companion.record import PROBE, Disagreement, ModelState, Point, Record, Seen, ServerState
+from companion.shift_consistency import Consistency
+from companion.verdict import Verdict
+from companion.web import WebListener, application
+from server.manifest import Manifest
+
+NOW_S = 1_790_000_000.0
+PERIOD_S = 60.0
+SHA256 = "5a" * 32
+LABELS = ("shirt", "coat", "bag")
+HEALTHY = Parity(2e-6, 1e-6, 1.0, 12, 2.0)
+BROKEN = Parity(0.5, 0.01, 0.75, 12, 2.0)
+
+
+def new_record() -> Record:
+    """Return a record that nothing was noted in."""
+    return Record("127.0.0.1:8001", probes=100, disagreements=50, disagreement_bytes=1 << 20)
+
+
+def filled_record(manifest: Manifest, probes: int = 30) -> Record:
+    """Return a record of a healthy model, a failing one, and one without a reference."""
+    record = new_record()
+    record.note_server(ServerState("127.0.0.1:8001", up=True, since_s=NOW_S))
+    for name, verdict, parity in (
+        ("sound", Verdict.HEALTHY, HEALTHY),
+        ("broken", Verdict.FAILING, BROKEN),
+    ):
+        record.note_model(state(name, verdict, parity, manifest))
+        for at in range(probes):
+            record.note_point((name, "1"), point(at, verdict, parity))
+    record.note_model(
+        replace(
+            state("stranger", Verdict.UNVERIFIABLE, HEALTHY, manifest),
+            manifest=None,
+            probe=Seen(),
+            reason="there is no reference of 'stranger' version 1, only of none",
+        )
+    )
+    record.note_disagreement(disagreement())
+    return record
+
+
+def state(name: str, verdict: Verdict, parity: Parity, manifest: Manifest) -> ModelState:
+    """Return how a version is after its last probe."""
+    return ModelState(
+        name=name,
+        version="1",
+        sha256=SHA256,
+        provider="CPUExecutionProvider",
+        verdict=verdict,
+        since_s=NOW_S,
+        reason="parity: logits differ" if verdict is Verdict.FAILING else "",
+        probed_s=NOW_S,
+        manifest=manifest,
+        probe=Seen(parity, {"circular": Consistency(0.985, 0.004, 64)}),
+        shadow=Seen(parity, {"zero_padded": Consistency(0.97, 0.01, 40)}),
+    )
+
+
+def point(at: int, verdict: Verdict, parity: Parity) -> Point:
+    """Return the probe number `at`: its consistency is not known at first."""
+    shares = {"circular": 0.985, "zero_padded": 0.95 + 0.001 * (at % 7), "half_pixel": 0.97}
+    batches = [("onnxruntime", 1, 0.003), ("onnxruntime", 8, 0.012), ("torch", 1, 0.005)]
+    return Point(
+        time_s=NOW_S + PERIOD_S * at,
+        sha256=SHA256,
+        verdict=verdict,
+        parity=parity,
+        consistency=shares if at > 4 else {},
+        latency_s={(path, size): seconds * (1 + 0.1 * (at % 3)) for path, size, seconds in batches},
+    )
+
+
+def disagreement(
+    picture: NDArray[Any] | None = None, layout: str = "HWC", model: str = "broken"
+) -> Disagreement:
+    """Return a picture that is a coat when served, and a shirt to PyTorch."""
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 4
+    return Disagreement(
+        time_s=NOW_S,
+        model=model,
+        version="1",
+        sha256=SHA256,
+        source=PROBE,
+        layout=layout,
+        picture=grey if picture is None else picture,
+        served=np.array([1.5, 2.0, -1.0], np.float32),
+        reference=np.array([1.5, 1.25, -1.0], np.float32),
+        labels=LABELS,
+    )
+
+
+@contextmanager
+def listening(
+    record: Record, report: Path, metrics: Metrics | None = None
+) -> Iterator[WebListener]:
+    """Serve the pages of a record, as a companion does, on a free port."""
+    metrics = metrics or Metrics(PERIOD_S)
+    app = application(metrics.registry, routes(record, metrics.registry, report))
+    listener = WebListener(app, "127.0.0.1", 0)
+    try:
+        yield listener
+    finally:
+        listener.close()
