@@ -112,11 +112,11 @@ def test_the_page_keeps_its_words_and_gets_new_tables(measured: Results) -> None
     )
     filled = page.filled(text, measured)
     assert filled.startswith(
-        "before\n<!-- table targets -->\n| target, and its worst case | limit |"
+        "before\n<!-- table targets -->\n\n| target, and its worst case | limit |"
     )
     assert "1.10 (1.00-1.40)" in filled
     assert "old" not in filled
-    assert filled.endswith("<!-- table payloads -->\nNothing was measured.\n\n<!-- end -->\n")
+    assert filled.endswith("<!-- table payloads -->\n\nNothing was measured.\n\n<!-- end -->\n")
     assert page.filled(filled, measured) == filled
 
 
