@@ -25,9 +25,11 @@ from benchmarks.servers import ALL
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "benchmark_results" / "results.json"
+SHOWN = OUTPUT.relative_to(ROOT)
 INTERRUPTED = 130
 EPILOG = f"""\
-models:   {", ".join(MODELS)},
+models:   {", ".join(MODELS[:4])},
+          {", ".join(MODELS[4:])},
           or any other of model_repository/ and benchmarks/models.yaml
 servers:  {", ".join(one.name for one in ALL)}; bare onnxruntime is always measured
 windows:  --rounds of each figure, the servers in turns; the tables have median (least-most)
@@ -49,7 +51,12 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="measure, save, show")
+    run = commands.add_parser(
+        "run",
+        help="measure, save, show",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     run.add_argument("--quick", action="store_true", help="three models, no peers, short windows")
     run.add_argument("--models", type=_names, help="instead of the plan's, separated by commas")
     run.add_argument("--servers", type=_names, help="instead of the plan's, separated by commas")
@@ -67,7 +74,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     show = commands.add_parser("show", help="print the tables of a run")
     write = commands.add_parser("page", help="put tables and plots into docs/performance.md")
     for each in (run, show, write):
-        each.add_argument("file", type=Path, nargs="?", default=OUTPUT, help="JSON (%(default)s)")
+        each.add_argument("file", type=Path, nargs="?", default=OUTPUT, help=f"JSON ({SHOWN})")
     return parser.parse_args(words)
 
 
@@ -76,8 +83,11 @@ def _names(words: str) -> list[str]:
 
 
 def _attached(words: str) -> tuple[str, int, int]:
-    name, port, pid = words.split(":")
-    return name, int(port), int(pid)
+    try:
+        name, port, pid = words.split(":")
+        return name, int(port), int(pid)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected NAME:PORT:PID, got {words!r}") from None
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -151,11 +161,12 @@ def _measure(bench: Bench) -> None:
         bench.save()
 
 
-def _terminate(number: int, frame: object) -> None:
+def _interrupt(number: int, frame: object) -> None:
     del number, frame
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)  # as Ctrl-C: servers end, results stay
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs without SIGINT
+        signal.signal(stop, _interrupt)
     sys.exit(main())

@@ -68,7 +68,8 @@ class Bench:
         scratch = repository.parent / contender.name
         scratch.mkdir(exist_ok=True)
         launch = Launch(subject, repository, tensors(subject, 1), free_port(), scratch)
-        self._console.print(f"{subject.name}: starting {contender.name}")
+        begin = "starting" if contender.installed() else "installing and starting"
+        self._console.print(f"{subject.name}: {begin} {contender.name}")
         try:
             server = stack.enter_context(running(contender, launch))
         except NotMeasured as error:

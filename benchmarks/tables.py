@@ -54,8 +54,8 @@ def sheets(results: Results) -> list[Sheet]:
 
 
 def show(results: Results, console: Console) -> None:
-    """Print every table."""
-    for sheet in sheets(results):
+    """Print every table, the targets last, where they are seen."""
+    for sheet in sorted(sheets(results), key=lambda one: one.name == "targets"):
         console.print(f"\n[bold]{sheet.title}[/]")
         for part in _parts(sheet):
             console.print(_terminal_table(part))
@@ -283,6 +283,14 @@ def _starts(results: Results) -> Sheet:
         )
         rows.append([server, words(start), words(load) if load.most else "-"])
     rows += [
+        [
+            f"nyquist, {row.of['value']} models",
+            number(row.figures["start_s"]),
+            number(row.figures["load_s"]),
+        ]
+        for row in results.select(experiment="models loaded", what="start")
+    ]
+    rows += [
         [f"export/build.py, {row.of['model']}", number(row.figures["build_s"]), "-"]
         for row in results.select(experiment="export")
     ]
@@ -295,12 +303,10 @@ def _growth(results: Results) -> Sheet:
     for experiment, what in GROWTH.items():
         for value in results.values("value", experiment=experiment):
             of: dict[str, Fact] = {"experiment": experiment, "value": value}
-            started = results.select(**of, what="start")
-            start = number(started[0].figures["start_s"]) if started else "-"
             for calls in results.values("concurrency", **of):
                 each = _figures(results, {**of, "concurrency": calls})
-                rows.append([what, f"{value:,}", str(calls), *each, start])
-    columns = ["what grows", "to", "n", *_HEADS, "start s"]
+                rows.append([what, f"{value:,}", str(calls), *each])
+    columns = ["what grows", "to", "n", *_HEADS]
     return Sheet("growth", "How cost grows, Nyquist", columns, rows, grouped=True)
 
 
