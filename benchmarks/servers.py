@@ -25,7 +25,7 @@ from tests.conformance.environments import interpreter
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 5.0
 PAUSE_TIMEOUT_S = 1.0
 HEAVY_MMACS = 50
 """Million multiply-adds from which a picture is worth more than one thread."""
