@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,14 @@ def build(options: list[str], output: Path) -> float:
     """Build models in a process of its own and return its seconds."""
     began = monotonic()
     command = [sys.executable, str(ROOT / "export" / "build.py"), *options, "--output", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)  # noqa: S603 - our own command
+    with subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr) as process:  # noqa: S603 - our own command
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # it ends its workers, which a kill would leave
+            raise
+    if status:
+        raise subprocess.CalledProcessError(status, command)
     return monotonic() - began
 
 
