@@ -11,10 +11,10 @@ DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
 SOURCES := $(shell find models companion export -name '*.py' -o -path '*/templates/*') \
   $(wildcard models/data/* models/weights/*) server/engine.py server/manifest.py server/model_config.py
 
-.PHONY: help serve test check lint types models install proto lock clean
+.PHONY: help serve test check lint types bench bench-quick models install proto lock clean
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
 	@$(IN) -m server --repository $(REPOSITORY)
@@ -33,6 +33,13 @@ lint: $(INSTALLED) ## formatting, rules of style, arrows between the folders, de
 
 types: $(INSTALLED) ## mypy --strict
 	@$(IN) -m mypy models server companion export benchmarks deploy tests
+
+bench: $(BUILT) ## measure bare onnxruntime, Nyquist and its peers: half an hour, tables and plots
+	@$(IN) -m benchmarks run
+	@$(IN) -m benchmarks page
+
+bench-quick: $(BUILT) ## the same without peers, in under five minutes, tables only
+	@$(IN) -m benchmarks run --quick benchmark_results/quick.json
 
 models: $(BUILT) ## build the models that changed
 
@@ -61,11 +68,11 @@ LOCK_ALL := uv pip compile -q pyproject.toml --python-version 3.11 --generate-ha
 LOCK := $(LOCK_ALL) --no-emit-package torch
 
 lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a folder with torch's CPU wheel)
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra dev -o requirements/dev-cpu.txt
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra dev -o requirements/dev-gpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra dev -o requirements/dev-cpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda -o requirements/server-gpu.txt
 	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra companion -o requirements/companion-cpu.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venvs $(REPOSITORY)
+	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results

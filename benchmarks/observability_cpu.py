@@ -9,7 +9,8 @@ ModelStatistics answers is counted all the same); the metrics as they are; these
 for each call, to a pipe; these and traces of no call, of 1 % and of every call, sent to a process
 that forgets them. The time is that of the server's process, user and system, over requests
 of one picture. The figures are medians of the rounds, with the least and the most, and what each
-case adds to the one that it is compared with, also as a share of its own time.
+case adds to the one that it is compared with, also as a share of its own time. The table of targets
+(`python -m benchmarks show`) reads no metrics, and metrics with traces of 1 %.
 """
 
 import argparse
@@ -31,7 +32,11 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 
 from benchmarks.closed_loop import closed_loop, repository_of
-from benchmarks.server_cpu import cpu_seconds, request_body
+from benchmarks.environment import describe
+from benchmarks.process_usage import cpu_seconds
+from benchmarks.results import Results
+from benchmarks.subject import Subject
+from benchmarks.targets import OBSERVABILITY
 from server.__main__ import serve
 from server.command_line import parse
 from server.logs import configure_logs
@@ -170,13 +175,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        print_table(measure(arguments, stack))
+        measured = measure(arguments, stack)
+    print_table(measured)
+    save(arguments.model, measured)
 
 
 def measure(arguments: argparse.Namespace, stack: ExitStack) -> list[Case]:
     """Run every round."""
     folder = arguments.repository / arguments.model
-    body = request_body(folder)
+    body = Subject(folder).tensor_request(1).body
     repository = stack.enter_context(repository_of(folder))
     options = ["--drain-s", "0", "--provider", "cpu", "--threads", str(arguments.threads)]
     running: list[tuple[Case, RunningServer]] = []
@@ -211,6 +218,17 @@ def print_table(measured: Sequence[Case]) -> None:
             row += [f"{added:+.1f} us", f"{added / middle:+.1%}"]
         rows.append(row + ["-"] * (5 - len(row)))
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))  # noqa: T201 - its output
+
+
+def save(model: str, measured: Sequence[Case]) -> None:
+    """Write what the table of targets reads: without metrics, and with all that is usual."""
+    results = Results(describe())
+    for server, name in (("off", "no metrics"), ("on", "metrics, traces of 1 %")):
+        (case,) = (case for case in measured if case.name == name)
+        for number, microseconds in enumerate(case.microseconds, 1):
+            of = {"model": model, "server": server, "round": number}
+            results.add(of, {"cpu_us": microseconds})
+    results.save(OBSERVABILITY)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.closed_loop import Answers, closed_loop, repository_of
-from benchmarks.server_cpu import request_body
+from benchmarks.subject import Subject
 from server.pb import shadow_pb2 as pb
 from server.pb import shadow_pb2_grpc as stubs
 from tests.processes import RunningServer, start_server
@@ -134,7 +134,7 @@ def measure(
 ) -> list[tuple[Case, tuple[float, float]]]:
     """Run every round, and return the cases with what their servers counted."""
     folder = arguments.repository / arguments.model
-    body = request_body(folder)
+    body = Subject(folder).tensor_request(1).body
     repository = stack.enter_context(repository_of(folder))
     running = [(case, start(case, repository, arguments, stack)) for case in cases()]
     for number in range(arguments.rounds + 1):

@@ -1,0 +1,1 @@
+"""Nyquist, bare onnxruntime and its peers, measured in one run."""
