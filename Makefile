@@ -56,14 +56,16 @@ $(INSTALLED): pyproject.toml requirements/dev-$(RUNTIME).txt
 proto: $(INSTALLED) ## generate server/pb from proto/
 	$(IN) -m grpc_tools.protoc -I server/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
 
-LOCK := uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-annotate \
-  --no-emit-package torch --custom-compile-command "make lock"
+LOCK_ALL := uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-annotate \
+  --custom-compile-command "make lock"
+LOCK := $(LOCK_ALL) --no-emit-package torch
 
 lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a folder with torch's CPU wheel)
 	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra dev -o requirements/dev-cpu.txt
 	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra dev -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda -o requirements/server-gpu.txt
+	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra companion -o requirements/companion-cpu.txt
 
 clean: ## remove what make made
 	rm -rf $(VENV) .venvs $(REPOSITORY)

@@ -153,10 +153,12 @@ class Prober:
             shifts: trials of each protocol in a period, once each has been made.
         """
         while not self._stopped.is_set():
-            due = monotonic() + period_s
+            began = monotonic()
+            due = began + period_s
             try:
                 self.probe()
-                self.try_shifts(shifts, due)
+                now = monotonic()  # where probing takes a period, shifts get as long as it took
+                self.try_shifts(shifts, max(due, 2 * now - began))
             except grpc.RpcError as error:
                 logger.warning("a probe ended early: %s", _in_words(error))
             except (ArtifactError, WrongConnection) as error:

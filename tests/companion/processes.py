@@ -17,7 +17,7 @@ FAST = (
     *("--probe-period-s", str(PERIOD_S), "--core-share", "1"),
     *("--nice", "0", "--drain-s", "0"),
 )
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass

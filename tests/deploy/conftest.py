@@ -1,6 +1,5 @@
 """The files of the deployment, parsed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,6 @@ def provider() -> dict[str, Any]:
     (provider,) = _yaml("deploy/grafana/provisioning/dashboards/nyquist.yml")["providers"]
     assert isinstance(provider, dict)
     return provider
-
-
-@pytest.fixture(scope="session")
-def dashboard() -> dict[str, Any]:
-    """Return the committed latency dashboard."""
-    text = (ROOT / "deploy/grafana/dashboards/latency.json").read_text(encoding="utf-8")
-    dashboard: dict[str, Any] = json.loads(text)
-    return dashboard
 
 
 @pytest.fixture(scope="session")

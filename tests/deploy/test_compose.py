@@ -4,10 +4,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.settings import Settings
+from companion.settings import Settings as CompanionSettings
+from server.settings import COMPANION_PREFIX, PREFIX, Settings
 
 Services = dict[str, dict[str, Any]]
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+COMPANION_DEFAULTS = {name: field.default for name, field in CompanionSettings.model_fields.items()}
 
 
 def mounts(service: dict[str, Any]) -> dict[str, str]:
@@ -29,13 +31,13 @@ def in_profile(services: Services, profile: str) -> set[str]:
     }
 
 
-def test_plain_up_starts_the_cpu_server_prometheus_and_grafana(
+def test_plain_up_starts_the_cpu_server_its_companion_prometheus_and_grafana(
     root: Path, services: Services
 ) -> None:
     lines = (root / ".env").read_text(encoding="utf-8").splitlines()
     settings = dict(line.split("=") for line in lines if not line.startswith("#"))
     started = in_profile(services, settings["COMPOSE_PROFILES"])
-    assert started == {"server", "prometheus", "grafana"}
+    assert started == {"server", "companion", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -54,14 +56,14 @@ def test_a_gpu_is_reserved_in_the_gpu_profile_alone(services: Services) -> None:
     }
     assert devices == {"server-gpu": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}
     assert services["server-gpu"]["profiles"] == ["gpu"]
-    assert services["server-gpu"]["environment"] == {"NYQUIST_REQUIRE_CUDA": "true"}
+    assert services["server-gpu"]["environment"]["NYQUIST_REQUIRE_CUDA"] == "true"
 
 
 def test_each_server_is_built_with_its_own_runtime(services: Services) -> None:
     runtimes = {
         name: service["build"]["args"]["RUNTIME"]
         for name, service in services.items()
-        if "build" in service
+        if "RUNTIME" in service.get("build", {}).get("args", ())
     }
     assert runtimes == {"server": "cpu", "server-gpu": "gpu,cuda"}
 
@@ -85,8 +87,8 @@ def test_every_mount_exists(root: Path, services: Services) -> None:
     assert [source for source in sources if not (root / source).is_dir()] == []
 
 
-@pytest.mark.parametrize("name", ["server", "server-gpu"])
-def test_the_servers_models_are_those_that_the_build_writes(services: Services, name: str) -> None:
+@pytest.mark.parametrize("name", ["server", "server-gpu", "companion"])
+def test_the_models_are_those_that_the_build_writes(services: Services, name: str) -> None:
     assert mounts(services[name]) == {"/models": f"./{DEFAULTS['repository']}"}
 
 
@@ -96,6 +98,10 @@ def test_ports_are_published_to_this_machine_alone(services: Services) -> None:
     assert published == {
         "server": server,
         "server-gpu": server,
+        "companion": [
+            f"127.0.0.1:{port}:{port}"
+            for port in (COMPANION_DEFAULTS["port"], COMPANION_DEFAULTS["http_port"])
+        ],
         "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
@@ -113,7 +119,7 @@ def test_every_service_is_locked_down(services: Services) -> None:
 def test_every_image_is_pinned_and_every_service_has_a_health_check(
     services: Services, instructions: list[tuple[str, str]]
 ) -> None:
-    assert "HEALTHCHECK" in dict(instructions)
+    assert [word for word, _ in instructions].count("HEALTHCHECK") == 2
     for name, service in services.items():
         if "build" not in service:
             assert service["image"].rpartition(":")[2][-1].isdigit(), name
@@ -122,19 +128,54 @@ def test_every_image_is_pinned_and_every_service_has_a_health_check(
 
 def test_a_stopping_server_has_the_time_that_it_asks_for(services: Services) -> None:
     needed_s = DEFAULTS["drain_s"] + DEFAULTS["grace_s"]
-    for name in ("server", "server-gpu"):
+    for name in ("server", "server-gpu", "companion"):
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > needed_s
 
 
-def test_prometheus_scrapes_the_server_every_five_seconds(
+@pytest.mark.parametrize("name", ["server", "server-gpu", "companion"])
+def test_every_variable_is_a_setting_of_what_it_is_given_to(services: Services, name: str) -> None:
+    prefix, settings = (
+        (COMPANION_PREFIX, CompanionSettings) if name == "companion" else (PREFIX, Settings)
+    )
+    given = services[name]["environment"]
+    assert given
+    known = {f"{prefix}{setting.upper()}" for setting in settings.model_fields}
+    assert set(given) <= known
+
+
+@pytest.mark.parametrize("name", ["server", "server-gpu"])
+def test_one_request_in_a_hundred_goes_to_the_companion_too(services: Services, name: str) -> None:
+    given = services[name]["environment"]
+    host, port = given["NYQUIST_SHADOW_TARGET"].split(":")
+    assert host in names(services, "companion")
+    assert int(port) == COMPANION_DEFAULTS["port"]
+    assert given["NYQUIST_SHADOW_SHARE"] == "${NYQUIST_SHADOW_SHARE:-0.01}"
+
+
+def test_the_companion_asks_the_server(services: Services) -> None:
+    host, port = services["companion"]["environment"]["NYQUIST_COMPANION_TARGET"].split(":")
+    assert host in names(services, "server") & names(services, "server-gpu")
+    assert int(port) == DEFAULTS["port"]
+
+
+def test_prometheus_scrapes_the_server_and_the_companion_every_five_seconds(
     services: Services, scrape: dict[str, Any]
 ) -> None:
-    (job,) = scrape["scrape_configs"]
-    (target,) = job["static_configs"][0]["targets"]
-    host, port = target.split(":")
-    assert host in names(services, "server") & names(services, "server-gpu")
-    assert int(port) == DEFAULTS["metrics_port"]
+    server, companion = scrape["scrape_configs"]
+    assert (server["job_name"], companion["job_name"]) == ("nyquist", "nyquist-companion")
+    for job, name, port in (
+        (server, "server", DEFAULTS["metrics_port"]),
+        (companion, "companion", COMPANION_DEFAULTS["http_port"]),
+    ):
+        assert job["static_configs"][0]["targets"] == [f"{name}:{port}"]
+    assert "server" in names(services, "server") & names(services, "server-gpu")
     assert scrape["global"]["scrape_interval"] == "5s"
+
+
+def test_prometheus_keeps_what_the_error_budget_is_over(services: Services) -> None:
+    options = dict(option.split("=") for option in services["prometheus"]["command"])
+    assert options["--storage.tsdb.path"] == "/prometheus"
+    assert int(options["--storage.tsdb.retention.time"].removesuffix("d")) > 30
 
 
 def test_prometheus_finds_its_configuration_where_its_image_looks(
@@ -142,7 +183,7 @@ def test_prometheus_finds_its_configuration_where_its_image_looks(
 ) -> None:
     folder = mounts(services["prometheus"])["/etc/prometheus"]
     assert (root / folder / "prometheus.yml").is_file()
-    assert "command" not in services["prometheus"]
+    assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
     assert "prometheus:/prometheus" in services["prometheus"]["volumes"]
 
 

@@ -3,17 +3,32 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from server.settings import Settings
+from companion.settings import Settings as CompanionSettings
+from server.settings import COMPANION_PREFIX, PREFIX, Settings
 
 Instructions = list[tuple[str, str]]
 
 
+def stages(instructions: Instructions) -> dict[str, Instructions]:
+    """Return the instructions of each stage by its name, with those of its parent."""
+    found: dict[str, Instructions] = {}
+    name = ""
+    for word, text in instructions:
+        if word == "FROM":
+            parent, _, name = text.partition(" AS ")
+            found[name] = list(found.get(parent, []))
+        else:
+            found[name].append((word, text))
+    return found
+
+
 @pytest.fixture(scope="session")
-def final_stage(instructions: Instructions) -> Instructions:
-    """Return the instructions of the image itself, without those of the build stage."""
-    starts = [index for index, (word, _) in enumerate(instructions) if word == "FROM"]
-    return instructions[starts[-1] :]
+def images(instructions: Instructions) -> dict[str, Instructions]:
+    """Return what the images are made by: that of the server has no name, being the last."""
+    found = stages(instructions)
+    return {"server": found[""], "companion": found["companion"]}
 
 
 def variables(stage: Instructions) -> dict[str, str]:
@@ -22,28 +37,52 @@ def variables(stage: Instructions) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def test_the_image_runs_as_a_numeric_user_that_is_not_root(final_stage: Instructions) -> None:
-    users = [text for word, text in final_stage if word == "USER"]
+both = pytest.mark.parametrize("image", ["server", "companion"])
+
+
+@both
+def test_an_image_runs_as_a_numeric_user_that_is_not_root(
+    images: dict[str, Instructions], image: str
+) -> None:
+    users = [text for word, text in images[image] if word == "USER"]
     assert users == ["10001:10001"]
 
 
-def test_the_image_starts_the_server_and_stops_it_with_sigterm(final_stage: Instructions) -> None:
-    assert json.loads(dict(final_stage)["ENTRYPOINT"]) == ["nyquist-server"]
-    assert dict(final_stage)["STOPSIGNAL"] == "SIGTERM"
-
-
-def test_every_variable_of_the_image_is_a_setting_of_the_server(
-    final_stage: Instructions,
+@both
+def test_an_image_starts_its_program_and_stops_it_with_sigterm(
+    images: dict[str, Instructions], image: str
 ) -> None:
-    set_here = {name: value for name, value in variables(final_stage).items() if "NYQUIST" in name}
-    assert set_here == {"NYQUIST_HOST": "0.0.0.0", "NYQUIST_REPOSITORY": "/models"}  # noqa: S104 - all addresses of the container
-    known = {f"NYQUIST_{name.upper()}" for name in Settings.model_fields}
+    assert json.loads(dict(images[image])["ENTRYPOINT"]) == [f"nyquist-{image}"]
+    assert dict(images[image])["STOPSIGNAL"] == "SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("image", "prefix", "settings"),
+    [("server", PREFIX, Settings), ("companion", COMPANION_PREFIX, CompanionSettings)],
+)
+def test_every_variable_of_an_image_is_a_setting_of_its_program(
+    images: dict[str, Instructions], image: str, prefix: str, settings: type[BaseModel]
+) -> None:
+    set_here = {
+        name: value for name, value in variables(images[image]).items() if "NYQUIST" in name
+    }
+    assert set_here == {f"{prefix}HOST": "0.0.0.0", f"{prefix}REPOSITORY": "/models"}  # noqa: S104 - all addresses of the container
+    known = {f"{prefix}{name.upper()}" for name in settings.model_fields}
     assert set(set_here) <= known
 
 
-def test_the_image_exposes_the_ports_of_the_server(final_stage: Instructions) -> None:
-    ports = [Settings.model_fields[name].default for name in ("port", "metrics_port")]
-    assert dict(final_stage)["EXPOSE"].split() == [str(port) for port in ports]
+@pytest.mark.parametrize(
+    ("image", "settings", "names"),
+    [
+        ("server", Settings, ("port", "metrics_port")),
+        ("companion", CompanionSettings, ("port", "http_port")),
+    ],
+)
+def test_an_image_exposes_the_ports_of_its_program(
+    images: dict[str, Instructions], image: str, settings: type[BaseModel], names: tuple[str, ...]
+) -> None:
+    ports = [settings.model_fields[name].default for name in names]
+    assert dict(images[image])["EXPOSE"].split() == [str(port) for port in ports]
 
 
 def test_the_image_copies_only_what_exists_and_reaches_the_builder(
@@ -53,7 +92,9 @@ def test_the_image_copies_only_what_exists_and_reaches_the_builder(
     allowed = [line.removeprefix("!").rstrip("/") for line in lines if line.startswith("!")]
     assert "*" in lines
     copies = [text.split() for word, text in instructions if word == "COPY"]
-    sources = [source for words in copies if "--from=build" not in words for source in words[:-1]]
+    sources = [
+        source for words in copies if not words[0].startswith("--from=") for source in words[:-1]
+    ]
     assert len(sources) > 4
     for source in sources:
         assert any(root.glob(source)), f"{source} does not exist"
@@ -69,10 +110,14 @@ def test_every_package_is_installed_by_hash(root: Path, instructions: Instructio
         for step in text.split("&&")
         if " install " in step
     ]
-    assert len(installs) == 3
+    assert len(installs) == 5
     for step in installs:
         assert "--require-hashes" in step or "--no-index --no-deps" in step
-    for lock in ("deploy/build-requirements.txt", "requirements/server-cpu.txt"):
+    for lock in (
+        "deploy/build-requirements.txt",
+        "requirements/server-cpu.txt",
+        "requirements/companion-cpu.txt",
+    ):
         assert "--hash=sha256:" in (root / lock).read_text(encoding="utf-8")
 
 
@@ -107,9 +152,28 @@ def test_no_machine_or_registry_is_named(root: Path) -> None:
         assert "https://" not in text
 
 
-def test_the_health_check_of_the_image_is_a_module_that_it_has(
-    root: Path, final_stage: Instructions
+def test_the_health_check_of_the_server_is_a_module_that_its_image_has(
+    root: Path, images: dict[str, Instructions]
 ) -> None:
-    command = json.loads(dict(final_stage)["HEALTHCHECK"].partition("CMD ")[2])
+    command = json.loads(dict(images["server"])["HEALTHCHECK"].partition("CMD ")[2])
     assert command == ["python", "-m", "server.healthcheck"]
     assert (root / "server" / "healthcheck.py").is_file()
+
+
+def test_the_health_check_of_the_companion_asks_it_at_its_port(
+    images: dict[str, Instructions],
+) -> None:
+    python, flag, program = json.loads(
+        dict(images["companion"])["HEALTHCHECK"].partition("CMD ")[2]
+    )
+    assert (python, flag) == ("python", "-c")
+    compile(program, "HEALTHCHECK", "exec")
+    port = CompanionSettings.model_fields["http_port"].default
+    assert f"http://127.0.0.1:{port}/healthz" in program
+
+
+def test_the_companions_lock_has_torch_for_the_processor_alone(root: Path) -> None:
+    lock = (root / "requirements" / "companion-cpu.txt").read_text(encoding="utf-8")
+    names = [line.split(" ")[0] for line in lock.splitlines() if line[:1].isalnum()]
+    assert [name for name in names if name.startswith("torch")] == ["torch==2.13.0+cpu"]
+    assert not [name for name in names if name.startswith(("nvidia", "onnxruntime", "cuda"))]

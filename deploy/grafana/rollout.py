@@ -1,0 +1,126 @@
+"""The Rollout dashboard: the versions of one model side by side."""
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import units
+
+from deploy.grafana.overview import REQUESTS, models_table
+from deploy.grafana.panels import (
+    COMPANION_JOB,
+    HALF,
+    JOB,
+    SERVED_MODEL,
+    Panel,
+    Row,
+    board,
+    chosen,
+    graph,
+    series,
+    stacked,
+)
+from deploy.grafana.promql import CHECKED, LOST, SERVED, mean, quantile, rate
+from deploy.grafana.validation import against_tolerance, verdict_table
+
+VERSION = "v{{version}}"
+
+
+def versions() -> list[Panel]:
+    """Return what each version is, and what the companion says of it."""
+    return [models_table().span(HALF), verdict_table().span(HALF)]
+
+
+def traffic() -> list[Panel]:
+    """Return how many requests each version answers."""
+    answered = rate(f"{REQUESTS}_count", "version")
+    return [
+        graph(
+            "Latency p50",
+            units.Seconds,
+            "Half of the requests were answered faster.",
+            series(quantile(0.5, REQUESTS, "version"), VERSION),
+        ),
+        graph(
+            "Latency p99",
+            units.Seconds,
+            "99 of 100 requests were answered faster.",
+            series(quantile(0.99, REQUESTS, "version"), VERSION),
+        ),
+        graph(
+            "Mean time in infer",
+            units.Seconds,
+            "The network itself, once a batch: what a new version costs when the load is the same.",
+            series(
+                mean("nyquist_stage_duration_seconds", "version", f'{SERVED}, stage="infer"'),
+                VERSION,
+            ),
+        ),
+        stacked(
+            graph(
+                "Requests",
+                units.RequestsPerSecond,
+                "Answered, by version.",
+                series(answered, VERSION),
+            )
+        ),
+        graph(
+            "Requests lost",
+            units.PercentUnit,
+            "Share of the requests that the server owed an answer and gave none.",
+            series(_share_rejected(LOST), VERSION),
+        ),
+        graph(
+            "Requests that were invalid",
+            units.PercentUnit,
+            "Share of all requests that the version refused: callers that do not know its inputs.",
+            series(_share_rejected('reason="invalid"'), VERSION),
+        ),
+    ]
+
+
+def _share_rejected(where: str) -> str:
+    part = rate("nyquist_rejected_total", "version", f"{SERVED}, {where}")
+    return f"{part} / ({part} + {rate(f'{REQUESTS}_count', 'version')}) >= 0"
+
+
+def correctness() -> list[Panel]:
+    """Return how far each version is from its PyTorch network, and whether its answers hold."""
+    circular = f'{CHECKED}, protocol="circular"'
+    return [
+        against_tolerance(
+            "Parity error",
+            "nyquist_parity_relative_error",
+            "nyquist_parity_tolerance",
+            "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
+            "the reference pictures; each version against its own reference and tolerance.",
+            "version",
+        ).span(HALF),
+        graph(
+            "Circular shift consistency",
+            units.PercentUnit,
+            "Pairs of circular shifts with the same answer, and what the manifest allows at least.",
+            series(
+                f"min by (version, source) (nyquist_shift_consistency_ratio{{{circular}}})",
+                "v{{version}} {{source}}",
+            ),
+            series(
+                f"max by (version) (nyquist_shift_consistency_tolerance{{{CHECKED}}})",
+                "v{{version}} tolerance",
+            ),
+        )
+        .span(HALF)
+        .max(1),
+    ]
+
+
+def rollout() -> dashboard.Dashboard:
+    """Return the dashboard, with data source, server, companion and one model as its variables."""
+    return board(
+        "Nyquist rollout",
+        "nyquist-rollout",
+        "The versions of one model side by side: what they are, how fast, how well, how right.",
+        [chosen(*JOB), chosen(*COMPANION_JOB), chosen(*SERVED_MODEL, several=False)],
+        [
+            Row("Versions", versions()),
+            Row("Latency, traffic and errors", traffic()),
+            Row("Parity and consistency", correctness()),
+        ],
+    )

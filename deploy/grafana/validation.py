@@ -1,0 +1,249 @@
+"""The Validation dashboard: does the served graph compute what PyTorch does, and does it hold?"""
+
+from grafana_foundation_sdk.builders import dashboard, table, timeseries
+from grafana_foundation_sdk.models import units
+
+from deploy.grafana.panels import (
+    COMPANION_JOB,
+    HALF,
+    JOB,
+    QUARTER,
+    SERVED_MODEL,
+    Panel,
+    Row,
+    board,
+    chosen,
+    graph,
+    grid_of,
+    labelled,
+    logarithmic,
+    now,
+    rows_of,
+    series,
+    stacked,
+)
+from deploy.grafana.promql import CHECKED, COMPANION, quantile, rate
+
+PROBED = f'{CHECKED}, source="probe"'
+TIMED = "nyquist_reference_duration_seconds"
+PROBES_APART = "2m"
+"""Least step of what only probes count: one a minute would leave gaps in a finer line."""
+VERDICTS = {"healthy": "green", "degraded": "orange", "failing": "red", "unverifiable": "purple"}
+
+
+def verdicts() -> list[Panel]:
+    """Return what the companion says of each model, and whether it is awake."""
+    return [
+        verdict_table(),
+        stacked(
+            graph(
+                "Models by verdict",
+                units.Number,
+                "Versions of the chosen models by the verdict that holds for them.",
+                series(f"sum by (verdict) (nyquist_verdict{{{CHECKED}}})", "{{verdict}}"),
+            )
+        ).span(QUARTER),
+        stacked(
+            graph(
+                "Probes by outcome",
+                units.OpsPerSecond,
+                "Rounds of the companion. One that failed has measured nothing: the server did "
+                "not answer, for one.",
+                series(rate("nyquist_companion_probes_total", "outcome", COMPANION), "{{outcome}}"),
+            )
+        ).span(QUARTER),
+    ]
+
+
+def verdict_table() -> table.Panel:
+    """Return the table of verdicts, with the age of the last probe."""
+    keys = "job, instance, model, version"
+    query = (
+        f"(time() - nyquist_companion_last_probe_timestamp_seconds{{{CHECKED}}}) * on ({keys}) "
+        f"group_right () (nyquist_verdict{{{CHECKED}}} == 1)"
+    )
+    panel = rows_of(
+        "Verdicts",
+        units.Seconds,
+        "What the companion says of each version that is served, and how long ago it last looked.",
+        now(query),
+        {"model": "model", "version": "version", "verdict": "verdict", "Value": "last probe"},
+    )
+    return labelled(panel, "verdict", VERDICTS)
+
+
+def parity() -> list[Panel]:
+    """Return how far the served graph is from the network that was trained."""
+    return [
+        against_tolerance(
+            "Parity error",
+            "nyquist_parity_relative_error",
+            "nyquist_parity_tolerance",
+            "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
+            "the reference pictures. Above its tolerance NyquistParityBroken fires.",
+            "model",
+        ).span(HALF),
+        graph(
+            "Answers that agree",
+            units.PercentUnit,
+            "Pictures for which server and PyTorch name the same class, on reference pictures "
+            "(probe) and live traffic (shadow).",
+            series(
+                f"min by (model, source) (nyquist_parity_argmax_agreement_ratio{{{CHECKED}}})",
+                "{{model}} {{source}}",
+            ),
+        )
+        .span(HALF)
+        .max(1),
+        graph(
+            "Parity error on live traffic",
+            units.ScientificNotation,
+            "The same as a share of the logits' spread, for the requests that the server mirrored.",
+            series(
+                f'max by (model) (nyquist_parity_relative_error{{{CHECKED}, source="shadow"}})',
+                "{{model}}",
+            ),
+        ),
+        graph(
+            "Largest absolute error",
+            units.ScientificNotation,
+            "Largest difference of a logit from PyTorch's, in the logits' own unit.",
+            series(
+                f"max by (model, source) (nyquist_parity_max_abs_error{{{CHECKED}}})",
+                "{{model}} {{source}}",
+            ),
+        ),
+        graph(
+            "Mean absolute error",
+            units.ScientificNotation,
+            "Mean difference of a logit from PyTorch's, in the logits' own unit.",
+            series(
+                f"max by (model, source) (nyquist_parity_mean_abs_error{{{CHECKED}}})",
+                "{{model}} {{source}}",
+            ),
+        ),
+    ]
+
+
+def against_tolerance(
+    title: str, measure: str, tolerance: str, description: str, by: str
+) -> timeseries.Panel:
+    """Return a graph of what the probe measured, and of what the manifest allows."""
+    return logarithmic(
+        graph(
+            title,
+            units.ScientificNotation,
+            description,
+            series(f"max by ({by}) ({measure}{{{PROBED}}})", f"{{{{{by}}}}}"),
+            series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{{{{{by}}}}} tolerance"),
+        )
+    )
+
+
+def consistency() -> list[Panel]:
+    """Return how often the answer stays when the picture moves."""
+    ratio = "nyquist_shift_consistency_ratio"
+    circular = f'{ratio}{{{CHECKED}, source="probe", protocol="circular"}}'
+    return [
+        grid_of(
+            "Shift consistency by protocol",
+            units.PercentUnit,
+            "Pairs of shifts with the same answer, on the reference pictures. "
+            "docs/shift-consistency.md says what each protocol moves, and how far.",
+            now(f"min by (model, protocol) ({ratio}{{{PROBED}}})"),
+            "model",
+            "protocol",
+        ),
+        graph(
+            "Circular consistency above its tolerance",
+            units.PercentUnit,
+            "Measured minus what the manifest allows at least. Below 0 NyquistConsistencyDropped "
+            "fires.",
+            series(
+                f"min by (model) ({circular} - on (job, instance, model, version) group_left () "
+                f"nyquist_shift_consistency_tolerance{{{CHECKED}}})",
+                "{{model}}",
+            ),
+        ).span(QUARTER),
+        graph(
+            "Consistency on live traffic",
+            units.PercentUnit,
+            "Mirrored requests that the server answered alike when their picture was moved by a "
+            "pixel.",
+            series(
+                f'min by (model) ({ratio}{{{CHECKED}, source="shadow"}})',
+                "{{model}}",
+            ),
+        )
+        .span(QUARTER)
+        .max(1),
+    ]
+
+
+def latency() -> list[Panel]:
+    """Return the time of both paths, as the companion sees them."""
+    return [
+        graph(
+            f"p50 of a batch of {size}",
+            units.Seconds,
+            "The served path (onnxruntime) and PyTorch, over the chosen models, measured by the "
+            "companion beside each other. PyTorch has one thread.",
+            series(
+                quantile(0.5, TIMED, "backend", f'{CHECKED}, batch_size="{size}"'), "{{backend}}"
+            ),
+        ).interval(PROBES_APART)
+        for size in (1, 3, 8)
+    ]
+
+
+def shadow() -> list[Panel]:
+    """Return what came of the live requests that the server mirrored."""
+    return [
+        graph(
+            "Mirrored by the server",
+            units.RequestsPerSecond,
+            "Requests handed to the companion, and those dropped because it was away or too slow; "
+            "callers notice neither.",
+            series(rate("nyquist_shadow_mirrored_total", "model"), "{{model}}"),
+            series(rate("nyquist_shadow_dropped_total", "model"), "{{model}} dropped"),
+        ),
+        graph(
+            "Checked by the companion",
+            units.RequestsPerSecond,
+            "Mirrored requests that came, that were dropped because the queue was full, and that "
+            "were computed again in PyTorch.",
+            *(
+                series(
+                    rate(f"nyquist_shadow_{what}_total", "model", CHECKED), f"{{{{model}}}} {what}"
+                )
+                for what in ("received", "dropped", "checked")
+            ),
+        ),
+        graph(
+            "Not verifiable",
+            units.RequestsPerSecond,
+            "Mirrored requests to versions whose reference the companion does not have.",
+            series(
+                f"rate(nyquist_shadow_unverifiable_total{{{COMPANION}}}[$__rate_interval])",
+                "{{instance}}",
+            ),
+        ),
+    ]
+
+
+def validation() -> dashboard.Dashboard:
+    """Return the dashboard, with data source, server, companion and models as its variables."""
+    return board(
+        "Nyquist validation",
+        "nyquist-validation",
+        "Numerical parity with PyTorch and shift consistency, on reference pictures and live "
+        "traffic.",
+        [chosen(*JOB), chosen(*COMPANION_JOB), chosen(*SERVED_MODEL)],
+        [
+            Row("Verdicts", verdicts()),
+            Row("Numerical parity", parity()),
+            Row("Shift consistency", consistency()),
+            Row("Latency of both paths", latency()),
+            Row("Shadow traffic", shadow()),
+        ],
+    )
