@@ -129,8 +129,8 @@ def normal_load(hours: float, factor: float) -> str:
     times = min(value for _, value in evaluated)
     assert times > seconds / 4, f"the rules ran {times:g} times in {took_s:.0f} s, not every 2 s"
     return (
-        f"{hours:g} h of normal load at {factor:g} times the pace ({took_s:.0f} s, {calls} calls, rules run {times:g} times): "
-        "no alert fired"
+        f"{hours:g} h of normal load at {factor:g} times the pace ({took_s:.0f} s, {calls} calls, "
+        f"rules run {times:g} times): no alert fired"
     )
 
 
