@@ -18,6 +18,7 @@ from deploy.grafana.panels import (
     labelled,
     logarithmic,
     now,
+    painted,
     rows_of,
     series,
     stacked,
@@ -35,13 +36,16 @@ def verdicts() -> list[Panel]:
     """Return what the companion says of each model, and whether it is awake."""
     return [
         verdict_table(),
-        stacked(
-            graph(
-                "Models by verdict",
-                units.Number,
-                "Versions of the chosen models by the verdict that holds for them.",
-                series(f"sum by (verdict) (nyquist_verdict{{{CHECKED}}})", "{{verdict}}"),
-            )
+        painted(
+            stacked(
+                graph(
+                    "Models by verdict",
+                    units.Number,
+                    "Versions of the chosen models by the verdict that holds for them.",
+                    series(f"sum by (verdict) (nyquist_verdict{{{CHECKED}}})", "{{verdict}}"),
+                )
+            ),
+            VERDICTS,
         ).span(QUARTER),
         stacked(
             graph(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Timer
 
 import grpc
 
@@ -137,7 +137,7 @@ def normal_load(hours: float, factor: float) -> str:
 def _call(stack: RunningStack, seconds: float) -> int:
     """Call three models as sensible callers do, with a mistake and a cancelled call at times."""
     stopped, calls = Event(), 0
-    Thread(target=lambda: (time.sleep(seconds), stopped.set()), daemon=True).start()
+    Timer(seconds, stopped.set).start()
     wrong = fashion_request(model=POSED_AS)
     wrong.inputs[0].datatype = "FP64"
     with grpc.insecure_channel(stack.server.target) as channel:
@@ -162,12 +162,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="of normal load (%(default)s)")
     parser.add_argument("--factor", type=float, default=30.0, help="of acceleration (%(default)s)")
     options = parser.parse_args()
-    for line in (
+    shows: tuple[Callable[[], str], ...] = (
         lambda: perturbed_weight(options.probe_period_s),
         lambda: strided_behind_a_blurs_name(options.probe_period_s),
         lambda: normal_load(options.hours, options.factor),
-    ):
-        print(line(), flush=True)  # noqa: T201 - the command line
+    )
+    for show in shows:
+        print(show(), flush=True)  # noqa: T201 - the command line
 
 
 if __name__ == "__main__":
