@@ -131,7 +131,9 @@ def batches() -> list[Panel]:
                 f"{rate('nyquist_padding_rows_total', 'version')}) >= 0",
                 "v{{version}}",
             ),
-        ).span(QUARTER),
+        )
+        .max(1)
+        .span(QUARTER),
     ]
 
 

@@ -14,6 +14,7 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
+from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.common import (
     BigValueColorMode,
     BigValueGraphMode,
@@ -199,7 +200,8 @@ def rows_of(
         table.Panel()
         .title(title)
         .description(description)
-        .unit(unit)
+        .unit(units.String)  # of the labels: a version is no number of seconds
+        .override_by_name(columns.get("Value", "Value"), [DynamicConfigValue("unit", unit)])
         .span(HALF)
         .height(HEIGHT)
         .datasource(SOURCE)
@@ -249,6 +251,14 @@ def labelled(panel: table.Panel, column: str, colors: Mapping[str, str]) -> tabl
             DynamicConfigValue("mappings", [{"type": "value", "options": words}]),
         ],
     )
+
+
+def painted(panel: timeseries.Panel, colors: Mapping[str, str]) -> timeseries.Panel:
+    """Draw each of these series in its colour."""
+    for name, color in colors.items():
+        fixed = DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
+        panel.override_by_name(name, [fixed])
+    return panel
 
 
 def _asking(panel: P, queries: Sequence[prometheus.Dataquery]) -> P:

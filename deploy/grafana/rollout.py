@@ -9,6 +9,7 @@ from deploy.grafana.panels import (
     HALF,
     JOB,
     SERVED_MODEL,
+    THIRD,
     Panel,
     Row,
     board,
@@ -25,7 +26,7 @@ VERSION = "v{{version}}"
 
 def versions() -> list[Panel]:
     """Return what each version is, and what the companion says of it."""
-    return [models_table().span(HALF), verdict_table().span(HALF)]
+    return [models_table().span(2 * THIRD), verdict_table().span(THIRD)]
 
 
 def traffic() -> list[Panel]:
@@ -92,6 +93,7 @@ def correctness() -> list[Panel]:
             "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
             "the reference pictures; each version against its own reference and tolerance.",
             "version",
+            VERSION,
         ).span(HALF),
         graph(
             "Circular shift consistency",

@@ -18,6 +18,7 @@ from deploy.grafana.panels import (
     labelled,
     logarithmic,
     now,
+    painted,
     rows_of,
     series,
     stacked,
@@ -35,13 +36,16 @@ def verdicts() -> list[Panel]:
     """Return what the companion says of each model, and whether it is awake."""
     return [
         verdict_table(),
-        stacked(
-            graph(
-                "Models by verdict",
-                units.Number,
-                "Versions of the chosen models by the verdict that holds for them.",
-                series(f"sum by (verdict) (nyquist_verdict{{{CHECKED}}})", "{{verdict}}"),
-            )
+        painted(
+            stacked(
+                graph(
+                    "Models by verdict",
+                    units.Number,
+                    "Versions of the chosen models by the verdict that holds for them.",
+                    series(f"sum by (verdict) (nyquist_verdict{{{CHECKED}}})", "{{verdict}}"),
+                )
+            ),
+            VERDICTS,
         ).span(QUARTER),
         stacked(
             graph(
@@ -82,6 +86,7 @@ def parity() -> list[Panel]:
             "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
             "the reference pictures. Above its tolerance NyquistParityBroken fires.",
             "model",
+            "{{model}}",
         ).span(HALF),
         graph(
             "Answers that agree",
@@ -126,16 +131,16 @@ def parity() -> list[Panel]:
 
 
 def against_tolerance(
-    title: str, measure: str, tolerance: str, description: str, by: str
+    title: str, measure: str, tolerance: str, description: str, by: str, legend: str
 ) -> timeseries.Panel:
-    """Return a graph of what the probe measured, and of what the manifest allows."""
+    """Return a graph of what the probe measured, and of what the manifest allows, by a label."""
     return logarithmic(
         graph(
             title,
             units.ScientificNotation,
             description,
-            series(f"max by ({by}) ({measure}{{{PROBED}}})", f"{{{{{by}}}}}"),
-            series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{{{{{by}}}}} tolerance"),
+            series(f"max by ({by}) ({measure}{{{PROBED}}})", legend),
+            series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{legend} tolerance"),
         )
     )
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Timer
 
 import grpc
 
@@ -129,15 +129,15 @@ def normal_load(hours: float, factor: float) -> str:
     times = min(value for _, value in evaluated)
     assert times > seconds / 4, f"the rules ran {times:g} times in {took_s:.0f} s, not every 2 s"
     return (
-        f"{hours:g} h of normal load at {factor:g} times the pace ({took_s:.0f} s, {calls} calls, rules run {times:g} times): "
-        "no alert fired"
+        f"{hours:g} h of normal load at {factor:g} times the pace ({took_s:.0f} s, {calls} calls, "
+        f"rules run {times:g} times): no alert fired"
     )
 
 
 def _call(stack: RunningStack, seconds: float) -> int:
     """Call three models as sensible callers do, with a mistake and a cancelled call at times."""
     stopped, calls = Event(), 0
-    Thread(target=lambda: (time.sleep(seconds), stopped.set()), daemon=True).start()
+    Timer(seconds, stopped.set).start()
     wrong = fashion_request(model=POSED_AS)
     wrong.inputs[0].datatype = "FP64"
     with grpc.insecure_channel(stack.server.target) as channel:
@@ -162,12 +162,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="of normal load (%(default)s)")
     parser.add_argument("--factor", type=float, default=30.0, help="of acceleration (%(default)s)")
     options = parser.parse_args()
-    for line in (
+    shows: tuple[Callable[[], str], ...] = (
         lambda: perturbed_weight(options.probe_period_s),
         lambda: strided_behind_a_blurs_name(options.probe_period_s),
         lambda: normal_load(options.hours, options.factor),
-    ):
-        print(line(), flush=True)  # noqa: T201 - the command line
+    )
+    for show in shows:
+        print(show(), flush=True)  # noqa: T201 - the command line
 
 
 if __name__ == "__main__":

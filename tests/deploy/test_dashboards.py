@@ -37,7 +37,7 @@ every_dashboard = pytest.mark.parametrize("board", dashboards().values(), ids=da
 
 
 def test_the_dashboards_are_what_their_script_writes(root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.grafana", tmp_path]
+    command = [sys.executable, "-m", "deploy.grafana", str(tmp_path)]
     subprocess.run(command, cwd=root, check=True, timeout=60)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert written == {path.name: path.read_bytes() for path in DASHBOARDS.iterdir()}
