@@ -154,6 +154,7 @@ class Companion:
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
+        self._stack.callback(shadow.stop)
         await self._tell_health()
         self._run_beside(self._publish_health())
         self._run_beside(self._gate.keep_current())

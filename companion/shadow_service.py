@@ -1,5 +1,6 @@
 """nyquist.v1.Shadow: takes mirrored inferences in, without making the server wait."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from companion.metrics import Metrics
@@ -21,17 +22,36 @@ class ShadowService(stubs.ShadowServicer):
 
     def __init__(self, queue: MirrorQueue, record: Record, metrics: Metrics) -> None:
         self._queue, self._record, self._metrics = queue, record, metrics
+        self._streams: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """End the streams: a server mirrors as long as it may, and would use up the grace."""
+        for stream in self._streams:
+            stream.cancel()
 
     async def Mirror(  # noqa: N802 - the name in the .proto
         self,
         request_iterator: AsyncIterator[pb.MirroredInference],
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> pb.MirrorReceipt:
-        received = 0
-        async for inference in request_iterator:
-            received += 1
+        receipt = pb.MirrorReceipt()
+        stream = asyncio.create_task(self._read(request_iterator, receipt))
+        self._streams.add(stream)
+        try:
+            await asyncio.wait((stream,))
+        finally:
+            stream.cancel()
+            self._streams.discard(stream)
+        if not stream.cancelled():
+            stream.result()  # raises what the reading raised
+        return receipt
+
+    async def _read(
+        self, inferences: AsyncIterator[pb.MirroredInference], receipt: pb.MirrorReceipt
+    ) -> None:
+        async for inference in inferences:
+            receipt.received += 1
             self._take(inference)
-        return pb.MirrorReceipt(received=received)
 
     def _take(self, inference: pb.MirroredInference) -> None:
         key = (inference.model_name, inference.model_version)

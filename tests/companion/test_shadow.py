@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import grpc
 import numpy as np
@@ -174,3 +175,22 @@ def test_a_window_holds_the_latest_pictures_and_pools_them() -> None:
     assert seen.agreement == pytest.approx(whole.agreement)
     window.add(parts[0])
     assert window.seen.parity == pooled([parts[1], parts[2], parts[0]])
+
+
+def test_a_server_that_mirrors_on_does_not_keep_a_companion_from_stopping(
+    server: RunningServer, repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / MODEL).symlink_to(repository / MODEL)
+    companion = start_companion(server.target, tmp_path, (*SLOW_PROBES, "--grace-s", "3600"))
+    ended = Event()
+
+    def mirror_on() -> Iterator[pb.MirroredInference]:
+        yield pb.MirroredInference(model_name=MODEL)
+        ended.wait()
+
+    with grpc.insecure_channel(companion.target) as channel:
+        receipt = stubs.ShadowStub(channel).Mirror.future(mirror_on())
+        companion.wait_for(lambda: companion.metrics()["nyquist_shadow_unverifiable_total"] == 1)
+        assert companion.stop() == 0
+        assert receipt.result().received == 1
+        ended.set()
