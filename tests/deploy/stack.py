@@ -35,7 +35,6 @@ from tests.requests import fashion_request
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 VERSIONED, RELOADED = "fashion_blur", "fashion_strided"
 LEISURELY = ("--probe-period-s", "5", "--core-share", "1", "--nice", "0", "--drain-s", "0")
-AT_ONCE = ("--grace-s", "1")  # the server's mirroring never ends by itself
 PATIENCE_S = 120.0  # far more than it takes, because the machine may have other work
 PAUSE_S = 0.1
 
@@ -202,7 +201,7 @@ def running_stack(
         shadow = ("--shadow-target", f"127.0.0.1:{port}", "--shadow-share", "1")
         server = start_server(models, ("--drain-s", "0", *shadow, *options))
         stack.callback(server.stop)
-        watching = (*companion_options, *AT_ONCE, "--port", str(port))
+        watching = (*companion_options, "--port", str(port))
         companion = start_companion(server.target, models, watching)
         stack.callback(companion.stop)
         targets = {"nyquist": server.metrics_port, "nyquist-companion": companion.http_port}

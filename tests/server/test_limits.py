@@ -17,9 +17,12 @@ from server import tensors
 from server.engine import Engine, Execution
 from server.manifest import read_manifest
 from server.pb import inference_pb2 as pb
+from server.pb import inference_pb2_grpc as stubs
 from server.settings import Settings
 from server.transport import channel_options, request_bytes, request_limit
+from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
+from tests.requests import fashion_request
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 MIB = 1024 * 1024
@@ -408,3 +411,18 @@ def test_nesting_and_false_lengths_are_no_crash(
         code, _ = refusal(channel, body)
     assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
     assert_answers(limited, logits)
+
+
+def test_an_inference_without_a_deadline_gets_the_default_one(
+    repository: Path, tmp_path: Path
+) -> None:
+    config = copy_model(repository, tmp_path, MODEL) / "config.pbtxt"
+    for_company = "dynamic_batching { max_queue_delay_microseconds: 3600000000"
+    config.write_text(config.read_text().replace("dynamic_batching {", for_company))
+    server = start_server(tmp_path, ("--drain-s", "0", "--default-deadline-s", "0.2"))
+    with grpc.insecure_channel(server.target) as channel:
+        stub = stubs.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer.future(fashion_request(model=MODEL)).result(timeout=30)
+    assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert server.stop() == 0
