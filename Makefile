@@ -20,7 +20,7 @@ serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 800
 	@$(IN) -m server --repository $(REPOSITORY)
 
 test: $(BUILT) ## install, build the models, run the whole test suite
-	@$(IN) -m pytest --numprocesses auto --dist loadscope
+	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 check: lint types test ## what CI runs
 

@@ -70,18 +70,18 @@ class Contender:
     Attributes:
         name: as the tables have it.
         command: what starts it, given a Launch.
-        environment: name of its virtual environment and what pip installs there, if not ours.
+        environment: name of its virtual environment, if it is not ours.
     """
 
     name: str
     command: Callable[[Launch], Sequence[str | Path]]
-    environment: tuple[str, str] | None = None
+    environment: str | None = None
 
     def installed(self) -> bool:
         """Say whether nothing has to be downloaded."""
         if self.environment is None:
             return True
-        return (ROOT / ".venvs" / self.environment[0] / "ready").is_file()
+        return (ROOT / ".venvs" / self.environment / "ready").is_file()
 
 
 def free_port() -> int:
@@ -149,18 +149,14 @@ def _pytriton(launch: Launch) -> list[str | Path]:
 def _python(contender: Contender) -> Path:
     if contender.environment is None:
         return Path(sys.executable)
-    return interpreter(*contender.environment)
+    return interpreter(contender.environment)
 
 
 NYQUIST = nyquist_with()
 ECHO = Contender("echo", _echo)
-MLSERVER = Contender(
-    "mlserver", _mlserver, ("mlserver-1.7.1-onnx", "mlserver==1.7.1 onnxruntime==1.31.1")
-)
-KSERVE = Contender("kserve", _kserve, ("kserve-0.21.0-onnx", "kserve==0.21.0 onnxruntime==1.31.1"))
-PYTRITON = Contender(
-    "pytriton", _pytriton, ("pytriton-0.7.0-onnx", "nvidia-pytriton==0.7.0 onnxruntime==1.31.1")
-)
+MLSERVER = Contender("mlserver", _mlserver, "mlserver-1.7.1-onnx")
+KSERVE = Contender("kserve", _kserve, "kserve-0.21.0-onnx")
+PYTRITON = Contender("pytriton", _pytriton, "pytriton-0.7.0-onnx")
 ALL = (NYQUIST, ECHO, MLSERVER, KSERVE, PYTRITON)
 
 

@@ -27,9 +27,9 @@ from server.waiting_room import BatchLimits
 logger = logging.getLogger(__name__)
 
 SMALL_S = 0.005
-"""A network is small if a picture takes no longer."""
-WORTH_IT = 1.8
-"""How many times quicker more threads must be than one to be taken for a small network."""
+"""A network is small if a picture takes no longer with one thread."""
+WORTH_IT, WORTH_IT_SMALL = 1.5, 1.8
+"""How many times quicker all threads must be than one to be taken; for a small network, more."""
 
 
 @dataclass(frozen=True)
@@ -133,44 +133,61 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
         engine.warm(picture)
         return engine
 
-    sessions = read_sessions(config)
-    engine, picture_s = with_fewest_threads(sessions[0], execution, open_engine)
-    threads = engine.threads
-    rest = (open_engine(replace(one, intra_op_threads=threads)) for one in sessions[1:])
-    return LoadedModel(
-        manifest, labels, config, (engine, *rest), limits, picture_s, perf_counter() - start
+    first, *others = read_sessions(config)
+    engines, picture_s = open_engines(
+        first, execution, open_engine, fill_cores=not config.instance_group
     )
+    threads = engines[0].threads
+    engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
+    load_s = perf_counter() - start
+    return LoadedModel(manifest, labels, config, tuple(engines), limits, picture_s, load_s)
 
 
-def with_fewest_threads(
+def open_engines(
     settings: SessionSettings,
     execution: Execution,
     open_engine: Callable[[SessionSettings], Engine],
-) -> tuple[Engine, float]:
-    """Open the session of a small network with one thread, if that is not much slower.
+    *,
+    fill_cores: bool,
+) -> tuple[list[Engine], float]:
+    """Open one session with all threads, or sessions of one thread if those are not much slower.
 
-    More threads, which have to be woken for each layer, cost such a network more CPU than they save
-    time. Only where neither the model nor the operator has chosen.
+    Threads that have to be woken for each layer cost CPU. Where they save little time, a session
+    on each core answers more pictures; a small network has one, since the event loop needs a core.
+    Only where neither the model nor the operator has chosen the threads.
+
+    Args:
+        settings: of the first session.
+        execution: what the operator asks for.
+        open_engine: opens a session and warms it.
+        fill_cores: whether there may be more sessions than this one.
 
     Returns:
-        The engine, and the time that it takes for a picture.
+        The engines, and the time that one of them takes for a picture.
     """
     engine = open_engine(settings)
-    picture_s = engine.time_picture()
+    threads, picture_s = engine.threads, engine.time_picture()
     chosen = settings.intra_op_threads or execution.threads
-    if chosen or engine.threads == 1 or engine.provider != CPU or picture_s > SMALL_S:
-        return engine, picture_s
-    single = open_engine(replace(settings, intra_op_threads=1))
+    if chosen or threads == 1 or engine.provider != CPU:
+        return [engine], picture_s
+    lone = replace(settings, intra_op_threads=1)
+    single = open_engine(lone)
     single_s = single.time_picture()
-    taken = (single, single_s) if single_s <= WORTH_IT * picture_s else (engine, picture_s)
+    small = single_s <= SMALL_S
+    if single_s > (WORTH_IT_SMALL if small else WORTH_IT) * picture_s:
+        engines, taken_s = [engine], picture_s
+    else:
+        copies = threads - 1 if fill_cores and not small else 0
+        engines, taken_s = [single, *(open_engine(lone) for _ in range(copies))], single_s
     logger.info(
-        "%d intra-op threads: a picture takes %.2f ms with 1, %.2f ms with %d",
-        taken[0].threads,
+        "%d sessions of %d threads: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
+        len(engines),
+        engines[0].threads,
         1e3 * single_s,
         1e3 * picture_s,
-        engine.threads,
+        threads,
     )
-    return taken
+    return engines, taken_s
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

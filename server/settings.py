@@ -41,7 +41,7 @@ class ModelSettings(BaseModel):
         0,
         ge=0,
         description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
-        "and tries one thread for a small network",
+        "or gives each core a session of one thread where more save little time",
     )
     poll_s: float = Field(
         0.0,

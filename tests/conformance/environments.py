@@ -1,5 +1,6 @@
 """Virtual environments of client libraries, whose pins clash with ours and with each other."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -18,30 +19,23 @@ class Client:
 
     Attributes:
         name: as the table has it.
-        environment: name of the folder that its environment gets under .venvs.
-        requirement: what pip installs there, separated by blanks.
+        environment: name of the folder that its environment gets under .venvs, and of the list of
+            all its packages in requirements/peers.
         script: its file in tests/conformance/clients.
     """
 
     name: str
     environment: str
-    requirement: str
     script: str
 
 
 ALL = (
-    Client("tritonclient 2.73.0", "tritonclient-2.73.0", "tritonclient[grpc]==2.73.0", "triton.py"),
-    Client(
-        "tritonclient 2.73.0 aio", "tritonclient-2.73.0", "tritonclient[grpc]==2.73.0",
-        "triton_aio.py",
-    ),
-    Client(
-        "tritonclient 2.41.0", "tritonclient-2.41.0", "tritonclient[grpc]==2.41.0 protobuf<6",
-        "triton.py",
-    ),
-    Client("kserve 0.21.0", "kserve-0.21.0", "kserve==0.21.0", "kserve_client.py"),
-    Client("mlserver 1.7.1", "mlserver-1.7.1", "mlserver==1.7.1", "mlserver_client.py"),
-)  # fmt: skip
+    Client("tritonclient 2.73.0", "tritonclient-2.73.0", "triton.py"),
+    Client("tritonclient 2.73.0 aio", "tritonclient-2.73.0", "triton_aio.py"),
+    Client("tritonclient 2.41.0", "tritonclient-2.41.0", "triton.py"),
+    Client("kserve 0.21.0", "kserve-0.21.0", "kserve_client.py"),
+    Client("mlserver 1.7.1", "mlserver-1.7.1", "mlserver_client.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,22 +46,27 @@ class Row:
     result: str
 
 
-def interpreter(environment: str, requirement: str) -> Path:
-    """Return the Python of an environment, made when it is first wanted."""
+def interpreter(environment: str) -> Path:
+    """Return the Python of an environment, made when it is first wanted or its list has changed.
+
+    pip installs what the list names and nothing else: to find the versions again takes it minutes.
+    """
     folder = ROOT / ".venvs" / environment
-    ready = folder / "ready"
-    if not ready.is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip"]
-        words = requirement.split()
-        subprocess.run([*pip, "install", "-q", "--only-binary", ":all:", *words], check=True)
-        ready.touch()
+    listed, ready = ROOT / "requirements" / "peers" / f"{environment}.txt", folder / "ready"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f".{environment}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may want the same one
+        if not ready.is_file() or ready.read_text() != listed.read_text():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps"]
+            subprocess.run([*pip, "--only-binary", ":all:", "-r", listed], check=True)
+            ready.write_text(listed.read_text())
     return folder / "bin" / "python"
 
 
 def run_client(client: Client, arguments: Sequence[str]) -> list[Row]:
     """Run a client's script; each line that it prints is a row as JSON."""
-    command = [interpreter(client.environment, client.requirement), CLIENTS / client.script]
+    command = [interpreter(client.environment), CLIENTS / client.script]
     ended = subprocess.run(
         [*map(str, command), *arguments],
         cwd=ROOT,

@@ -2,17 +2,15 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.samples import photograph_samples
+from tests.conformance.environments import interpreter
 from tests.processes import ROOT, RunningServer
 
-REQUIREMENT = "tritonclient[grpc]==2.73.0"
-ENVIRONMENT = ROOT / ".venvs" / "tritonclient-2.73.0"
 FAMILIES = ("max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase")
 
 ESPRESSO = """
@@ -33,13 +31,7 @@ print(logits.argmax(), probabilities.max() / probabilities.sum())
 @pytest.fixture(scope="session")
 def python() -> Path:
     """The interpreter of the client's own environment, made when it is first wanted."""
-    ready = ENVIRONMENT / "ready"
-    if not ready.is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
-        pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip"]
-        subprocess.run([*pip, "install", "-q", "--only-binary", ":all:", REQUIREMENT], check=True)
-        ready.touch()
-    return ENVIRONMENT / "bin" / "python"
+    return interpreter("tritonclient-2.73.0")
 
 
 def run(python: Path, script: str, *arguments: str) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 import socket
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,13 @@ def test_a_companion_that_is_away_is_told_of_once_and_found_when_it_comes_back(
     manifest: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with Mirroring(Companion(f"127.0.0.1:{port}"), 1.0, manifest) as shadow:
+    with ExitStack() as stack:
+        kept = stack.enter_context(socket.socket())  # bound, or another process might take the port
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        mirroring = Mirroring(Companion(f"127.0.0.1:{port}"), 1.0, manifest)
+        shadow = stack.enter_context(mirroring)
         until(lambda: "is away" in caplog.text)
         until(lambda: shadow.counted("dropped") > 10, shadow.offer)
         for lap in (1, 2):
