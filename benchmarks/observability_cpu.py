@@ -34,7 +34,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from benchmarks.closed_loop import closed_loop, repository_of
 from benchmarks.environment import describe
 from benchmarks.process_usage import cpu_seconds
-from benchmarks.results import Results
+from benchmarks.results import Fact, Results
 from benchmarks.subject import Subject
 from benchmarks.targets import OBSERVABILITY
 from server.__main__ import serve
@@ -226,7 +226,7 @@ def save(model: str, measured: Sequence[Case]) -> None:
     for server, name in (("off", "no metrics"), ("on", "metrics, traces of 1 %")):
         (case,) = (case for case in measured if case.name == name)
         for number, microseconds in enumerate(case.microseconds, 1):
-            of = {"model": model, "server": server, "round": number}
+            of: dict[str, Fact] = {"model": model, "server": server, "round": number}
             results.add(of, {"cpu_us": microseconds})
     results.save(OBSERVABILITY)
 
