@@ -84,6 +84,8 @@ class Load:
         self.outcomes: Counter[str] = Counter()
         self.answered = Event()
         self._server = server
+        # Read here: numpy parses a header, which Python 3.11 cannot do in several threads at once.
+        self._pictures = fashion_samples().images[:1].numpy()
         self._pool = ThreadPoolExecutor(callers)
         self._calls = [self._pool.submit(self._call_until_refused) for _ in range(callers)]
 
@@ -93,13 +95,12 @@ class Load:
         self._pool.shutdown()
 
     def _call_until_refused(self) -> None:
-        pictures = fashion_samples().images[:1].numpy()
         stop_at = time.monotonic() + 30
         with InferenceClient(self._server.target) as client:
             model = client.describe("fashion_strided")
             while time.monotonic() < stop_at:
                 try:
-                    client.infer(model, pictures)
+                    client.infer(model, self._pictures)
                 except grpc.RpcError as error:
                     self.outcomes[error.code().name] += 1
                     return
