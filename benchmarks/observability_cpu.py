@@ -4,13 +4,13 @@ python -m benchmarks.observability_cpu [MODEL] [--requests N] [--concurrency N] 
                                        [--threads N]
 
 One server for each case, all of them up; in each round every case gets its requests, in an order
-that changes. Cases: metrics that count nothing (a stand-in here, not an option of the server; what
-ModelStatistics answers is counted all the same); the metrics as they are; these and a line of log
-for each call, to a pipe; these and traces of no call, of 1 % and of every call, sent to a process
-that forgets them. The time is that of the server's process, user and system, over requests
-of one picture. The figures are medians of the rounds, with the least and the most, and what each
-case adds to the one that it is compared with, also as a share of its own time. The table of targets
-(`python -m benchmarks show`) reads no metrics, and metrics with traces of 1 %.
+that changes. Cases: metrics that count nothing (a stand-in here, not an option of the server); the
+metrics as they are; these and a line of log for each call, to a pipe; these and traces of no call,
+of 1 % and of every call, sent to a process that forgets them. The time is that of the server's
+process, user and system, over requests of one picture. The figures are medians of the rounds, with
+the least and the most, and what each case adds to the one that it is compared with, also as a share
+of its own time. The table of targets (`python -m benchmarks show`) reads no metrics, and metrics
+with traces of 1 %.
 """
 
 import argparse
@@ -39,9 +39,11 @@ from benchmarks.subject import Subject
 from benchmarks.targets import OBSERVABILITY
 from server.__main__ import serve
 from server.command_line import parse
+from server.current_call import Call
 from server.logs import configure_logs
 from server.metrics import Metrics, ModelMetrics
 from server.settings import read_settings
+from server.waiting_room import Ticket
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +53,8 @@ UNMETERED = "from benchmarks.observability_cpu import serve_unmetered; serve_unm
 
 class Nothing:
     """A metric, its child and its timer, all of which do nothing."""
+
+    value = 0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a metric has
         return self._nothing
@@ -68,13 +72,13 @@ class Nothing:
 class NoModelMetrics(ModelMetrics):
     """The series of a model that does not count."""
 
-    def waited(self, seconds: float) -> None:
+    def decoded(self, call: Call, began: float, ended: float) -> None:
         """Count nothing."""
 
-    def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
+    def ran(self, tickets: Sequence[Ticket], pictures: int, times: Sequence[float]) -> None:
         """Count nothing."""
 
-    def answered(self, seconds: float) -> None:
+    def answered(self, call: Call, began: float, computed: float) -> None:
         """Count nothing."""
 
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import uvloop
 
 from server.app import Server
-from server.batcher import runs_left_behind
 from server.check import check
 from server.command_line import parse
 from server.errors import NyquistError
-from server.heartbeat import heartbeat
+from server.instance import runs_left_behind
 from server.logs import configure_logs
 from server.metrics import Metrics
 from server.settings import Settings, read_settings, unknown_variables
@@ -35,9 +34,8 @@ async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
     """
     stop = stop_signal()
     async with Server(settings, metrics) as server:
-        with heartbeat():
-            if await stop is signal.SIGTERM:
-                await server.drain(settings.drain_s)
+        if await stop is signal.SIGTERM:
+            await server.drain(settings.drain_s)
         logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)
 
 

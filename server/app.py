@@ -29,7 +29,7 @@ from server.registry import Registry
 from server.repository import LoadedModel, load_model
 from server.served_model import ServedModel
 from server.settings import Settings
-from server.shadow import make_shadow, no_mirror
+from server.shadow import make_shadow
 from server.tls import make_credentials, tls_in_words
 from server.trace_settings import TraceSettings
 from server.transport import (
@@ -179,7 +179,7 @@ class Server:
             engine.provider,
             loaded.load_s,
         )
-        mirror = self._shadow.of(manifest, metrics) if self._shadow else no_mirror
+        mirror = self._shadow.of(manifest, metrics) if self._shadow else None
         return ServedModel(loaded, metrics, self._images, self._budget, mirror)
 
     def _start_tracing(self) -> None:

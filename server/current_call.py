@@ -64,7 +64,7 @@ class Call:
                 return value
         return secrets.token_hex(8)
 
-    @cached_property
+    @property
     def trace(self) -> TraceContext | None:
         """The W3C trace context that it came with."""
         for key, value in self._metadata:

@@ -197,7 +197,7 @@ class Engine:
 
     def padding(self, size: int) -> int:
         """Return how many empty rows `run` adds to a batch of this size; 0 on the CPU."""
-        return missing_rows(size, self._buckets)
+        return missing_rows(size, self._buckets) if self._buckets else 0
 
     def run(self, batch: Array) -> dict[str, Array]:
         """Compute every output of the graph. batch: (B, ...) -> {name: (B, ...)}.
@@ -205,7 +205,9 @@ class Engine:
         Raises:
             InferenceFailed: onnxruntime failed.
         """
-        padded = pad_batch(batch, self.padding(len(batch)))
+        size = len(batch)
+        missing = self.padding(size)
+        padded = pad_batch(batch, missing) if missing else batch
         try:
             if self._bound is not None:
                 outputs = self._bound.run(padded)
@@ -214,9 +216,9 @@ class Engine:
                 outputs = self._session.run(self._outputs, feeds, self._run_options)
         except Exception as error:
             raise InferenceFailed("the model failed on this batch") from error
-        return {
-            name: output[: len(batch)] for name, output in zip(self._outputs, outputs, strict=True)
-        }
+        if missing:
+            outputs = [output[:size] for output in outputs]
+        return dict(zip(self._outputs, outputs, strict=True))
 
     def warm(self, picture: Array) -> None:
         """Run each shape once that will be run later, so that no request pays for its set-up.

@@ -190,7 +190,7 @@ class InferenceService:
         deadline = None if remaining_s is None else self._loop.time() + remaining_s
         try:
             name, number = self._names.get(request.head) or self._read_names(request)
-            with self._registry.find(name, number).used() as model, model.statistics.request():
+            with self._registry.find(name, number) as model:
                 return await model.infer(request, began, deadline)
         finally:
             self.finished += 1

@@ -29,6 +29,7 @@ from server.errors import (
     StartError,
     TooManyCalls,
 )
+from server.light_metrics import Count
 from server.metrics import CallMetrics
 
 # Quoted: the classes are generic in their stubs alone.
@@ -104,7 +105,7 @@ class Calls(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler:
         """Return the handler of a call, or one that refuses it."""
         method = self._methods.get(handler_call_details.method)
-        metadata = cast(Any, handler_call_details.invocation_metadata or ())
+        metadata: Any = handler_call_details.invocation_metadata or ()
         call = bind_call(metadata)
         if method is None:
             return _refusing(self._other, NotServed("Method not found!"))
@@ -149,6 +150,13 @@ class _Room:
         if self.running >= self._limit:
             raise TooManyCalls(f"{self._limit} calls are running, as many as the server takes")
 
+    def __enter__(self) -> None:
+        self.check()
+        self.running += 1
+
+    def __exit__(self, *exception: object) -> None:
+        self.running -= 1
+
 
 class _Series:
     """The series of one method; looking labels up for each call would cost more than the rest."""
@@ -156,17 +164,19 @@ class _Series:
     def __init__(self, metrics: CallMetrics, kind: str, service: str, method: str) -> None:
         labels, self.name = (kind, service, method), method
         self.started = metrics.started.labels(*labels)
-        self.received = metrics.received.labels(*labels).inc
-        self.sent = metrics.sent.labels(*labels).inc
+        self.received = metrics.received.labels(*labels)
+        self.sent = metrics.sent.labels(*labels)
         self._seconds = metrics.handling.labels(*labels)
         self._handled = {
             code: metrics.handled.labels(*labels, code.name) for code in grpc.StatusCode
         }
+        self._ok = self._handled[grpc.StatusCode.OK]
 
     def ended(self, code: grpc.StatusCode, began: float) -> None:
         """Count, time and log a call that ended with a status."""
         took = perf_counter() - began
-        self._handled[code].inc()
+        handled = self._ok if code is grpc.StatusCode.OK else self._handled[code]
+        handled.value += 1
         self._seconds.observe(took)
         if (spans := current_spans()) is not None:
             spans.end(code)
@@ -200,20 +210,16 @@ def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHan
 
     async def run(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
         began = perf_counter()
-        series.started.inc()
+        series.started.value += 1
         try:
-            room.check()
-            room.running += 1
-            try:
-                seen = cast(Context, _CountedWrites(context, series)) if writes else context
+            with room:
+                seen: Any = _CountedWrites(context, series) if writes else context
                 answer = await behaviour(decoded(request), seen)
-            finally:
-                room.running -= 1
         except BaseException as error:
             await series.failed(error, context, began)
             raise
         if not writes:
-            series.sent()
+            series.sent.value += 1
         series.ended(grpc.StatusCode.OK, began)
         return answer
 
@@ -227,18 +233,14 @@ def _stream(
 
     async def run(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
         began = perf_counter()
-        series.started.inc()
+        series.started.value += 1
         try:
-            room.check()
-            room.running += 1
-            try:
+            with room:
                 answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
                 async with aclosing(cast(Any, answers)) as closing:
                     async for answer in closing:
-                        series.sent()
+                        series.sent.value += 1
                         yield answer
-            finally:
-                room.running -= 1
         except BaseException as error:
             await series.failed(error, context, began)
             raise
@@ -291,14 +293,14 @@ class _CountedWrites:
 
     async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
         await self._context.write(message)
-        self._series.sent()
+        self._series.sent.value += 1
 
 
 def _refusing(series: _Series, refusal: NyquistError) -> MethodHandler:
     """Return a handler that refuses; as one of a stream it is called before a message is read."""
 
     async def refuse(_: Any, context: Context) -> None:  # noqa: ANN401 - any message
-        series.started.inc()
+        series.started.value += 1
         await series.failed(refusal, context, perf_counter())
 
     return grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
@@ -343,16 +345,14 @@ def _lenient(handler: MethodHandler) -> Callable[[bytes], Any] | None:
     return deserialize
 
 
-def _checked(count: Callable[[], None], request: Any) -> Any:  # noqa: ANN401 - any message
-    count()
+def _checked(count: Count, request: Any) -> Any:  # noqa: ANN401 - any message
+    count.value += 1
     if isinstance(request, _Undecodable):
         raise InvalidRequest("the request is no message of this method's type")
     return request
 
 
-async def _checked_stream(
-    count: Callable[[], None], requests: AsyncIterator[Any]
-) -> AsyncIterator[Any]:
+async def _checked_stream(count: Count, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _checked(count, request)
 

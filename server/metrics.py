@@ -1,6 +1,7 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
-from collections.abc import Iterable, Sequence
+from asyncio import CancelledError
+from collections.abc import Sequence
 from importlib.metadata import version
 from threading import Lock
 from time import perf_counter
@@ -15,11 +16,13 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from server.current_call import Spans, current_call, current_spans
+from server.current_call import Call
+from server.errors import NyquistError
 from server.light_metrics import LightCounter, LightGauge, LightHistogram
 from server.model_statistics import Statistics
 from server.queue_budget import QueueBudget
 from server.triton_metrics import TritonCollector
+from server.waiting_room import Ticket
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
 
@@ -40,9 +43,8 @@ class ModelMetrics:
         self._metrics, self._labels, self._lock = metrics, (name, version), Lock()
         self.statistics = metrics.statistics[name, version] = Statistics()
         self.duration = metrics.request_duration.labels(name, version)
-        self.stages = {
-            stage: metrics.stage_duration.labels(name, version, stage) for stage in STAGES
-        }
+        stages = (metrics.stage_duration.labels(name, version, stage) for stage in STAGES)
+        self._decode, self._queue, self._gather, self._infer, self._encode = stages
         self.batch_size = metrics.batch_size.labels(name, version)
         self.padding_rows = metrics.padding_rows.labels(name, version)
         self.queue_depth = metrics.queue_depth.labels(name, version)
@@ -55,64 +57,74 @@ class ModelMetrics:
             reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
         }
 
-    def taken(self) -> None:
+    def taken(self, call: Call) -> None:
         """Note that a request for the model has been taken in."""
-        self.inflight.inc()
-        if (spans := current_spans()) is not None:
-            spans.meet(self._labels)
+        self.inflight.value += 1
+        if call.spans is not None:
+            call.spans.meet(self._labels)
 
-    def decoded(self, began: float) -> None:
-        """Note the end of a request's decoding, which began at a time of perf_counter."""
-        self._staged("decode", began)
+    def decoded(self, call: Call, began: float, ended: float) -> None:
+        """Note that a request was decoded. All times are of perf_counter, in seconds."""
+        self._decode.observe(ended - began)
+        if call.spans is not None:
+            call.spans.stage(self._labels, "decode", began, ended)
 
-    def encoded(self, began: float) -> None:
-        """Note the end of an answer's encoding, which began at a time of perf_counter."""
-        self.statistics.encoded(self._staged("encode", began))
-
-    def _staged(self, stage: str, began: float) -> float:
-        ended = perf_counter()
-        self.stages[stage].observe(ended - began)
-        if (spans := current_spans()) is not None:
-            spans.stage(self._labels, stage, began, ended)
-        return ended - began
-
-    def waited(self, seconds: float) -> None:
-        """Note that a request has left the queue to be run."""
-        self.stages["queue"].observe(seconds)
-        self.statistics.waited(seconds)
-
-    def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
-        """Note a run: how many rode in it, and how long it took to gather and to compute them."""
-        with self._lock:  # instances may run at a time
-            self.stages["batch"].observe(gather_s)
-            self.stages["infer"].observe(infer_s)
-            self.batch_size.observe(pictures)
-        self.statistics.ran(requests, pictures, gather_s, infer_s)
-
-    def traced(
-        self, traces: Iterable[tuple[Spans | None, float]], pictures: int, times: Sequence[float]
-    ) -> None:
-        """Let requests that ran together have the spans of it.
+    def ran(self, tickets: Sequence[Ticket], pictures: int, times: Sequence[float]) -> None:
+        """Note a run.
 
         Args:
-            traces: the spans of each, and when it arrived.
-            pictures: that ran.
-            times: when their run began, was gathered and ended. All are of perf_counter.
+            tickets: that rode in it.
+            pictures: of all of them.
+            times: when it began, when the pictures were put together, and when it ended.
         """
         began, gathered, ended = times
-        for spans, arrived in traces:
-            if spans is not None:
-                spans.stage(self._labels, "queue", arrived, began)
+        waits = [began - ticket.arrived for ticket in tickets]
+        with self._lock:  # instances may run at a time
+            for wait in waits:
+                self._queue.observe(wait)
+            self._gather.observe(gathered - began)
+            self._infer.observe(ended - gathered)
+            self.batch_size.observe(pictures)
+        self.statistics.ran(len(tickets), pictures, sum(waits), gathered - began, ended - gathered)
+        for ticket in tickets:
+            if (spans := ticket.spans) is not None:
+                spans.stage(self._labels, "queue", ticket.arrived, began)
                 spans.stage(self._labels, "batch", began, gathered, pictures)
                 spans.stage(self._labels, "infer", gathered, ended, pictures)
 
-    def answered(self, seconds: float) -> None:
-        """Note the time of an answered request, with its trace as an exemplar if it is sampled."""
-        trace = current_call().trace
+    def padded(self, rows: int) -> None:
+        """Note the empty rows that were added to a batch."""
+        with self._lock:
+            self.padding_rows.value += rows
+
+    def answered(self, call: Call, began: float, computed: float) -> None:
+        """Note that a request has its answer, with its trace as an exemplar if it is sampled.
+
+        Args:
+            call: that it came in.
+            began: when its bytes came.
+            computed: when its outputs did.
+        """
+        ended = perf_counter()
+        self.inflight.value -= 1
+        self._encode.observe(ended - computed)
+        self.statistics.answered(ended - began, ended - computed)
+        if call.spans is not None:
+            call.spans.stage(self._labels, "encode", computed, ended)
+        trace = call.trace
         if trace is not None and trace.sampled:
-            self.duration.observe(seconds, {"trace_id": trace.trace_id})
+            self.duration.observe(ended - began, {"trace_id": trace.trace_id})
         else:
-            self.duration.observe(seconds)
+            self.duration.observe(ended - began)
+
+    def failed(self, error: BaseException, began: float) -> None:
+        """Note that a request gets no answer."""
+        self.inflight.value -= 1
+        self.statistics.failed(error, perf_counter() - began)
+        if isinstance(error, NyquistError):
+            self.rejected[error.reason].inc()
+        elif isinstance(error, CancelledError):
+            self.rejected["cancelled"].inc()
 
     def describe(
         self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool
@@ -217,7 +229,7 @@ class Metrics(CallMetrics):
             "Bytes of pictures that may be held; a request beyond them is refused.",
             registry=registry,
         )
-        self.queue_depth = Gauge(
+        self.queue_depth = LightGauge(
             "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
         )
         self.queue_limit = Gauge(
@@ -249,7 +261,7 @@ class Metrics(CallMetrics):
             registry,
             BATCH_EDGES,
         )
-        self.padding_rows = Counter(
+        self.padding_rows = LightCounter(
             "nyquist_padding_rows_total",
             "Empty rows added to reach a warmed batch size.",
             MODEL,

@@ -5,11 +5,9 @@ queue -> run -> answer -> ModelStatistics
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from time import perf_counter
 
 from server.errors import DeadlinePassed, InferenceFailed, QueueFull, QueueTimeout, Stopping
 from server.pb import inference_pb2 as pb
@@ -60,37 +58,39 @@ class Statistics:
         self._batches: dict[int, _Batch] = {}
         self._last_ms = 0
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count what runs inside as one request: a success, or a failure if it raises."""
-        began = perf_counter()
-        outcome = self._success
-        try:
-            yield
-        except BaseException as error:
-            outcome = self._fails[_reason(error)]
-            raise
-        finally:
-            with self._lock:
-                outcome.add(perf_counter() - began)
+    def answered(self, seconds: float, encode_s: float) -> None:
+        """Count a request that was answered, and the time that it took to encode the answer."""
+        with self._lock:
+            self._success.add(seconds)
+            self._encode.ns += round(encode_s * NS)
+
+    def failed(self, error: BaseException, seconds: float) -> None:
+        """Count a request that was not."""
+        with self._lock:
+            self._fails[_reason(error)].add(seconds)
 
     def failures(self) -> dict[str, int]:
         """Return how many requests failed, by Triton's reasons."""
         return {reason: duration.count for reason, duration in self._fails.items()}
 
-    def waited(self, seconds: float) -> None:
-        """Add the time that a request waited for its run."""
-        with self._lock:
-            self._queue.ns += round(seconds * NS)
-
-    def ran(self, requests: int, pictures: int, gather_s: float, infer_s: float) -> None:
+    def ran(
+        self, requests: int, pictures: int, queue_s: float, gather_s: float, infer_s: float
+    ) -> None:
         """Count a run; each request in it is counted with the time of the whole run.
 
         All stages are counted here, at once: perf_analyzer gives up when it finds them unequal.
+
+        Args:
+            requests: that rode in it.
+            pictures: of all of them.
+            queue_s: that they had waited, all together.
+            gather_s: to put them together.
+            infer_s: to compute them.
         """
         now_ms = time.time_ns() // 1_000_000
         with self._lock:
             self._queue.count += requests
+            self._queue.ns += round(queue_s * NS)
             self._encode.count += requests
             self._gather.add(gather_s, requests)
             self._infer.add(infer_s, requests)
@@ -98,11 +98,6 @@ class Statistics:
             batch.gather.add(gather_s)
             batch.infer.add(infer_s)
             self._last_ms = now_ms
-
-    def encoded(self, seconds: float) -> None:
-        """Add the time that it took to put an answer into its message."""
-        with self._lock:
-            self._encode.ns += round(seconds * NS)
 
     def message(self, name: str, version: str) -> pb.ModelStatistics:
         """Return all of it."""

@@ -12,8 +12,7 @@ import ctypes
 import gc
 import logging
 import re
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Serving:
-    """One loaded version while requests use it.
+    """One loaded version; `with` it for each request that uses it.
 
     Attributes:
         model: what answers.
@@ -55,25 +54,24 @@ class Serving:
         self, model: ServedModel, config: model_config_pb2.ModelConfig, mark: Mark
     ) -> None:
         self.model, self.config, self.mark = model, config, mark
-        self._users = 0
+        self._users, self._retired = 0, False
         self._idle = asyncio.Event()
-        self._idle.set()
 
-    @contextmanager
-    def used(self) -> Iterator[ServedModel]:
+    def __enter__(self) -> ServedModel:
         """Keep the model open for the length of a request."""
         self._users += 1
-        self._idle.clear()
-        try:
-            yield self.model
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._idle.set()
+        return self.model
+
+    def __exit__(self, *exception: object) -> None:
+        self._users -= 1
+        if self._retired and not self._users:
+            self._idle.set()
 
     async def retire(self) -> None:
         """Wait for the requests in flight, then close the model. None may start any more."""
-        await self._idle.wait()
+        self._retired = True
+        if self._users:
+            await self._idle.wait()
         await self.model.close()
 
 
@@ -189,7 +187,10 @@ class Registry:
                 raise ModelNotFound(
                     f"Request for unknown model: '{name}' has no available versions"
                 )
-            return next((one for one in serving if one.model.ready), serving[0])
+            for one in serving:
+                if one.model.ready:
+                    return one
+            return serving[0]
         known = model.versions.get(version)
         if known is None:
             raise ModelNotFound(

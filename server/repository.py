@@ -5,7 +5,7 @@ folder -> version -> manifest -> checksums -> engine -> warm -> LoadedModel
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,8 @@ import numpy as np
 from google.protobuf import text_format
 
 from server import manifest as artifact
-from server.engine import CPU, Engine, Execution
+from server.calibration import open_engines
+from server.engine import Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
@@ -25,11 +26,6 @@ from server.versions import wanted_versions
 from server.waiting_room import BatchLimits
 
 logger = logging.getLogger(__name__)
-
-SMALL_S = 0.005
-"""A network is small if a picture takes no longer with one thread."""
-WORTH_IT, WORTH_IT_SMALL = 1.5, 1.8
-"""How many times quicker all threads must be than one to be taken; for a small network, more."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,6 @@ class LoadedModel:
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
         limits: of its batches and queue, as config.pbtxt says.
-        picture_s: that one picture takes, on an instance that is free.
         load_s: time that loading took.
     """
 
@@ -51,7 +46,6 @@ class LoadedModel:
     config: pb.ModelConfig
     engines: tuple[Engine, ...]
     limits: BatchLimits
-    picture_s: float
     load_s: float
 
 
@@ -134,60 +128,11 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
         return engine
 
     first, *others = read_sessions(config)
-    engines, picture_s = open_engines(
-        first, execution, open_engine, fill_cores=not config.instance_group
-    )
+    engines = open_engines(first, execution, open_engine, fill_cores=not config.instance_group)
     threads = engines[0].threads
     engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
     load_s = perf_counter() - start
-    return LoadedModel(manifest, labels, config, tuple(engines), limits, picture_s, load_s)
-
-
-def open_engines(
-    settings: SessionSettings,
-    execution: Execution,
-    open_engine: Callable[[SessionSettings], Engine],
-    *,
-    fill_cores: bool,
-) -> tuple[list[Engine], float]:
-    """Open one session with all threads, or sessions of one thread if those are not much slower.
-
-    Threads that have to be woken for each layer cost CPU. Where they save little time, a session
-    on each core answers more pictures; a small network has one, since the event loop needs a core.
-    Only where neither the model nor the operator has chosen the threads.
-
-    Args:
-        settings: of the first session.
-        execution: what the operator asks for.
-        open_engine: opens a session and warms it.
-        fill_cores: whether there may be more sessions than this one.
-
-    Returns:
-        The engines, and the time that one of them takes for a picture.
-    """
-    engine = open_engine(settings)
-    threads, picture_s = engine.threads, engine.time_picture()
-    chosen = settings.intra_op_threads or execution.threads
-    if chosen or threads == 1 or engine.provider != CPU:
-        return [engine], picture_s
-    lone = replace(settings, intra_op_threads=1)
-    single = open_engine(lone)
-    single_s = single.time_picture()
-    small = single_s <= SMALL_S
-    if single_s > (WORTH_IT_SMALL if small else WORTH_IT) * picture_s:
-        engines, taken_s = [engine], picture_s
-    else:
-        copies = threads - 1 if fill_cores and not small else 0
-        engines, taken_s = [single, *(open_engine(lone) for _ in range(copies))], single_s
-    logger.info(
-        "%d sessions of %d threads: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
-        len(engines),
-        engines[0].threads,
-        1e3 * single_s,
-        1e3 * picture_s,
-        threads,
-    )
-    return engines, taken_s
+    return LoadedModel(manifest, labels, config, tuple(engines), limits, load_s)
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

@@ -3,9 +3,7 @@
 look its head up, or decode and check it -> Batcher.submit -> fill in the answer, or encode it
 """
 
-import asyncio
 from dataclasses import dataclass, replace
-from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.batcher import Batcher, Wishes
+from server.current_call import current_call
 from server.decode import InferCall, decode_call, opened_pictures
 from server.encode import AnswerForm, encode_response
-from server.engine import CPU, Engine
+from server.engine import Engine
 from server.errors import InvalidRequest, NyquistError
 from server.images import ImageDecoder
 from server.incoming import Heads, Incoming
@@ -23,7 +22,7 @@ from server.metrics import ModelMetrics
 from server.pb import inference_pb2 as pb
 from server.queue_budget import QueueBudget
 from server.repository import LoadedModel
-from server.shadow import Mirror, no_mirror
+from server.shadow import Mirror
 
 
 class ServedModel:
@@ -34,7 +33,7 @@ class ServedModel:
         metrics: its series.
         images: decodes image files, for all models.
         budget: of queued bytes, shared with the other models.
-        mirror: told of each request that has run.
+        mirror: told of each request that has run; None where nobody is.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class ServedModel:
         metrics: ModelMetrics,
         images: ImageDecoder,
         budget: QueueBudget,
-        mirror: Mirror = no_mirror,
+        mirror: Mirror | None = None,
     ) -> None:
         self._mirror = mirror
         self._images, self.statistics = images, metrics.statistics
@@ -52,8 +51,7 @@ class ServedModel:
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()
         runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
-        picture_s = loaded.picture_s if self.provider == CPU else inf  # a GPU may be busy elsewhere
-        self._batcher = Batcher(runners, loaded.limits, metrics, budget, picture_s=picture_s)
+        self._batcher = Batcher(runners, loaded.limits, metrics, budget)
 
     @property
     def ready(self) -> bool:
@@ -71,30 +69,27 @@ class ServedModel:
         Raises:
             NyquistError: as decode_call and Batcher.submit say; the message begins with the id.
         """
-        metrics = self._metrics
-        metrics.taken()
+        metrics, call = self._metrics, current_call()
+        metrics.taken(call)
         try:
             form = self._forms.get(request.head)
             if form is None or form.size != request.size:
                 form, pictures = await self._decoded(request, deadline)
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
-            metrics.decoded(began)
+            metrics.decoded(call, began, perf_counter())
             wishes = Wishes(deadline, form.priority, form.timeout_s)
             outputs = await self._batcher.submit(pictures, wishes)
             computed = perf_counter()
-            self._mirror(pictures, outputs)
+            if self._mirror is not None:
+                self._mirror(pictures, outputs)
             body = self._encoded(request, form, outputs)
-        except NyquistError as error:
-            metrics.rejected[error.reason].inc()
-            raise _named(error, request) from error
-        except asyncio.CancelledError:
-            metrics.rejected["cancelled"].inc()
+        except BaseException as error:
+            metrics.failed(error, began)
+            if isinstance(error, NyquistError):
+                raise _named(error, request) from error
             raise
-        finally:
-            metrics.inflight.dec()
-        metrics.encoded(computed)
-        metrics.answered(perf_counter() - began)
+        metrics.answered(call, began, computed)
         return body
 
     async def _decoded(
@@ -152,7 +147,8 @@ class _MeasuredEngine:
         self.probe, self.terminate = engine.probe, engine.terminate
 
     def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        self._metrics.padding_rows.inc(self._engine.padding(len(batch)))
+        if rows := self._engine.padding(len(batch)):
+            self._metrics.padded(rows)
         return self._engine.run(batch)
 
 

@@ -39,10 +39,6 @@ Mirror = Callable[[NDArray[Any], Outputs], None]
 logger = logging.getLogger(__name__)
 
 
-def no_mirror(pictures: NDArray[Any], outputs: Outputs) -> None:
-    """Mirror nothing."""
-
-
 class Companion:
     """Where inferences are mirrored to, and how it is reached.
 

@@ -5,10 +5,10 @@ Statistics, queue depth -> families, made when they are asked for: a request pay
 
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import Gauge
 from prometheus_client.core import Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
+from server.light_metrics import LightGauge
 from server.model_statistics import Statistics
 from server.pb import inference_pb2 as pb
 
@@ -41,7 +41,7 @@ class TritonCollector(Collector):
     """
 
     def __init__(
-        self, statistics: Mapping[tuple[str, str], Statistics], queue_depth: Gauge
+        self, statistics: Mapping[tuple[str, str], Statistics], queue_depth: LightGauge
     ) -> None:
         self._statistics, self._queue_depth = statistics, queue_depth
 

@@ -8,14 +8,15 @@ The settings are those of Triton's dynamic batcher, and mean what they mean ther
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from time import monotonic
 from typing import Any
 
 from numpy.typing import NDArray
 
-from server.current_call import Spans, current_spans
+from server.current_call import current_spans
 from server.errors import QueueFull
 
 Array = NDArray[Any]
@@ -82,15 +83,23 @@ class BatchLimits:
         return max(self.preferred_sizes, default=self.max_batch_size)
 
 
-@dataclass(eq=False, slots=True)
 class Ticket:
-    """One request: its pictures (B, ...), its priority level, where its caller waits, its spans."""
+    """One request.
 
-    pictures: Array
-    answer: "asyncio.Future[Outputs]"
-    level: int = 1
-    arrived: float = field(default_factory=monotonic)
-    spans: Spans | None = field(default_factory=current_spans)
+    Attributes:
+        pictures: (B, ...).
+        answer: where its caller waits.
+        level: of its priority.
+        arrived: when it came, on monotonic.
+        spans: of its call.
+        waits: whether it is in the waiting room.
+    """
+
+    __slots__ = ("answer", "arrived", "level", "pictures", "spans", "waits")
+
+    def __init__(self, pictures: Array, answer: "asyncio.Future[Outputs]", level: int = 1) -> None:
+        self.pictures, self.answer, self.level = pictures, answer, level
+        self.arrived, self.spans, self.waits = monotonic(), current_spans(), False
 
 
 class _Level:
@@ -100,9 +109,6 @@ class _Level:
         self.policy = policy
         self.in_time: OrderedDict[Ticket, None] = OrderedDict()
         self.late: OrderedDict[Ticket, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self.in_time) + len(self.late)
 
 
 class WaitingRoom:
@@ -115,9 +121,10 @@ class WaitingRoom:
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
         self._levels = [_Level(policy) for policy in limits.levels]
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._levels))
+        return self._waiting
 
     def __iter__(self) -> Iterator[Ticket]:
         return chain.from_iterable(chain(level.in_time, level.late) for level in self._levels)
@@ -129,9 +136,11 @@ class WaitingRoom:
             QueueFull: its level is full.
         """
         level = self._levels[ticket.level - 1]
-        if len(level) >= level.policy.max_size:
+        if len(level.in_time) + len(level.late) >= level.policy.max_size:
             raise QueueFull(f"Exceeds maximum queue size of {level.policy.max_size}")
         level.in_time[ticket] = None
+        ticket.waits = True
+        self._waiting += 1
 
     def postpone(self, ticket: Ticket) -> None:
         """Put a ticket behind all others of its level that are in time."""
@@ -142,12 +151,13 @@ class WaitingRoom:
 
     def remove(self, ticket: Ticket) -> bool:
         """Take a ticket out, wherever it stands; say whether it was there."""
+        if not ticket.waits:
+            return False
         level = self._levels[ticket.level - 1]
-        for tickets in (level.in_time, level.late):
-            if ticket in tickets:
-                del tickets[ticket]
-                return True
-        return False
+        del (level.in_time if ticket in level.in_time else level.late)[ticket]
+        ticket.waits = False
+        self._waiting -= 1
+        return True
 
     def next_batch(self, now: float) -> tuple[list[Ticket], float]:
         """Choose, without taking them out, the tickets to run next; `now` is monotonic.
@@ -159,13 +169,12 @@ class WaitingRoom:
         """
         batch, preferred, complete = self._fitting()
         delay = self._limits.max_queue_delay_s
-        oldest = min(ticket.arrived for ticket in batch)
-        over = delay > 0 and now >= oldest + delay
-        if preferred and not over:
+        due = min(ticket.arrived for ticket in batch) + delay if delay else inf
+        if preferred and now < due:
             return batch[:preferred], now
-        if complete or over or delay == 0:
+        if complete or now >= due or not delay:
             return batch, now
-        return [], oldest + delay
+        return [], due
 
     def _fitting(self) -> tuple[list[Ticket], int, bool]:
         """Find the tickets that fit into one run: the first, and those after it of its shape.

@@ -1,16 +1,15 @@
 import asyncio
 import gc
-import math
 import weakref
 from collections.abc import Awaitable, Callable
-from threading import Event, get_ident
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batcher import HOP_S, NO_WISHES, TURN_S, Batcher, Wishes, runs_left_behind
+from server.batcher import NO_WISHES, Batcher, Wishes
 from server.errors import (
     DeadlinePassed,
     InferenceFailed,
@@ -18,6 +17,7 @@ from server.errors import (
     QueueTimeout,
     Stopping,
 )
+from server.instance import runs_left_behind
 from server.metrics import Metrics, ModelMetrics
 from server.queue_budget import QueueBudget
 from server.waiting_room import BatchLimits, QueuePolicy
@@ -149,6 +149,48 @@ def test_a_queue_delay_ends_when_nobody_comes() -> None:
         await submit(batcher, 1.0)
 
     assert with_batcher(test, max_queue_delay_s=0.01).batches == [[1.0]]
+
+
+def together_and_again(batcher: Batcher, model: GatedDouble, *again: float) -> Awaitable[None]:
+    """Answer three requests that ran together, then send others one after the other."""
+
+    async def test() -> None:
+        await busy(batcher, model)
+        waiting = [submit(batcher, value) for value in (1.0, 2.0, 3.0)]
+        await settled()
+        model.open()
+        await asyncio.gather(*waiting)
+        back = []
+        for value in again:
+            back.append(submit(batcher, value))
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*back)
+
+    return test()
+
+
+def test_callers_that_were_answered_together_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.batcher.GATHER_S", 60.0)
+    model = with_batcher(lambda *both: together_and_again(*both, 4.0, 5.0, 6.0), max_batch_size=3)
+    assert model.batches == [[0.0], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+def test_the_wait_for_them_ends_when_nobody_comes_any_more() -> None:
+    model = with_batcher(lambda *both: together_and_again(*both, 4.0))
+    assert model.batches == [[0.0], [1.0, 2.0, 3.0], [4.0]]
+
+
+def test_who_was_alone_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.batcher.GATHER_S", 60.0)
+
+    async def test(batcher: Batcher, model: GatedDouble) -> None:
+        model.open()
+        for value in (1.0, 2.0, 3.0):
+            await submit(batcher, value)
+
+    assert with_batcher(test).batches == [[1.0], [2.0], [3.0]]
 
 
 def test_a_cancelled_caller_does_not_disturb_its_neighbours() -> None:
@@ -531,42 +573,6 @@ def test_a_busy_model_does_not_hold_up_another() -> None:
     asyncio.run(body())
 
 
-@pytest.mark.parametrize(
-    ("picture_s", "rows", "company", "here"),
-    [
-        (TURN_S, 1, 0, True),
-        (TURN_S, 2, 0, False),  # longer than a turn of the loop may be
-        (TURN_S, 1, 1, False),  # the thread lets others be read meanwhile
-        (HOP_S / 4, 2, 1, True),  # over before a thread could begin
-        (math.inf, 1, 0, False),
-    ],
-)
-def test_a_short_run_is_on_the_event_loop_where_that_is_quicker(
-    picture_s: float, rows: int, company: int, here: bool
-) -> None:
-    class Placed(GatedDouble):
-        def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-            threads.append(get_ident())
-            return super().run(batch)
-
-    threads: list[int] = []
-
-    async def body() -> None:
-        model = Placed()
-        model.open()
-        batcher = Batcher(
-            [model], BatchLimits(4), model_metrics(), QueueBudget(BYTES), picture_s=picture_s
-        )
-        tasks = [submit(batcher, *range(rows)) for _ in range(company + 1)]
-        for answer in await asyncio.gather(*tasks):
-            assert answer["double"].ravel().tolist() == [2 * value for value in range(rows)]
-        await batcher.close()
-
-    asyncio.run(body())
-    assert len(threads) == 1
-    assert (threads[0] == get_ident()) is here
-
-
 # Failure.
 
 
@@ -620,7 +626,7 @@ def test_who_waits_for_an_instance_that_fails_is_told() -> None:
 def test_a_closed_batcher_keeps_no_session_for_a_later_probe(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("CRITICAL", logger="server.batcher")  # a record keeps its traceback
+    caplog.set_level("CRITICAL", logger="server.instance")  # a record keeps its traceback
 
     async def closed() -> "weakref.ref[GatedDouble]":
         model = GatedDouble()

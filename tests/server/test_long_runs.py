@@ -145,8 +145,8 @@ def test_a_server_with_a_run_that_nothing_ends_tells_its_callers_and_stops_when_
         config.write('parameters { key: "max_run_seconds" value { string_value: "1" } }\n')
     running = start_server(tmp_path, code=STUCK_SERVER)
     request = pb.ModelInferRequest(model_name=name)
-    request.inputs.add(name="image", datatype="FP32", shape=(64, 1, 48, 48))  # not on the loop
-    request.raw_input_contents.append(np.full(64 * 48 * 48, 1e7, np.float32).tobytes())
+    request.inputs.add(name="image", datatype="FP32", shape=(1, 1, 48, 48))
+    request.raw_input_contents.append(np.full(48 * 48, 1e7, np.float32).tobytes())
     try:
         with grpc.insecure_channel(running.target) as channel:
             stub = stubs.GRPCInferenceServiceStub(channel)
@@ -158,7 +158,7 @@ def test_a_server_with_a_run_that_nothing_ends_tells_its_callers_and_stops_when_
             assert not stub.ModelReady(pb.ModelReadyRequest(name=name)).ready
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name))
             assert stub.ModelReady(pb.ModelReadyRequest(name=name)).ready
-            request.raw_input_contents[0] = bytes(4 * 64 * 48 * 48)
+            request.raw_input_contents[0] = bytes(4 * 48 * 48)
             assert stub.ModelInfer(request).model_name == name
     finally:
         began = time.monotonic()
@@ -167,30 +167,3 @@ def test_a_server_with_a_run_that_nothing_ends_tells_its_callers_and_stops_when_
     text = "".join(running.log)
     for said in ("given up", "is left behind in a run", "exiting without a run"):
         assert said in text
-
-
-STANDING_STILL = f"""
-from functools import partial
-import server.__main__ as entry
-entry.heartbeat = partial(entry.heartbeat, 0.1, 5)
-{STUCK_SERVER}
-"""
-
-
-def test_a_server_whose_event_loop_stands_still_ends_and_says_where_it_stood(
-    repository: Path, tmp_path: Path
-) -> None:
-    name = "fashion_strided"
-    (tmp_path / name).symlink_to(repository / name)
-    running = start_server(tmp_path, ("--threads", "1"), code=STANDING_STILL)
-    request = pb.ModelInferRequest(model_name=name)
-    request.inputs.add(name="image", datatype="FP32", shape=(1, 1, 48, 48))
-    request.raw_input_contents.append(np.full(48 * 48, 1e7, np.float32).tobytes())
-    with grpc.insecure_channel(running.target) as channel:
-        with pytest.raises(grpc.RpcError) as lost:
-            stubs.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
-        assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert running.stop() == 70
-    text = "".join(running.log)
-    assert "the event loop has stood still for 0.5 s" in text
-    assert "in _run_here" in text

@@ -81,7 +81,7 @@ def a_request() -> pb.ModelInferRequest:
 
 
 async def answer(registry: Registry, version: int | None = None) -> pb.ModelInferResponse:
-    with registry.find(NAME, version).used() as model:
+    with registry.find(NAME, version) as model:
         return pb.ModelInferResponse.FromString(
             await model.infer(Incoming(a_request().SerializeToString()), 0.0, None)
         )
@@ -289,7 +289,7 @@ def test_polling_finds_new_models_and_unloads_those_that_are_gone(
 
 def test_unloading_waits_for_the_requests_in_flight(folder: Path) -> None:
     async def script(registry: Registry) -> None:
-        with registry.find(NAME, None).used() as model:
+        with registry.find(NAME, None) as model:
             unloading = asyncio.create_task(registry.unload(NAME))
             while (await states(registry))[NAME, "1"] != "UNLOADING":
                 await registry.wait_for_change(1)

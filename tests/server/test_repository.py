@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from server.engine import CPU, Execution
+from server.engine import Execution
 from server.errors import ArtifactError
 from server.manifest import read_manifest
-from server.repository import latest_version, load_model, model_folders, open_engines
-from server.session_settings import SessionSettings
+from server.repository import latest_version, load_model, model_folders
 from tests.processes import run, start_server
 
 ON_CPU = Execution(provider="cpu")
@@ -149,40 +148,3 @@ def test_a_repository_without_a_sound_model_does_not_start(copy: Path) -> None:
     ended = run("server", "--repository", str(copy), "--port", "0", "--metrics-port", "0")
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("nyquist-server: error: no model of ")
-
-
-class Timed:
-    """An engine whose time for a picture depends on its threads."""
-
-    provider = CPU
-
-    def __init__(self, threads: int, picture_s: float) -> None:
-        self.threads, self._picture_s = threads, picture_s
-
-    def time_picture(self) -> float:
-        return self._picture_s
-
-
-@pytest.mark.parametrize(
-    ("one_s", "two_s", "operator", "model", "grouped", "sessions"),
-    [
-        (0.0005, 0.0004, 0, 0, False, [1]),  # two threads cost more than they save
-        (0.0010, 0.0005, 0, 0, False, [2]),  # they halve the time
-        (0.0200, 0.0150, 0, 0, False, [1, 1]),  # large, and they save little: one on each core
-        (0.0200, 0.0150, 0, 0, True, [1]),  # the same, but the model has an instance group
-        (0.0200, 0.0110, 0, 0, False, [2]),  # large, and they save much
-        (0.0200, 0.0150, 2, 0, False, [2]),  # the operator has chosen
-        (0.0200, 0.0150, 0, 2, False, [2]),  # the model has
-    ],
-)
-def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
-    one_s: float, two_s: float, operator: int, model: int, grouped: bool, sessions: list[int]
-) -> None:
-    def open_engine(settings: SessionSettings) -> Any:
-        return Timed(1, one_s) if settings.intra_op_threads == 1 else Timed(2, two_s)
-
-    settings = SessionSettings(intra_op_threads=model)
-    execution = Execution(threads=operator)
-    engines, picture_s = open_engines(settings, execution, open_engine, fill_cores=not grouped)
-    assert [engine.threads for engine in engines] == sessions
-    assert picture_s == (one_s if sessions[0] == 1 else two_s)

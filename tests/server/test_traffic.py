@@ -1,11 +1,9 @@
 import asyncio
-import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.batcher import HOP_S
 from tests.server.traffic import Action, Break, Leave, Send, Traffic, Turn, random_actions
 
 SENDS = st.builds(
@@ -28,22 +26,21 @@ ACTIONS = st.one_of(
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL", logger="server.batcher")
+    caplog.set_level("CRITICAL", logger="server.instance")
 
 
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(ACTIONS, max_size=60), st.sampled_from((HOP_S / 2, math.inf)))
+@given(st.lists(ACTIONS, max_size=60))
 def test_whatever_comes_every_reply_belongs_to_its_request_and_no_neighbour_is_disturbed(
-    actions: list[Action], picture_s: float
+    actions: list[Action],
 ) -> None:
-    asyncio.run(Traffic(picture_s).play(actions))
+    asyncio.run(Traffic().play(actions))
 
 
-@pytest.mark.parametrize("picture_s", [HOP_S / 2, math.inf])
-def test_the_same_holds_over_thousands_of_requests(picture_s: float) -> None:
-    traffic = Traffic(picture_s)
+def test_the_same_holds_over_thousands_of_requests() -> None:
+    traffic = Traffic()
     asyncio.run(traffic.play(random_actions(3000, seed=1)))
     assert sum(traffic.outcomes.values()) == 3000
     for outcome in ("answered", "cancelled", "DeadlinePassed", "QueueTimeout", "QueueFull"):

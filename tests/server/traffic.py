@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batcher import HOP_S, Batcher, Wishes
+from server.batcher import Batcher, Wishes
 from server.errors import DeadlinePassed, InferenceFailed, NyquistError, QueueFull, QueueTimeout
 from server.metrics import Metrics
 from server.queue_budget import QueueBudget
@@ -101,14 +101,9 @@ def pictures(number: int, send: Send) -> NDArray[np.float32]:
 
 
 class Traffic:
-    """Plays actions to a batcher of two instances, and checks every answer.
+    """Plays actions to a batcher of two instances, and checks every answer."""
 
-    Args:
-        picture_s: as the batcher is told; runs of HOP_S and less are on the event loop.
-    """
-
-    def __init__(self, picture_s: float = HOP_S / 2) -> None:
-        self._picture_s = picture_s
+    def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self._instances = (Instance(), Instance())
         self._budget = QueueBudget(4 * 1000)
@@ -124,7 +119,6 @@ class Traffic:
             metrics.model("m", "1"),
             self._budget,
             first_probe_s=0.0005,
-            picture_s=self._picture_s,
         )
         callers: list[asyncio.Task[None]] = []
         for action in actions:
@@ -224,7 +218,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    logging.getLogger("server.batcher").setLevel(logging.CRITICAL)
+    logging.getLogger("server.instance").setLevel(logging.CRITICAL)
     traffic = Traffic()
     asyncio.run(traffic.play(random_actions(arguments.requests, arguments.seed)))
     print(f"{arguments.requests} requests: {dict(traffic.outcomes.most_common())}")  # noqa: T201 - its output
