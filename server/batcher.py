@@ -25,6 +25,8 @@ Array = NDArray[Any]
 
 GATHER_S = 0.0002
 """Where no other comes for so long, nobody is expected any more."""
+ALONE = 4
+"""Runs in a row with nobody beside them after which a caller is taken to be alone."""
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
 
 
@@ -66,6 +68,7 @@ class Batcher:
         budget: of bytes, shared with the other models.
         first_probe_s: until an instance out of service is probed again.
         last_word_s: for what is still in a thread at the end, once it has been asked to end.
+        lone: another instance, that is quicker and costs more: for who is alone.
 
     Attributes:
         closing: whether it is being closed.
@@ -79,6 +82,7 @@ class Batcher:
         budget: QueueBudget,
         first_probe_s: float = 1.0,
         last_word_s: float = 5.0,
+        lone: Runner | None = None,
     ) -> None:
         self._limits, self._metrics, self._budget = limits, metrics, budget
         self._last_word_s = last_word_s
@@ -87,12 +91,15 @@ class Batcher:
         self._deadlines = Deadlines(self._give_up)
         self._running: deque[Batch] = deque()
         self._instances = [
-            Instance(runner, limits, metrics, self, first_probe_s) for runner in runners
+            Instance(runner, limits, metrics, self, first_probe_s)
+            for runner in (*runners, *(() if lone is None else (lone,)))
         ]
-        self._idle = list(self._instances)
+        self._idle = self._instances[: len(runners)]
+        self._lone = self._idle_lone = self._instances[-1] if lone is not None else None
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._last, self._gathers, self._came, self._came_at = 1, False, 0, 0.0
+        self._alone = ALONE
         self._empty = asyncio.Event()
         self.closing, self._sound, self._useless = False, True, False
         metrics.ready.set(1)
@@ -156,7 +163,10 @@ class Batcher:
 
     def free(self, instance: Instance) -> None:
         """Give an instance that is free its next batch, if there is one."""
-        self._idle.append(instance)
+        if instance is self._lone:
+            self._idle_lone = instance
+        else:
+            self._idle.append(instance)
         self._gathers = len(self._room) < self._last > 1
         self._note_change()
 
@@ -226,7 +236,7 @@ class Batcher:
             if not tickets:
                 self._timer = self._loop.call_at(due, self._dispatch)
                 break
-            self._start(self._idle.pop(), tickets)
+            self._start(self._instance_for(tickets), tickets)
         self._metrics.queue_depth.value = len(self._room)
         if self.closing and not self._room and not self._running:
             self._empty.set()
@@ -240,6 +250,16 @@ class Batcher:
             waiting < self._limits.full_size and now - self._came_at < GATHER_S and not self.closing
         )
         return self._gathers
+
+    def _instance_for(self, tickets: list[Ticket]) -> Instance:
+        """Take an idle instance: the one for who is alone, where that has been so for a while."""
+        alone = len(tickets) == len(self._room) == 1 and not self._running
+        self._alone = self._alone + 1 if alone else 0
+        lone = self._idle_lone
+        if lone is None or self._alone < ALONE:
+            return self._idle.pop()
+        self._idle_lone = None
+        return lone
 
     def _start(self, instance: Instance, tickets: list[Ticket]) -> None:
         """Take tickets out of the waiting room, and let them run together."""

@@ -1,4 +1,8 @@
-"""How many sessions a model gets, and of how many threads: tried out when it is loaded."""
+"""What a model is like on this machine, tried out when it is loaded.
+
+session -> timed with all threads and with one -> sessions
+        -> timed batch by batch -> the best batch size
+"""
 
 import logging
 from collections.abc import Callable
@@ -9,8 +13,16 @@ from server.session_settings import SessionSettings
 
 SMALL_S = 0.005
 """A network is small if a picture takes no longer with one thread."""
-WORTH_IT, WORTH_IT_SMALL = 1.5, 1.8
-"""How many times quicker all threads must be than one to be taken; for a small network, more."""
+WORTH_IT = 1.8
+"""How many times quicker all threads must be than one to be taken."""
+WORTH_IT_ALONE = 1.15
+"""The same, to be taken for requests that are alone."""
+BATCH_S = 0.1
+"""Batches that take longer are not tried out."""
+HANDLING_S = 0.0006
+"""What a run costs beside the model: threads are woken, and answers come in fewer bursts."""
+MORE = 1.03
+"""A larger batch is better if a picture takes less in it by this factor."""
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +33,7 @@ def open_engines(
     open_engine: Callable[[SessionSettings], Engine],
     *,
     fill_cores: bool,
-) -> list[Engine]:
+) -> tuple[list[Engine], Engine | None]:
     """Open one session with all threads, or sessions of one thread if those are not much slower.
 
     Threads that have to be woken for each layer cost CPU. Where they save little time, a session
@@ -33,28 +45,56 @@ def open_engines(
         execution: what the operator asks for.
         open_engine: opens a session and warms it.
         fill_cores: whether there may be more sessions than this one.
+
+    Returns:
+        The sessions, and one more, of all threads, for a request that is alone: for the others it
+        is too dear. None where there is none.
     """
     engine = open_engine(settings)
     threads = engine.threads
     chosen = settings.intra_op_threads or execution.threads
     if chosen or threads == 1 or engine.provider != CPU:
-        return [engine]
-    picture_s = engine.time_picture()
+        return [engine], None
+    picture_s = engine.time_batch(1)
     lone = replace(settings, intra_op_threads=1)
     single = open_engine(lone)
-    single_s = single.time_picture()
+    single_s = single.time_batch(1)
     small = single_s <= SMALL_S
-    if single_s > (WORTH_IT_SMALL if small else WORTH_IT) * picture_s:
-        engines = [engine]
+    if single_s > WORTH_IT * picture_s:
+        engines, alone = [engine], None
     else:
         copies = threads - 1 if fill_cores and not small else 0
         engines = [single, *(open_engine(lone) for _ in range(copies))]
+        alone = engine if copies and single_s > WORTH_IT_ALONE * picture_s else None
     logger.info(
-        "%d sessions of %d threads: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
+        "%d sessions of %d threads%s: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
         len(engines),
         engines[0].threads,
+        " and one of all for lone requests" if alone else "",
         1e3 * single_s,
         1e3 * picture_s,
         threads,
     )
-    return engines
+    return engines, alone
+
+
+def best_batch_size(engine: Engine, largest: int) -> int:
+    """Find the batch size from which on a picture takes no less in a larger one.
+
+    What a network computes on the way fits into the caches of a core for few pictures, not for
+    many. A GPU has others, and takes what it gets.
+
+    Args:
+        engine: warm.
+        largest: batch that it may get; returned if larger ones are better as far as was tried.
+    """
+    if engine.provider != CPU:
+        return largest
+    shares_s: dict[int, float] = {}
+    size = 1
+    while size <= largest and size * shares_s.get(1, 0.0) <= BATCH_S:
+        shares_s[size] = (engine.time_batch(size) + HANDLING_S) / size
+        size *= 2
+    least_s = min(shares_s.values())
+    best = min(size for size, share_s in shares_s.items() if share_s <= MORE * least_s)
+    return largest if best == max(shares_s) else best

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf import text_format
 
 from server import manifest as artifact
-from server.calibration import open_engines
+from server.calibration import best_batch_size, open_engines
 from server.engine import Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
@@ -37,6 +37,7 @@ class LoadedModel:
         labels: of its classes, in their order.
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
+        lone: one session more, for requests that are alone.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
     """
@@ -45,6 +46,7 @@ class LoadedModel:
     labels: tuple[str, ...]
     config: pb.ModelConfig
     engines: tuple[Engine, ...]
+    lone: Engine | None
     limits: BatchLimits
     load_s: float
 
@@ -128,11 +130,13 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
         return engine
 
     first, *others = read_sessions(config)
-    engines = open_engines(first, execution, open_engine, fill_cores=not config.instance_group)
+    ungrouped = not config.instance_group
+    engines, lone = open_engines(first, execution, open_engine, fill_cores=ungrouped)
     threads = engines[0].threads
     engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
+    limits = replace(limits, best_size=best_batch_size(engines[0], limits.max_batch_size))
     load_s = perf_counter() - start
-    return LoadedModel(manifest, labels, config, tuple(engines), limits, load_s)
+    return LoadedModel(manifest, labels, config, tuple(engines), lone, limits, load_s)
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

@@ -51,7 +51,8 @@ class ServedModel:
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()
         runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
-        self._batcher = Batcher(runners, loaded.limits, metrics, budget)
+        lone = None if loaded.lone is None else _MeasuredEngine(loaded.lone, metrics)
+        self._batcher = Batcher(runners, loaded.limits, metrics, budget, lone=lone)
 
     @property
     def ready(self) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from math import inf
 from time import monotonic
@@ -62,6 +63,7 @@ class BatchLimits:
         levels: a policy for each priority level, the highest first.
         default_level: of a request without a priority, from 1.
         max_run_s: after which a run is given up, which none should reach; 0 is never.
+        best_size: pictures in one run from which on more do not make it cheaper; 0 is the largest.
     """
 
     max_batch_size: int
@@ -72,15 +74,23 @@ class BatchLimits:
     levels: tuple[QueuePolicy, ...] = (QueuePolicy(),)
     default_level: int = 1
     max_run_s: float = DEFAULT_MAX_RUN_S
+    best_size: int = 0
 
     def level_of(self, priority: int) -> int:
         """Return the level of a request: the default one without a priority, or too high a one."""
         return priority if 1 <= priority <= len(self.levels) else self.default_level
 
-    @property
+    @cached_property
     def full_size(self) -> int:
         """Pictures that end the wait for company."""
-        return max(self.preferred_sizes, default=self.max_batch_size)
+        return max(self.preferred_sizes, default=self.run_size)
+
+    @cached_property
+    def run_size(self) -> int:
+        """Pictures up to which a run is filled. A request of more runs alone."""
+        if self.preferred_sizes or not self.best_size:
+            return self.max_batch_size
+        return self.best_size
 
 
 class Ticket:
@@ -185,18 +195,18 @@ class WaitingRoom:
             The tickets, how many of them make the largest preferred size, and whether company
             would be of no use.
         """
-        limits = self._limits
+        limits, most = self._limits, self._limits.run_size
         batch: list[Ticket] = []
         size, preferred = 0, 0
         for ticket in self:
             if batch and ticket.pictures.shape[1:] != batch[0].pictures.shape[1:]:
                 continue
-            if size + len(ticket.pictures) > limits.max_batch_size:
+            if batch and size + len(ticket.pictures) > most:
                 return batch, preferred, True
             batch.append(ticket)
             size += len(ticket.pictures)
             if size in limits.preferred_sizes:
                 preferred = len(batch)
-            if size == limits.max_batch_size or not limits.merge:
+            if size >= most or not limits.merge:
                 return batch, preferred, True
         return batch, preferred, size >= limits.full_size

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batcher import NO_WISHES, Batcher, Wishes
+from server.batcher import ALONE, NO_WISHES, Batcher, Wishes
 from server.errors import (
     DeadlinePassed,
     InferenceFailed,
@@ -111,6 +111,18 @@ def test_requests_that_wait_run_together_up_to_the_largest_batch_in_order() -> N
         await asyncio.gather(*waiting)
 
     assert with_batcher(test).batches == [[0.0], [1.0, 2.0, 3.0, 4.0], [5.0, 6.0]]
+
+
+def test_a_run_is_filled_up_to_the_best_size_and_a_larger_request_runs_alone() -> None:
+    async def test(batcher: Batcher, model: GatedDouble) -> None:
+        await busy(batcher, model)
+        waiting = [submit(batcher, *values) for values in ((1,), (2,), (3, 4, 5), (6,))]
+        await settled()
+        model.open()
+        await asyncio.gather(*waiting)
+
+    batches = with_batcher(test, best_size=2).batches
+    assert batches == [[0.0], [1.0, 2.0], [3.0, 4.0, 5.0], [6.0]]
 
 
 def test_a_request_that_does_not_fit_any_more_opens_the_next_batch() -> None:
@@ -569,6 +581,26 @@ def test_a_busy_model_does_not_hold_up_another() -> None:
         await asyncio.gather(*stuck)
         await first.close()
         await second.close()
+
+    asyncio.run(body())
+
+
+def test_who_is_alone_has_an_instance_that_nobody_else_gets() -> None:
+    async def body() -> None:
+        models, quick = [GatedDouble(), GatedDouble()], GatedDouble()
+        quick.open()
+        batcher = Batcher(models, BatchLimits(1), model_metrics(), QueueBudget(BYTES), lone=quick)
+        assert (await batcher.submit(pictures(1.0)))["double"].item() == 2.0
+        both = [submit(batcher, 2.0), submit(batcher, 3.0)]
+        for model in models:
+            await asyncio.to_thread(model.entered.wait)
+            model.open()
+        await asyncio.gather(*both)
+        assert quick.batches == [[1.0]]
+        for value in range(ALONE):
+            await batcher.submit(pictures(value))
+        assert len(quick.batches) == 2
+        await batcher.close()
 
     asyncio.run(body())
 
