@@ -9,6 +9,7 @@ fill it.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -90,12 +91,12 @@ class Batcher:
         self._room = WaitingRoom(limits)
         self._deadlines = Deadlines(self._give_up)
         self._running: deque[Batch] = deque()
-        self._instances = [
-            Instance(runner, limits, metrics, self, first_probe_s)
-            for runner in (*runners, *(() if lone is None else (lone,)))
-        ]
-        self._idle = self._instances[: len(runners)]
-        self._lone = self._idle_lone = self._instances[-1] if lone is not None else None
+        make = partial(
+            Instance, limits=limits, metrics=metrics, owner=self, first_probe_s=first_probe_s
+        )
+        self._instances = [make(runner) for runner in runners]
+        self._lone = self._idle_lone = None if lone is None else make(lone)
+        self._idle = list(self._instances)
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._last, self._gathers, self._came, self._came_at = 1, False, 0, 0.0
@@ -108,6 +109,10 @@ class Batcher:
     def alive(self) -> bool:
         """Whether requests are taken and every instance answers."""
         return self._sound and not self.closing
+
+    @property
+    def _all(self) -> list[Instance]:
+        return self._instances if self._lone is None else [*self._instances, self._lone]
 
     async def submit(self, pictures: Array, wishes: Wishes = NO_WISHES) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
@@ -158,7 +163,7 @@ class Batcher:
         if self._room or self._running:
             await self._empty.wait()
         self._deadlines.close()
-        for instance in self._instances:
+        for instance in self._all:
             await instance.close(self._last_word_s)
 
     def free(self, instance: Instance) -> None:
@@ -181,9 +186,9 @@ class Batcher:
         self._note_change()
 
     def heed_soundness(self) -> None:
-        """Show whether an instance is out of service; without any, nobody need wait."""
-        sound = [instance.sound for instance in self._instances]
-        self._sound, self._useless = all(sound), not any(sound)
+        """Show whether an instance is out of service; without any for all, nobody need wait."""
+        self._sound = all(instance.sound for instance in self._all)
+        self._useless = not any(instance.sound for instance in self._instances)
         if not self.closing:  # a newer load of the model may have the gauge by now
             self._metrics.ready.set(int(self._sound))
         if self._useless:
