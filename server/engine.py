@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from typing import Literal
 
@@ -293,6 +294,12 @@ def bound_runs(
     return runs
 
 
+@cache
+def find_cuda() -> None:
+    """Load CUDA and cuDNN where the extra cuda has put them: no loader looks for them there."""
+    ort.preload_dlls()
+
+
 def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:
     """Open a session as planned. onnxruntime drops a provider that it cannot have in silence.
 
@@ -312,6 +319,8 @@ def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> o
     for key, value in plan.entries.items():
         options.add_session_config_entry(key, value)
     known = [asked for asked in plan.providers if asked[0] in available]
+    if any(name != CPU for name, _ in known):
+        find_cuda()
     try:
         session = ort.InferenceSession(model, options, providers=known)
     except Exception as error:
