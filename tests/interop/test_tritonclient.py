@@ -49,7 +49,12 @@ def test_the_readme_example_names_an_ankle_boot_by_every_family(
     printed = run(python, example.replace("localhost:8001", server.target))
     assert [line.split()[0] for line in printed] == list(FAMILIES)
     assert all(line.endswith(":9:ankle boot") for line in printed)
-    assert "\n".join(printed) in readme
+    shown = re.findall(r"^(\w+) (\S+):9:ankle boot$", readme, flags=re.MULTILINE)
+    assert [name for name, _ in shown] == list(FAMILIES)
+    # Processors with other vector units round the sums of a convolution otherwise.
+    assert [float(logit) for _, logit in shown] == pytest.approx(
+        [float(re.split("[ :]", line)[1]) for line in printed], abs=2e-5
+    )
 
 
 def test_the_espresso_is_found_with_more_than_nine_tenths(

@@ -16,6 +16,7 @@ from server.engine import (
     Execution,
     SessionPlan,
     bucket_sizes,
+    find_cuda,
     missing_rows,
     open_session,
     pad_batch,
@@ -123,6 +124,20 @@ def test_a_session_is_opened_as_planned(graph: bytes) -> None:
     assert options.intra_op_num_threads == 1
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not options.enable_cpu_mem_arena
+
+
+@pytest.mark.parametrize("execution", [Execution("cpu"), Execution("cuda")])
+def test_cuda_is_looked_for_where_pip_puts_it_before_a_session_asks_for_it(
+    execution: Execution, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("server.engine.ort.preload_dlls", lambda: done.append("look"))
+    monkeypatch.setattr("server.engine.ort.InferenceSession", lambda *_, **__: done.append("open"))
+    find_cuda.cache_clear()
+    for _ in range(2):
+        open_session(graph, plan(execution), [CUDA, CPU])
+    find_cuda.cache_clear()
+    assert done == ["look"] * (execution.provider == "cuda") + ["open", "open"]
 
 
 def test_runs_at_fixed_addresses_give_the_same_answers_and_leave_earlier_ones_alone(
