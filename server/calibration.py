@@ -11,7 +11,7 @@ from dataclasses import replace
 from server.engine import CPU, Engine, Execution
 from server.session_settings import SessionSettings
 
-SMALL_S = 0.005
+SMALL_S = 0.001
 """A network is small if a picture takes no longer with one thread."""
 WORTH_IT = 1.8
 """How many times quicker all threads must be than one to be taken."""

@@ -100,7 +100,7 @@ ENTRIES = {
         "session.set_denormal_as_zero",
         "session.use_device_allocator_for_initializers",
     )
-}
+} | {"session.intra_op.spin_duration_us": _Option("session.intra_op.spin_duration_us")}
 INTRA_OP_THREADS = {"intra_op_thread_count": _Option("intra_op_thread_count")}
 MEMORY_ARENA = {"enable_mem_arena": _Option("enable_mem_arena", SWITCH)}
 CUDA_OPTIONS = {

@@ -25,7 +25,11 @@ from server.errors import ArtifactError, InferenceFailed, StartError
 from server.session_settings import SessionSettings
 
 ON_CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "device_id": "0"}
-NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+SHORT_SPINNING = {
+    "session.intra_op.allow_spinning": "1",
+    "session.intra_op.spin_duration_us": "20",
+    "session.inter_op.allow_spinning": "0",
+}
 ANY = SessionSettings()
 WITHOUT_CUDA = CUDA not in ort.get_available_providers()
 
@@ -42,13 +46,13 @@ def plan(
 
 
 def test_the_cpu_alone_is_asked_for_where_this_onnxruntime_has_no_cuda() -> None:
-    on_cpu = SessionPlan(((CPU, {}),), NO_SPINNING, intra_op_threads=8)
+    on_cpu = SessionPlan(((CPU, {}),), SHORT_SPINNING, intra_op_threads=8)
     assert plan(Execution(), available=[CPU]) == on_cpu
     assert plan(Execution(provider="cpu")) == on_cpu
 
 
 def test_cuda_is_asked_for_with_a_search_that_does_not_stall_and_the_cpu_behind_it() -> None:
-    on_cuda = SessionPlan(((CUDA, ON_CUDA), (CPU, {})), NO_SPINNING, intra_op_threads=8)
+    on_cuda = SessionPlan(((CUDA, ON_CUDA), (CPU, {})), SHORT_SPINNING, intra_op_threads=8)
     assert plan(Execution()) == on_cuda
     assert plan(Execution(provider="cuda"), available=[CPU]) == on_cuda
 
@@ -56,7 +60,7 @@ def test_cuda_is_asked_for_with_a_search_that_does_not_stall_and_the_cpu_behind_
 def test_required_cuda_leaves_no_way_to_the_cpu() -> None:
     assert plan(Execution(require_cuda=True)) == SessionPlan(
         ((CUDA, ON_CUDA),),
-        {**NO_SPINNING, "session.disable_cpu_ep_fallback": "1"},
+        {**SHORT_SPINNING, "session.disable_cpu_ep_fallback": "1"},
         intra_op_threads=8,
         must=CUDA,
     )
@@ -67,7 +71,7 @@ def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
         device="gpu",
         device_id=3,
         intra_op_threads=5,
-        entries={"session.intra_op.allow_spinning": "1"},
+        entries={"session.intra_op.allow_spinning": "0"},
         cuda={"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"},
         tensorrt={"trt_fp16_enable": "1"},
         optimization="ORT_ENABLE_BASIC",
@@ -79,7 +83,7 @@ def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
             (CUDA, {"cudnn_conv_algo_search": "EXHAUSTIVE", "device_id": "3", "use_tf32": "0"}),
             (CPU, {}),
         ),
-        {**NO_SPINNING, "session.intra_op.allow_spinning": "1"},
+        {**SHORT_SPINNING, "session.intra_op.allow_spinning": "0"},
         intra_op_threads=5,
         optimization="ORT_ENABLE_BASIC",
         memory_arena=False,

@@ -59,6 +59,7 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
             "intra_op_thread_count": "3",
             "enable_mem_arena": "0",
             "session.intra_op.allow_spinning": "true",
+            "session.intra_op.spin_duration_us": "300",
             "session.set_denormal_as_zero": "1",
             "cudnn_conv_algo_search": "0",
             "arena_extend_strategy": "kSameAsRequested",
@@ -73,6 +74,7 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
             memory_arena=False,
             entries={
                 "session.intra_op.allow_spinning": "1",
+                "session.intra_op.spin_duration_us": "300",
                 "session.set_denormal_as_zero": "1",
             },
             cuda={
