@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from server.errors import ArtifactError
 
 GRAPH_ID = "gpu_graph_id"
+NO_GRAPH = "-1"
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
-def check_sizes(session: ort.InferenceSession, needed_by: str) -> None:
+def check_sizes(session: ort.InferenceSession) -> None:
     """Return if only the batch of a session's tensors is open.
 
     Raises:
-        ArtifactError: it is not; `needed_by` is what cannot be had then.
+        ArtifactError: it is not.
     """
     for tensor in (*session.get_inputs(), *session.get_outputs()):
         if tensor.type not in DTYPES or not all(isinstance(n, int) for n in tensor.shape[1:]):
             raise ArtifactError(
-                f"{needed_by} needs tensors of fixed size, {tensor.name!r} is "
+                f"enable_cuda_graph needs tensors of fixed size, {tensor.name!r} is "
                 f"{tensor.type} {tensor.shape}"
             )
 
@@ -51,7 +52,7 @@ class BoundRuns:
     """
 
     def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
-        check_sizes(session, "enable_cuda_graph")
+        check_sizes(session)
         self._session, self._place = session, (device, device_id)
         (self._input,), self._outputs = session.get_inputs(), session.get_outputs()
         self._bound: dict[int, _Bound] = {}
@@ -68,6 +69,27 @@ class BoundRuns:
         bound.input.update_inplace(np.ascontiguousarray(batch))
         self._session.run_with_iobinding(bound.binding, bound.options)
         return [np.array(output.numpy()) for output in bound.outputs]
+
+    def check(self) -> None:
+        """Hold a replayed run against a plain one: a wrong graph would answer wrongly in silence.
+
+        Raises:
+            ArtifactError: it fails, or gives another answer.
+        """
+        dtype = DTYPES[self._input.type]
+        noise = np.random.default_rng(0).uniform(size=(2, 1, *self._input.shape[1:]))
+        captured, replayed = (noise * (255 if dtype is np.uint8 else 1)).astype(dtype)
+        plain = ort.RunOptions()
+        plain.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+        try:
+            self.run(captured)
+            found = self.run(replayed)
+            expected = self._session.run(None, {self._input.name: replayed}, plain)
+        except Exception as error:
+            raise ArtifactError(f"a CUDA graph fails: {error}") from error
+        for one, other in zip(found, expected, strict=True):
+            if not np.allclose(one, other, rtol=1e-2, atol=1e-2, equal_nan=True):
+                raise ArtifactError("a CUDA graph gives other answers than a plain run")
 
     def terminate(self) -> None:
         """Ask the run in progress to end, from another thread; all others fail until `resume`."""

@@ -14,7 +14,11 @@ from server.session_settings import SessionSettings
 SMALL_S = 0.001
 """A network is small if a picture takes no longer with one thread."""
 WORTH_IT = 1.8
-"""How many times quicker all threads must be than one to be taken."""
+"""How many times quicker all threads must be than one to be taken where there is one session."""
+IDEAL = 0.9
+"""The same, of what so many sessions of one thread could do together, where there may be more."""
+MOST_SESSIONS = 16
+"""Each has the weights in memory; where there are more cores, they share them out."""
 WORTH_IT_ALONE = 1.15
 """The same, to be taken for requests that are alone."""
 BATCH_S = 0.1
@@ -59,13 +63,18 @@ def open_engines(
     lone = replace(settings, intra_op_threads=1)
     single = open_engine(lone)
     single_s = single.time_batch(1)
-    small = single_s <= SMALL_S
-    if single_s > WORTH_IT * picture_s:
-        engines, alone = [engine], None
+    more = fill_cores and single_s > SMALL_S
+    alone = None
+    if single_s > (IDEAL * threads if more else WORTH_IT) * picture_s:
+        engines = [engine]
+    elif not more:
+        engines = [single]
     else:
-        copies = threads - 1 if fill_cores and not small else 0
-        engines = [single, *(open_engine(lone) for _ in range(copies))]
-        alone = engine if copies and single_s > WORTH_IT_ALONE * picture_s else None
+        count = min(threads, MOST_SESSIONS)
+        share = replace(settings, intra_op_threads=threads // count)
+        first = [single] if count == threads else []
+        engines = first + [open_engine(share) for _ in range(count - len(first))]
+        alone = engine if single_s > WORTH_IT_ALONE * picture_s else None
     logger.info(
         "%d sessions of %d threads%s: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
         len(engines),

@@ -6,7 +6,7 @@ asked for -> plan -> session -> what was got -> warm -> run ... terminate -> pro
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
 from typing import Literal
@@ -20,13 +20,13 @@ import onnxruntime as ort
 from server.bound_runs import BoundRuns
 from server.cores import available_cores
 from server.errors import ArtifactError, InferenceFailed, StartError
-from server.pinned_runs import PinnedRuns, page_locked_memory
 from server.session_settings import SessionSettings
 
 Provider = Literal["auto", "cuda", "cpu"]
 Array = NDArray[np.generic]
 Asked = tuple[str, dict[str, str]]
 
+GRAPHS = "enable_cuda_graph"
 TENSORRT = "TensorrtExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -58,6 +58,19 @@ class SessionPlan:
     optimization: str = "ORT_ENABLE_ALL"
     memory_arena: bool = True
     must: str = ""
+
+    @property
+    def graphs(self) -> bool:
+        """Say whether CUDA graphs are asked for."""
+        return any(options.get(GRAPHS) == "1" for _, options in self.providers)
+
+    def without_graphs(self) -> "SessionPlan":
+        """Return the same plan, all but CUDA graphs."""
+        providers = tuple(
+            (name, {**options, GRAPHS: "0"} if GRAPHS in options else options)
+            for name, options in self.providers
+        )
+        return replace(self, providers=providers)
 
 
 @dataclass(frozen=True)
@@ -125,9 +138,12 @@ class Execution:
             return [(CPU, {})]
         device = {"device_id": str(settings.device_id)}
         # EXHAUSTIVE stalls on every new shape, DEFAULT is up to 50 times slower on cuDNN 9
-        # (microsoft/onnxruntime#22705).
-        cuda = {"cudnn_conv_algo_search": "HEURISTIC", **device, **settings.cuda}
+        # (microsoft/onnxruntime#22705). TF32 has ten bits of a number, and misses parity.
+        cuda = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", **device}
         tensorrt = settings.tensorrt
+        if tensorrt is None:
+            cuda[GRAPHS] = "1"
+        cuda |= settings.cuda
         first = [] if tensorrt is None else [(TENSORRT, {**device, **tensorrt})]
         last: list[Asked] = [] if self.require_cuda else [(CPU, {})]
         return [*first, (CUDA, cuda), *last]
@@ -182,7 +198,7 @@ class Engine:
         available = ort.get_available_providers()
         plan = execution.plan(settings, available, available_cores())
         try:
-            self._session = open_session(model, plan, available)
+            self._session, self._graphs = open_runs(model, plan, settings, available)
         except ArtifactError as error:
             if execution.require_cuda:
                 raise StartError(f"CUDA is required: {error}") from error
@@ -190,12 +206,14 @@ class Engine:
         self.provider: str = self._session.get_providers()[0]
         self.threads = plan.intra_op_threads
         self.fell_back = plan.providers[0][0] != self.provider
-        on_cuda = self.provider != CPU
-        self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes) if on_cuda else ()
+        self._buckets: tuple[int, ...] = ()
+        if self._graphs or self.provider == TENSORRT:
+            self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
+        elif self.provider == CUDA:  # another size than that of the run before costs 50 to 500 ms
+            self._buckets = (max_batch_size,)
         self._max_batch_size = max_batch_size
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
-        self._bound = bound_runs(self._session, settings, ort.get_ep_devices()) if on_cuda else None
         self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
@@ -213,8 +231,8 @@ class Engine:
         missing = self.padding(size)
         padded = pad_batch(batch, missing) if missing else batch
         try:
-            if self._bound is not None:
-                outputs = self._bound.run(padded)
+            if self._graphs is not None:
+                outputs = self._graphs.run(padded)
             else:
                 feeds = {self._input.name: padded}
                 outputs = self._session.run(self._outputs, feeds, self._run_options)
@@ -254,8 +272,8 @@ class Engine:
             InferenceFailed: it does not.
         """
         self._run_options.terminate = False
-        if self._bound is not None:
-            self._bound.resume()
+        if self._graphs is not None:
+            self._graphs.resume()
         if self._probe is not None:
             self.run(self._probe)
 
@@ -265,36 +283,34 @@ class Engine:
         onnxruntime looks between two nodes of the graph: one that never ends is not ended by this.
         """
         self._run_options.terminate = True
-        if self._bound is not None:
-            self._bound.terminate()
+        if self._graphs is not None:
+            self._graphs.terminate()
 
 
-def bound_runs(
-    session: ort.InferenceSession, settings: SessionSettings, devices: Sequence[ort.OrtEpDevice]
-) -> BoundRuns | PinnedRuns | None:
-    """Return how a session on CUDA is run: graphs, page-locked memory, or None: as on the CPU.
+def open_runs(
+    model: bytes, plan: SessionPlan, settings: SessionSettings, available: Sequence[str]
+) -> tuple[ort.InferenceSession, BoundRuns | None]:
+    """Open a session and, on CUDA, the graphs by which it runs; None if it runs without.
 
-    Args:
-        session: on CUDA.
-        settings: of it.
-        devices: that onnxruntime lists.
+    Whenever the batch has another size than in the run before, cuDNN plans every convolution anew.
+    A graph that was captured for each size needs no plan.
 
     Raises:
-        ArtifactError: graphs are asked for, and the model's sizes are not fixed.
+        ArtifactError: it cannot be opened, or not with the graphs that the model insists on.
     """
-    if settings.cuda.get("enable_cuda_graph") == "1":
-        return BoundRuns(session, "cuda", settings.device_id)
-    inputs, outputs = settings.pinned_input, settings.pinned_output
-    memory = page_locked_memory(settings.device_id, devices)
-    if memory is None or not (inputs or outputs):
-        return None
     try:
-        runs = PinnedRuns(session, memory, inputs=inputs, outputs=outputs)
-        runs.check()
+        session = open_session(model, plan, available)
+        if not plan.graphs or session.get_providers()[0] != CUDA:
+            return session, None
+        graphs = BoundRuns(session, "cuda", settings.device_id)
+        graphs.check()
     except ArtifactError as error:
-        logger.warning("copies to and from the GPU take plain memory: %s", error)
-        return None
-    return runs
+        if not plan.graphs or settings.cuda.get(GRAPHS):
+            raise
+        session = open_session(model, plan.without_graphs(), available)
+        logger.warning("no CUDA graphs, each batch is filled up to the largest: %s", error)
+        return session, None
+    return session, graphs
 
 
 @cache

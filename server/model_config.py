@@ -24,9 +24,7 @@ HONOURED = {
         "name", "platform", "max_batch_size", "input", "output", "dynamic_batching",
         "instance_group", "optimization", "parameters", "version_policy",
     },
-    "optimization": {
-        "graph", "execution_accelerators", "input_pinned_memory", "output_pinned_memory",
-    },
+    "optimization": {"graph", "execution_accelerators"},
     "instance_group": {"name", "kind", "count", "gpus"},
 }  # fmt: skip
 

@@ -31,8 +31,6 @@ class SessionSettings:
         optimization: of the graph, as onnxruntime calls the level.
         memory_arena: whether the CPU's memory is kept for the next run.
         batch_sizes: that batches should have, beside the buckets.
-        pinned_input: whether a CUDA device gets its pictures from page-locked memory.
-        pinned_output: whether it leaves its answers there.
     """
 
     device: Device = "auto"
@@ -45,8 +43,6 @@ class SessionSettings:
     optimization: str = "ORT_ENABLE_ALL"
     memory_arena: bool = True
     batch_sizes: tuple[int, ...] = ()
-    pinned_input: bool = True
-    pinned_output: bool = True
 
 
 def read_sessions(config: pb.ModelConfig) -> tuple[SessionSettings, ...]:
@@ -173,14 +169,7 @@ def _common(config: pb.ModelConfig) -> SessionSettings:
         optimization=LEVELS[level],
         memory_arena=arena.get("enable_mem_arena") != "0",
         batch_sizes=tuple(config.dynamic_batching.preferred_batch_size),
-        pinned_input=_pinned(optimization, "input_pinned_memory"),
-        pinned_output=_pinned(optimization, "output_pinned_memory"),
     )
-
-
-def _pinned(optimization: pb.ModelOptimizationPolicy, name: str) -> bool:
-    """Return a switch that is on where it is left out, as in Triton."""
-    return not optimization.HasField(name) or getattr(optimization, name).enable
 
 
 def _accelerators(

@@ -18,21 +18,26 @@ class Timed:
 
 
 @pytest.mark.parametrize(
-    ("one_s", "two_s", "operator", "model", "grouped", "sessions", "lone"),
+    ("cores", "one_s", "all_s", "operator", "model", "grouped", "sessions", "lone"),
     [
-        (0.0005, 0.0004, 0, 0, False, [1], False),  # two threads cost more than they save
-        (0.0010, 0.0005, 0, 0, False, [2], False),  # they halve the time
-        (0.0200, 0.0190, 0, 0, False, [1, 1], False),  # large, one session on each core
-        (0.0200, 0.0140, 0, 0, False, [1, 1], True),  # and one of two for who is alone
-        (0.0200, 0.0140, 0, 0, True, [1], False),  # the same, but the model has an instance group
-        (0.0200, 0.0110, 0, 0, False, [2], False),  # large, and they save much
-        (0.0200, 0.0140, 2, 0, False, [2], False),  # the operator has chosen
-        (0.0200, 0.0140, 0, 2, False, [2], False),  # the model has
+        (2, 0.0005, 0.0004, 0, 0, False, [1], False),  # more threads cost more than they save
+        (2, 0.0010, 0.0005, 0, 0, False, [2], False),  # they halve the time
+        (2, 0.0200, 0.0190, 0, 0, False, [1, 1], False),  # large, one session on each core
+        (2, 0.0200, 0.0140, 0, 0, False, [1, 1], True),  # and one of all for who is alone
+        (2, 0.0200, 0.0140, 0, 0, True, [1], False),  # the same, but the model has a group
+        (2, 0.0200, 0.0110, 0, 0, False, [2], False),  # large, and they save much
+        (2, 0.0200, 0.0140, 2, 0, False, [2], False),  # the operator has chosen
+        (2, 0.0200, 0.0140, 0, 2, False, [2], False),  # the model has
+        (16, 0.0080, 0.0020, 0, 0, False, [1] * 16, True),  # four times quicker with 16 is little
+        (16, 0.0080, 0.0020, 0, 0, True, [16], False),  # but much where there is no other session
+        (16, 0.0320, 0.0021, 0, 0, False, [16], False),
+        (64, 0.0080, 0.0020, 0, 0, False, [4] * 16, True),  # weights are not copied 64 times
     ],
 )
 def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
+    cores: int,
     one_s: float,
-    two_s: float,
+    all_s: float,
     operator: int,
     model: int,
     grouped: bool,
@@ -40,14 +45,14 @@ def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
     lone: bool,
 ) -> None:
     def open_engine(settings: SessionSettings) -> Any:
-        one = settings.intra_op_threads == 1
-        return Timed(1, lambda _: one_s) if one else Timed(2, lambda _: two_s)
+        threads = settings.intra_op_threads or cores
+        return Timed(threads, lambda _: one_s if threads == 1 else all_s)
 
     settings = SessionSettings(intra_op_threads=model)
     execution = Execution(threads=operator)
     engines, alone = open_engines(settings, execution, open_engine, fill_cores=not grouped)
     assert [engine.threads for engine in engines] == sessions
-    assert ([alone.threads] if alone else []) == [2] * lone
+    assert ([alone.threads] if alone else []) == [cores] * lone
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 
 from models.samples import fashion_samples
-from server.bound_runs import BoundRuns
 from server.engine import (
     CPU,
     CUDA,
@@ -24,7 +22,12 @@ from server.engine import (
 from server.errors import ArtifactError, InferenceFailed, StartError
 from server.session_settings import SessionSettings
 
-ON_CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "device_id": "0"}
+ON_CUDA = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",
+    "device_id": "0",
+    "enable_cuda_graph": "1",
+}
 SHORT_SPINNING = {
     "session.intra_op.allow_spinning": "1",
     "session.intra_op.spin_duration_us": "20",
@@ -72,7 +75,7 @@ def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
         device_id=3,
         intra_op_threads=5,
         entries={"session.intra_op.allow_spinning": "0"},
-        cuda={"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"},
+        cuda={"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "1"},
         tensorrt={"trt_fp16_enable": "1"},
         optimization="ORT_ENABLE_BASIC",
         memory_arena=False,
@@ -80,7 +83,7 @@ def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
     assert plan(Execution(threads=2), settings) == SessionPlan(
         (
             (TENSORRT, {"device_id": "3", "trt_fp16_enable": "1"}),
-            (CUDA, {"cudnn_conv_algo_search": "EXHAUSTIVE", "device_id": "3", "use_tf32": "0"}),
+            (CUDA, {"cudnn_conv_algo_search": "EXHAUSTIVE", "device_id": "3", "use_tf32": "1"}),
             (CPU, {}),
         ),
         {**SHORT_SPINNING, "session.intra_op.allow_spinning": "0"},
@@ -142,32 +145,6 @@ def test_cuda_is_looked_for_where_pip_puts_it_before_a_session_asks_for_it(
         open_session(graph, plan(execution), [CUDA, CPU])
     find_cuda.cache_clear()
     assert done == ["look"] * (execution.provider == "cuda") + ["open", "open"]
-
-
-def test_runs_at_fixed_addresses_give_the_same_answers_and_leave_earlier_ones_alone(
-    graph: bytes,
-) -> None:
-    session = open_session(graph, plan(Execution("cpu", threads=1)), [CPU])
-    runs = BoundRuns(session, "cpu", 0)
-    pictures = fashion_samples().images[:4].numpy()
-    expected = [session.run(None, {"image": pictures[a:b]})[0] for a, b in ((0, 2), (2, 4), (0, 3))]
-    found = [runs.run(pictures[a:b])[0] for a, b in ((0, 2), (2, 4), (0, 3))]
-    assert [part.tobytes() for part in found] == [part.tobytes() for part in expected]
-
-
-def test_runs_at_fixed_addresses_need_fixed_sizes() -> None:
-    grows = helper.make_graph(
-        [helper.make_node("Relu", ["image"], ["logits"])],
-        "grows",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, "height", 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, "height", 8])],
-    )
-    model = helper.make_model(
-        grows, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
-    ).SerializeToString()
-    session = open_session(model, plan(Execution("cpu")), [CPU])
-    with pytest.raises(ArtifactError, match="needs tensors of fixed size, 'image' is"):
-        BoundRuns(session, "cpu", 0)
 
 
 def test_the_cpu_and_required_cuda_contradict_each_other() -> None:

@@ -100,22 +100,6 @@ def test_accelerators_reach_onnxruntime_under_its_own_names_and_values() -> None
     assert session.tensorrt is None
 
 
-@pytest.mark.parametrize(
-    ("text", "pinned"),
-    [
-        ("", (True, True)),
-        ("optimization { input_pinned_memory { enable: true } }", (True, True)),
-        ("optimization { input_pinned_memory { enable: false } }", (False, True)),
-        ("optimization { input_pinned_memory {} output_pinned_memory {} }", (False, False)),
-    ],
-)
-def test_memory_is_page_locked_for_the_gpu_unless_it_is_switched_off(
-    text: str, pinned: tuple[bool, bool]
-) -> None:
-    (session,) = sessions(text)
-    assert (session.pinned_input, session.pinned_output) == pinned
-
-
 def test_preferred_sizes_are_known_to_the_session() -> None:
     (session,) = sessions("dynamic_batching { preferred_batch_size: [3, 6] }")
     assert session.batch_sizes == (3, 6)
