@@ -26,6 +26,8 @@ Array = NDArray[Any]
 
 GATHER_S = 0.0002
 """Where no other comes for so long, nobody is expected any more."""
+EAGER = 2
+"""Instances that work for small requests too, where the loop is left a core."""
 ALONE = 4
 """Runs in a row with nobody beside them after which a caller is taken to be alone."""
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
@@ -97,6 +99,7 @@ class Batcher:
         self._instances = [make(runner) for runner in runners]
         self._lone = self._idle_lone = None if lone is None else make(lone)
         self._idle = list(self._instances)
+        self._eager = max(1, min(EAGER, len(runners) - 1))
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._last, self._gathers, self._came, self._came_at = 1, False, 0, 0.0
@@ -113,6 +116,13 @@ class Batcher:
     @property
     def _all(self) -> list[Instance]:
         return self._instances if self._lone is None else [*self._instances, self._lone]
+
+    @property
+    def _enough_run(self) -> bool:
+        """Whether requests are so small that another instance would only take the loop's core."""
+        return len(
+            self._running
+        ) >= self._eager and self._room.pictures < self._limits.spread_from * len(self._room)
 
     async def submit(self, pictures: Array, wishes: Wishes = NO_WISHES) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
@@ -232,7 +242,7 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._idle and self._room:
+        while self._idle and self._room and not self._enough_run:
             now = monotonic()
             if self._gathers and self._others_come(now):
                 self._note_change()

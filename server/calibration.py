@@ -6,19 +6,23 @@ session -> timed with all threads and with one -> sessions
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 from server.engine import CPU, Engine, Execution
 from server.session_settings import SessionSettings
 
 SMALL_S = 0.001
-"""A network is small if a picture takes no longer with one thread."""
+"""A request is small if its pictures take no longer with one thread."""
 WORTH_IT = 1.8
 """How many times quicker all threads must be than one to be taken where there is one session."""
 IDEAL = 0.9
 """The same, of what so many sessions of one thread could do together, where there may be more."""
 MOST_SESSIONS = 16
 """Each has the weights in memory; where there are more cores, they share them out."""
+MOST_SMALL = 4
+"""The same of a network whose pictures are small requests."""
 WORTH_IT_ALONE = 1.15
 """The same, to be taken for requests that are alone."""
 BATCH_S = 0.1
@@ -31,60 +35,74 @@ MORE = 1.03
 logger = logging.getLogger(__name__)
 
 
+class Sessions(NamedTuple):
+    """How a model is run.
+
+    Attributes:
+        engines: sessions side by side.
+        lone: one more, of all threads, for a request that is alone: for the others it is too dear.
+        spread_from: pictures in a request from which on it is not small; 0 where one picture is.
+    """
+
+    engines: list[Engine]
+    lone: Engine | None = None
+    spread_from: float = 0.0
+
+
 def open_engines(
     settings: SessionSettings,
     execution: Execution,
     open_engine: Callable[[SessionSettings], Engine],
     *,
     fill_cores: bool,
-) -> tuple[list[Engine], Engine | None]:
+) -> Sessions:
     """Open one session with all threads, or sessions of one thread if those are not much slower.
 
     Threads that have to be woken for each layer cost CPU. Where they save little time, a session
-    on each core answers more pictures; a small network has one, since the event loop needs a core.
-    Only where neither the model nor the operator has chosen the threads.
+    on each core answers more pictures. Only where neither the model nor the operator has chosen
+    the threads.
 
     Args:
         settings: of the first session.
         execution: what the operator asks for.
-        open_engine: opens a session and warms it.
+        open_engine: opens a session and warms it; called in several threads.
         fill_cores: whether there may be more sessions than this one.
-
-    Returns:
-        The sessions, and one more, of all threads, for a request that is alone: for the others it
-        is too dear. None where there is none.
     """
     engine = open_engine(settings)
     threads = engine.threads
     chosen = settings.intra_op_threads or execution.threads
     if chosen or threads == 1 or engine.provider != CPU:
-        return [engine], None
+        return Sessions([engine])
     picture_s = engine.time_batch(1)
-    lone = replace(settings, intra_op_threads=1)
-    single = open_engine(lone)
+    single = open_engine(replace(settings, intra_op_threads=1))
     single_s = single.time_batch(1)
-    more = fill_cores and single_s > SMALL_S
-    alone = None
-    if single_s > (IDEAL * threads if more else WORTH_IT) * picture_s:
-        engines = [engine]
-    elif not more:
-        engines = [single]
+    if single_s > (IDEAL * threads if fill_cores else WORTH_IT) * picture_s:
+        found = Sessions([engine])
+    elif not fill_cores:
+        found = Sessions([single])
     else:
-        count = min(threads, MOST_SESSIONS)
-        share = replace(settings, intra_op_threads=threads // count)
-        first = [single] if count == threads else []
-        engines = first + [open_engine(share) for _ in range(count - len(first))]
-        alone = engine if single_s > WORTH_IT_ALONE * picture_s else None
+        small = single_s <= SMALL_S
+        count = min(threads, MOST_SMALL if small else MOST_SESSIONS)
+        each = 1 if small else threads // count
+        first = [single] if each == 1 else []
+        more = [replace(settings, intra_op_threads=each)] * (count - len(first))
+        with ThreadPoolExecutor(count) as pool:
+            others = list(pool.map(open_engine, more))
+        found = Sessions(
+            first + others,
+            engine if single_s > WORTH_IT_ALONE * picture_s and not small else None,
+            SMALL_S / single_s if small else 0.0,
+        )
     logger.info(
         "%d sessions of %d threads%s: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
-        len(engines),
-        engines[0].threads,
-        " and one of all for lone requests" if alone else "",
+        len(found.engines),
+        found.engines[0].threads,
+        " and one of all for lone requests" if found.lone else "",
         1e3 * single_s,
         1e3 * picture_s,
         threads,
     )
-    return engines, alone
+    return found
 
 
 def best_batch_size(engine: Engine, largest: int) -> int:

@@ -131,12 +131,13 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
 
     first, *others = read_sessions(config)
     ungrouped = not config.instance_group
-    engines, lone = open_engines(first, execution, open_engine, fill_cores=ungrouped)
-    threads = engines[0].threads
+    sessions = open_engines(first, execution, open_engine, fill_cores=ungrouped)
+    engines, threads = sessions.engines, sessions.engines[0].threads
     engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
-    limits = replace(limits, best_size=best_batch_size(engines[0], limits.max_batch_size))
+    best_size = best_batch_size(engines[0], limits.max_batch_size)
+    limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
     load_s = perf_counter() - start
-    return LoadedModel(manifest, labels, config, tuple(engines), lone, limits, load_s)
+    return LoadedModel(manifest, labels, config, tuple(engines), sessions.lone, limits, load_s)
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

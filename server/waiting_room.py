@@ -64,6 +64,8 @@ class BatchLimits:
         default_level: of a request without a priority, from 1.
         max_run_s: after which a run is given up, which none should reach; 0 is never.
         best_size: pictures in one run from which on more do not make it cheaper; 0 is the largest.
+        spread_from: pictures in a request, on average, from which on all instances work at once;
+            with fewer, what is done beside the model needs a core.
     """
 
     max_batch_size: int
@@ -75,6 +77,7 @@ class BatchLimits:
     default_level: int = 1
     max_run_s: float = DEFAULT_MAX_RUN_S
     best_size: int = 0
+    spread_from: float = 0.0
 
     def level_of(self, priority: int) -> int:
         """Return the level of a request: the default one without a priority, or too high a one."""
@@ -126,12 +129,15 @@ class WaitingRoom:
 
     Args:
         limits: of the model.
+
+    Attributes:
+        pictures: of all tickets.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
         self._levels = [_Level(policy) for policy in limits.levels]
-        self._waiting = 0
+        self._waiting = self.pictures = 0
 
     def __len__(self) -> int:
         return self._waiting
@@ -151,6 +157,7 @@ class WaitingRoom:
         level.in_time[ticket] = None
         ticket.waits = True
         self._waiting += 1
+        self.pictures += len(ticket.pictures)
 
     def postpone(self, ticket: Ticket) -> None:
         """Put a ticket behind all others of its level that are in time."""
@@ -167,6 +174,7 @@ class WaitingRoom:
         del (level.in_time if ticket in level.in_time else level.late)[ticket]
         ticket.waits = False
         self._waiting -= 1
+        self.pictures -= len(ticket.pictures)
         return True
 
     def next_batch(self, now: float) -> tuple[list[Ticket], float]:

@@ -541,6 +541,29 @@ def test_every_instance_works_and_a_free_one_takes_what_waits() -> None:
     asyncio.run(body())
 
 
+@pytest.mark.parametrize(("instances", "eager"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+def test_all_instances_work_at_once_where_requests_are_large_and_a_few_where_they_are_small(
+    instances: int, eager: int
+) -> None:
+    async def body() -> None:
+        models = [GatedDouble() for _ in range(instances)]
+        limits = BatchLimits(4, merge=False, spread_from=3)
+        batcher = Batcher(models, limits, model_metrics(), QueueBudget(BYTES))
+        small = [submit(batcher, 1.0) for _ in range(instances)]
+        await settled()
+        await until(lambda: sum(model.entered.is_set() for model in models) == eager)
+        await later(batcher, 0.01)
+        assert sum(model.entered.is_set() for model in models) == eager
+        large = [submit(batcher, 1.0, 2.0, 3.0, 4.0) for _ in range(instances)]
+        await until(lambda: all(model.entered.is_set() for model in models))
+        for model in models:
+            model.open()
+        await asyncio.gather(*small, *large)
+        await batcher.close()
+
+    asyncio.run(body())
+
+
 @pytest.mark.parametrize("preserve_ordering", [False, True])
 def test_order_is_kept_over_instances_where_it_is_asked_for(preserve_ordering: bool) -> None:
     async def body() -> list[float]:

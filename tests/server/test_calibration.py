@@ -20,7 +20,8 @@ class Timed:
 @pytest.mark.parametrize(
     ("cores", "one_s", "all_s", "operator", "model", "grouped", "sessions", "lone"),
     [
-        (2, 0.0005, 0.0004, 0, 0, False, [1], False),  # more threads cost more than they save
+        (2, 0.0005, 0.0004, 0, 0, False, [1, 1], False),  # more threads bring little
+        (16, 0.0005, 0.0001, 0, 0, False, [1] * 4, False),  # small, and few sessions will do
         (2, 0.0010, 0.0005, 0, 0, False, [2], False),  # they halve the time
         (2, 0.0200, 0.0190, 0, 0, False, [1, 1], False),  # large, one session on each core
         (2, 0.0200, 0.0140, 0, 0, False, [1, 1], True),  # and one of all for who is alone
@@ -50,9 +51,11 @@ def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
 
     settings = SessionSettings(intra_op_threads=model)
     execution = Execution(threads=operator)
-    engines, alone = open_engines(settings, execution, open_engine, fill_cores=not grouped)
-    assert [engine.threads for engine in engines] == sessions
-    assert ([alone.threads] if alone else []) == [cores] * lone
+    found = open_engines(settings, execution, open_engine, fill_cores=not grouped)
+    assert [engine.threads for engine in found.engines] == sessions
+    assert ([found.lone.threads] if found.lone else []) == [cores] * lone
+    small = one_s < 0.001 and len(sessions) > 1
+    assert found.spread_from == (pytest.approx(0.001 / one_s) if small else 0)
 
 
 @pytest.mark.parametrize(
