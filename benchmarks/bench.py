@@ -120,13 +120,25 @@ class Bench:
         return max((row.figures["images_s"] for row in rows), default=0.0)
 
     def _miss(self, of: Mapping[str, Fact], reason: str) -> None:
-        name = " on ".join(str(of[key]) for key in ("server", "model") if key in of)
+        name = _names(of)[-1]
         self.results.missing[name] = reason
         self._console.print(f"[red]{name} is not measured:[/] {reason}", highlight=False)
 
     def _gave_up(self, of: Mapping[str, Fact]) -> bool:
-        names = (of["server"], f"{of['server']} on {of['model']}")
-        return any(name in self.results.missing for name in names)
+        return any(name in self.results.missing for name in _names(of))
+
+
+def _names(of: Mapping[str, Fact]) -> list[str]:
+    """Return what can be left out of these facts, from the server to its work.
+
+    A server that Poisson arrivals have overrun is measured in all else.
+    """
+    names = [str(of["server"])]
+    if "model" in of:
+        names.append(f"{names[-1]} on {of['model']}")
+    if "fraction" in of:
+        names.append(f"{names[-1]}, {of['fraction']:.0%} of the limit")
+    return names
 
 
 @contextmanager
