@@ -29,6 +29,7 @@ COLOURS = {
 }
 OTHER = "#E69F00"
 MARKERS = {"nyquist": "o", "echo": "x", "mlserver": "s", "kserve": "^", "pytriton": "D"}
+COLUMNS = 3
 PLAIN = FuncFormatter(lambda value, _: f"{value:,.6g}")
 
 
@@ -134,9 +135,10 @@ def _latency(results: Results) -> Figure:
 def _growth(results: Results) -> Figure:
     """CPU time an image of Nyquist, over what grows."""
     known = [name for name in GROWTH if results.values("value", experiment=name)]
-    figure = Figure(figsize=(4.0 * max(len(known), 1), 3.6), layout="constrained")
+    rows = max(-(-len(known) // COLUMNS), 1)
+    figure = Figure(figsize=(4.0 * COLUMNS, 3.4 * rows), layout="constrained")
     for at, experiment in enumerate(known):
-        axes = figure.add_subplot(1, len(known), at + 1)
+        axes = figure.add_subplot(rows, COLUMNS, at + 1)
         for calls in results.values("concurrency", experiment=experiment):
             of: dict[str, Fact] = {"experiment": experiment, "concurrency": calls}
             points = _points(results, of, "value", "cpu_us", "p50_us")
@@ -146,11 +148,13 @@ def _growth(results: Results) -> Figure:
                 marker="o",
                 label=f"{calls} in flight",
             )
-        axes.set(title=GROWTH[experiment], ylabel="CPU us an image", ylim=(0, None))
+        top = 1.08 * axes.dataLim.y1
+        axes.set(title=GROWTH[experiment], ylabel="CPU us an image", ylim=(0, top))
         if experiment not in ("cores", "picture side"):
             axes.set_xscale("log")
         axes.set_xticks(results.values("value", experiment=experiment))
-        axes.xaxis.set_major_formatter(PLAIN)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PLAIN)
         axes.minorticks_off()
         axes.legend(fontsize=8)
     return figure
