@@ -211,7 +211,6 @@ class Engine:
             self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
         elif self.provider == CUDA:  # another size than that of the run before costs 50 to 500 ms
             self._buckets = (max_batch_size,)
-        self._max_batch_size = max_batch_size
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
         self._run_options = ort.RunOptions()
@@ -242,17 +241,19 @@ class Engine:
             outputs = [output[:size] for output in outputs]
         return dict(zip(self._outputs, outputs, strict=True))
 
-    def warm(self, picture: Array) -> None:
-        """Run each shape once that will be run later, so that no request pays for its set-up.
+    def warm(self, picture: Array, size: int = 1) -> None:
+        """Run what will be run later, so that no request pays for its set-up.
 
-        On CUDA these are the buckets, on the CPU batch 1 and the largest. picture: one input.
+        Args:
+            picture: one input.
+            size: of the batch; on CUDA each of the sizes that will be run instead.
 
         Raises:
             InferenceFailed: the session loads but does not run (a missing cuDNN, say).
         """
         self._probe = picture[None].copy()
-        for size in self._buckets or sorted({1, self._max_batch_size}):
-            self.run(np.broadcast_to(picture, (size, *picture.shape)).copy())
+        for rows in self._buckets or (size,):
+            self.run(np.repeat(self._probe, rows, axis=0))
 
     def time_batch(self, size: int) -> float:
         """Return the least time that so many pictures take, in a few runs. Once it is warm."""

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 
 from server import manifest as artifact
 from server.calibration import best_batch_size, open_engines
-from server.engine import Engine, Execution
+from server.engine import CPU, Engine, Execution
 from server.errors import ArtifactError
 from server.manifest import Manifest, read_manifest
 from server.model_config import batch_limits, parse_model_config
@@ -135,6 +135,9 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
     engines, threads = sessions.engines, sessions.engines[0].threads
     engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
     best_size = best_batch_size(engines[0], limits.max_batch_size)
+    for engine in engines[1:]:
+        if engine.provider == CPU and not sessions.spread_from:  # or it may never be needed
+            engine.warm(picture, best_size)
     limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
     load_s = perf_counter() - start
     return LoadedModel(manifest, labels, config, tuple(engines), sessions.lone, limits, load_s)

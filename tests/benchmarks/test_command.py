@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,9 @@ def test_a_run_that_is_interrupted_keeps_what_it_measured_and_leaves_no_process(
         said = process.stdout.read()
     assert process.returncode == 130
     assert "interrupted; what was measured is in" in said.replace("\n", " ")
+    ends_by = monotonic() + 10  # a process that was killed is there until init has noticed
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and monotonic() < ends_by:
+        sleep(0.05)
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
     started = results.read(file).select(what="start")
     assert [row.of["server"] for row in started] == ["nyquist", "echo"]
