@@ -17,14 +17,14 @@ SMALL_S = 0.001
 """A request is small if its pictures take no longer with one thread."""
 WORTH_IT = 1.8
 """How many times quicker all threads must be than one to be taken where there is one session."""
+WORTH_IT_ALONE = 1.15
+"""The same, to be taken for requests that are alone."""
 IDEAL = 0.9
-"""The same, of what so many sessions of one thread could do together, where there may be more."""
+"""The share of what as many sessions of one thread do together that they must reach otherwise."""
 MOST_SESSIONS = 16
 """Each has the weights in memory; where there are more cores, they share them out."""
 MOST_SMALL = 4
 """The same of a network whose pictures are small requests."""
-WORTH_IT_ALONE = 1.15
-"""The same, to be taken for requests that are alone."""
 BATCH_S = 0.1
 """Batches that take longer are not tried out."""
 HANDLING_S = 0.0006
@@ -41,7 +41,7 @@ class Sessions(NamedTuple):
     Attributes:
         engines: sessions side by side.
         lone: one more, of all threads, for a request that is alone: for the others it is too dear.
-        spread_from: pictures in a request from which on it is not small; 0 where one picture is.
+        spread_from: pictures in a request from which on it is not small; 0 where none is.
     """
 
     engines: list[Engine]

@@ -1,4 +1,4 @@
-"""The settings of Triton's trace extension: kept, returned, and heeded by the sampler of traces.
+"""The settings of Triton's trace extension: kept, returned, and heeded by what is traced.
 
 request -> checked whole -> stored -> what now holds
 
