@@ -120,9 +120,8 @@ class Batcher:
     @property
     def _enough_run(self) -> bool:
         """Whether requests are so small that another instance would only take the loop's core."""
-        return len(
-            self._running
-        ) >= self._eager and self._room.pictures < self._limits.spread_from * len(self._room)
+        small = self._room.pictures < self._limits.spread_from * len(self._room)
+        return small and len(self._running) >= self._eager
 
     async def submit(self, pictures: Array, wishes: Wishes = NO_WISHES) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.

@@ -17,7 +17,7 @@ NO_GRAPH = "-1"
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
-def check_sizes(session: ort.InferenceSession) -> None:
+def _check_sizes(session: ort.InferenceSession) -> None:
     """Return if only the batch of a session's tensors is open.
 
     Raises:
@@ -52,7 +52,7 @@ class BoundRuns:
     """
 
     def __init__(self, session: ort.InferenceSession, device: str, device_id: int) -> None:
-        check_sizes(session)
+        _check_sizes(session)
         self._session, self._place = session, (device, device_id)
         (self._input,), self._outputs = session.get_inputs(), session.get_outputs()
         self._bound: dict[int, _Bound] = {}

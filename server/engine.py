@@ -209,7 +209,7 @@ class Engine:
         self._buckets: tuple[int, ...] = ()
         if self._graphs or self.provider == TENSORRT:
             self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
-        elif self.provider == CUDA:  # another size than that of the run before costs 50 to 500 ms
+        elif self.provider == CUDA:  # another size than in the run before costs up to 0.5 s
             self._buckets = (max_batch_size,)
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
