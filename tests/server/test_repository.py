@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.engine import Execution
+from server.calibration import Sessions
+from server.engine import CPU, Execution
 from server.errors import ArtifactError
 from server.manifest import read_manifest
 from server.repository import latest_version, load_model, model_folders
@@ -37,6 +38,33 @@ def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     assert len(loaded.labels) == 10
     assert loaded.limits.max_batch_size == 64
     assert loaded.limits.levels[0].max_size == 1024
+
+
+class Warmed:
+    """A session on the CPU that notes how many pictures it was warmed with."""
+
+    provider, threads = CPU, 1
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def warm(self, picture: Any, size: int = 1) -> None:
+        del picture
+        self.sizes.append(size)
+
+
+@pytest.mark.parametrize(("spread_from", "warmed"), [(0.0, [[], [4]]), (7.0, [[], []])])
+def test_sessions_are_warmed_with_what_they_will_run_unless_they_may_never_be_needed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, spread_from: float, warmed: list[list[int]]
+) -> None:
+    """The first has been tried out with the best batch already."""
+    engines: Any = [Warmed(), Warmed()]
+    found = Sessions(engines, spread_from=spread_from)
+    monkeypatch.setattr("server.repository.open_engines", lambda *_, **__: found)
+    monkeypatch.setattr("server.repository.best_batch_size", lambda *_: 4)
+    limits = load_model(repository / NAME, ON_CPU).limits
+    assert (limits.best_size, limits.spread_from) == (4, spread_from)
+    assert [engine.sizes for engine in engines] == warmed
 
 
 @pytest.mark.parametrize("file", ["1/model.onnx", "1/labels.txt"])
