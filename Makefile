@@ -8,8 +8,8 @@ INSTALLED := $(VENV)/installed-$(RUNTIME)
 REPOSITORY := model_repository
 BUILT := $(REPOSITORY)/.built
 DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
-SOURCES := $(shell find models companion export -name '*.py' -o -path '*/templates/*') \
-  $(wildcard models/data/* models/weights/*) server/engine.py server/manifest.py server/model_config.py
+SOURCES := $(shell find models client companion export -name "*.py" -o -path "*/templates/*") \
+  $(wildcard models/nyquist/models/data/* models/nyquist/models/weights/*) server/nyquist/server/runtime/engine.py server/nyquist/server/artifact/manifest.py server/nyquist/server/artifact/model_config.py
 
 .PHONY: help serve test check lint types bench bench-quick models install proto lock clean
 
@@ -17,7 +17,7 @@ help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
-	@$(IN) -m server --repository $(REPOSITORY)
+	@$(IN) -m nyquist.server --repository $(REPOSITORY)
 
 test: $(BUILT) ## install, build the models, run the whole test suite
 	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
@@ -32,7 +32,7 @@ lint: $(INSTALLED) ## formatting, rules of style, arrows between the folders, de
 	@$(IN) -m vulture
 
 types: $(INSTALLED) ## mypy --strict
-	@$(IN) -m mypy models server companion export benchmarks deploy tests
+	@$(IN) -m mypy models server client companion export benchmarks deploy tests
 
 bench: $(BUILT) ## measure bare onnxruntime, Nyquist and its peers: half an hour, tables and plots
 	@$(IN) -m benchmarks run
@@ -60,8 +60,8 @@ $(INSTALLED): pyproject.toml requirements/dev-$(RUNTIME).txt
 	$(IN) -m pip install --no-deps --no-build-isolation -e .
 	@touch $(INSTALLED)
 
-proto: $(INSTALLED) ## generate server/pb from proto/
-	$(IN) -m grpc_tools.protoc -I server/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+proto: $(INSTALLED) ## generate the stubs from proto/
+	$(IN) -m tests.stubs
 
 LOCK_ALL := uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes --no-annotate \
   --custom-compile-command "make lock"

@@ -15,9 +15,9 @@ from threading import Barrier
 from time import perf_counter, process_time
 
 import numpy as np
+from nyquist.server.runtime.cores import available_cores
 
 from benchmarks.subject import Subject, jpeg, open_graph
-from server.cores import available_cores
 
 
 @dataclass(frozen=True)

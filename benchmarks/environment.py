@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from server.cores import available_cores
+from nyquist.server.runtime.cores import available_cores
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("nyquist", "onnxruntime", "grpcio", "protobuf", "numpy", "pillow", "ngh2")

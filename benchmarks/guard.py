@@ -28,12 +28,12 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+from nyquist.server.app import Server
+from nyquist.server.settings import Settings
 
 from benchmarks.connection import METHOD
 from benchmarks.repositories import BUILT, alone
 from benchmarks.subject import Request, Subject
-from server.app import Server
-from server.settings import Settings
 
 MODEL = "fashion_blur"
 BATCH = 8

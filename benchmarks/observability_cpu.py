@@ -28,6 +28,13 @@ from typing import Any
 
 import grpc
 import uvloop
+from nyquist.server.__main__ import serve
+from nyquist.server.command_line import parse
+from nyquist.server.scheduling.waiting_room import Ticket
+from nyquist.server.settings import read_settings
+from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.logs import configure_logs
+from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 
@@ -37,13 +44,6 @@ from benchmarks.process_usage import cpu_seconds
 from benchmarks.results import Fact, Results
 from benchmarks.subject import Subject
 from benchmarks.targets import OBSERVABILITY
-from server.__main__ import serve
-from server.command_line import parse
-from server.current_call import Call
-from server.logs import configure_logs
-from server.metrics import Metrics, ModelMetrics
-from server.settings import read_settings
-from server.waiting_room import Ticket
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent

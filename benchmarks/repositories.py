@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from time import monotonic
 
+from nyquist.server.artifact.manifest import CONFIG_FILE, MANIFEST_FILE
+
 from benchmarks.subject import Subject
-from server.manifest import CONFIG_FILE, MANIFEST_FILE
 
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "model_repository"

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
+from nyquist.server.runtime.cores import available_cores
+
 from benchmarks.connection import CallFailed, Connection
 from benchmarks.process_usage import is_paused, with_children
 from benchmarks.subject import Request, Subject, WrongAnswer
-from server.cores import available_cores
 from tests.conformance.environments import interpreter
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +94,7 @@ def free_port() -> int:
 def _nyquist(launch: Launch, options: Sequence[str] = ()) -> list[str | Path]:
     ports = ["--port", str(launch.port), "--metrics-port", "0"]
     repository = ["--repository", str(launch.repository)]
-    return [sys.executable, "-m", "server", *repository, *ports, "--drain-s", "0", *options]
+    return [sys.executable, "-m", "nyquist.server", *repository, *ports, "--drain-s", "0", *options]
 
 
 def nyquist_with(*options: str, prefix: Sequence[str] = ()) -> Contender:

@@ -11,8 +11,8 @@ first case.
 
 --companion is the command of a real companion for all cases but the slow one. In it {port} is the
 port to listen on, {server} the server's host:port and {repository} its repository:
-"python -m companion serve --port {port} --http-port 0 --target {server} --repository {repository}".
-Without it a receiver stands in that counts and forgets.
+"python -m nyquist.companion serve --port {port} --http-port 0 --target {server} --repository
+{repository}". Without it a receiver stands in that counts and forgets.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from typing import Any
 from urllib.request import urlopen
 
 import grpc
+from nyquist.server.wire.pb import shadow_pb2 as pb
+from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.closed_loop import Answers, closed_loop, repository_of
 from benchmarks.subject import Subject
-from server.pb import shadow_pb2 as pb
-from server.pb import shadow_pb2_grpc as stubs
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
+from nyquist.server.serving.repository import latest_version, read_config
+from nyquist.server.wire import tensors
+from nyquist.server.wire.images import canvas_of, decode_image
+from nyquist.server.wire.pb import inference_pb2 as pb
 from PIL import Image
 
-from server import tensors
-from server.images import canvas_of, decode_image
-from server.manifest import MODEL_FILE, Manifest, read_manifest
-from server.pb import inference_pb2 as pb
-from server.repository import latest_version, read_config
-
-PHOTOGRAPH = Path(__file__).parent.parent / "models" / "data" / "photographs" / "coffee.png"
+PHOTOGRAPH = Path(__file__).parent.parent / "models/nyquist/models/data/photographs/coffee.png"
 PHOTOGRAPH_SIZE = (500, 375)
 """Of the JPEG that is sent: the commonest of ImageNet; a network's own would need no resize."""
 

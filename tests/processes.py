@@ -71,7 +71,7 @@ def start_server(
     """
     process = subprocess.Popen(
         [
-            *(sys.executable, *(("-c", code) if code else ("-m", "server"))),
+            *(sys.executable, *(("-c", code) if code else ("-m", "nyquist.server"))),
             *("--repository", str(repository), "--port", "0", "--metrics-port", "0"),
             *options,
         ],

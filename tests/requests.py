@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-
-from models.samples import fashion_samples
-from server import tensors
-from server.pb import inference_pb2 as pb
+from nyquist.models.samples import fashion_samples
+from nyquist.server.wire import tensors
+from nyquist.server.wire.pb import inference_pb2 as pb
 
 FASHION = (1, 48, 48)
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from nyquist.models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
+from nyquist.models.analysis.window import Window
+from nyquist.models.layers.blur import BlurPool2d
 from torch import Tensor, nn
-
-from models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
-from models.analysis.window import Window
-from models.blur import BlurPool2d
 
 DEPTHS = {
     18: (2, 2, 2, 2),

@@ -5,9 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from models.analysis.aliasing import (
+from nyquist.models.analysis.aliasing import (
     energy_above,
     fractional_shift,
     frequency_response,
@@ -15,9 +13,10 @@ from models.analysis.aliasing import (
     shift_error,
     stride_aliasing,
 )
-from models.architectures import create
-from models.blur import BlurPool2d
-from models.downsampling import DenseMaxPool2d
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import DenseMaxPool2d
+from nyquist.models.networks.architectures import create
+from torch import Tensor, nn
 
 NOISE = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -2,10 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nyquist.models.analysis.__main__ import main
+from nyquist.models.analysis.subject import load_subject
 from PIL import Image
-
-from models.analysis.__main__ import main
-from models.analysis.subject import load_subject
 
 
 @pytest.fixture(autouse=True)

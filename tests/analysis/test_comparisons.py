@@ -1,7 +1,6 @@
 import pytest
-
-from models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
-from models.downsampling import DOWNSAMPLING_KINDS
+from nyquist.models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import torch
+from nyquist.models.analysis.cost import conv_pool_and_strided, cost
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.networks.architectures import create
 from torch import nn
 
-from models.analysis.cost import conv_pool_and_strided, cost
-from models.architectures import create
-from models.blur import BlurPool2d
 from tests.analysis.networks import resnet
 
 

@@ -1,14 +1,14 @@
 import pytest
 import torch
-from torch import nn
-
-from models.analysis.gradient_monitor import GradientMonitor
-from models.analysis.gradients import (
+from nyquist.models.analysis.gradient_monitor import GradientMonitor
+from nyquist.models.analysis.gradients import (
     coverage,
     gradient_pattern,
     gradient_statistics,
     standard_downsamplers,
 )
+from torch import nn
+
 from tests.analysis.networks import resnet
 
 NOISE = torch.randn(4, 8, 28, 28, generator=torch.Generator().manual_seed(0))

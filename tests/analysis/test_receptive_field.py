@@ -5,13 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from export.graph import export_graph
-from models.analysis.layer_graph import Edge, Layer, LayerGraph, Node
-from models.analysis.module_graph import module_graph
-from models.analysis.onnx_graph import onnx_graph
-from models.analysis.receptive_field import (
+from nyquist.export.graph.export import export_graph
+from nyquist.models.analysis.layer_graph import Edge, Layer, LayerGraph, Node
+from nyquist.models.analysis.module_graph import module_graph
+from nyquist.models.analysis.onnx_graph import onnx_graph
+from nyquist.models.analysis.receptive_field import (
     AxisField,
     Field,
     backward_field,
@@ -20,11 +18,13 @@ from models.analysis.receptive_field import (
     layer_fields,
     receptive_fields,
 )
-from models.analysis.window import Window
-from models.architectures import create
-from models.blur import BlurPool2d
-from models.downsampling import DownsamplingKind
-from models.padding import PAD_MODES, PaddedConv2d, PadMode
+from nyquist.models.analysis.window import Window
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import DownsamplingKind
+from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode
+from nyquist.models.networks.architectures import create
+from torch import Tensor, nn
+
 from tests.analysis.networks import Gated, Lambda, Style, resnet, resnet_graph, vgg16
 
 PICTURE = torch.zeros(1, 3, 224, 224)

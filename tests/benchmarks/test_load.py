@@ -7,6 +7,7 @@ from time import monotonic
 
 import grpc
 import pytest
+from nyquist.server.wire.pb import inference_pb2 as pb
 
 from benchmarks.connection import METHOD, CallFailed, Connection
 from benchmarks.load import QUANTILES, Closed, Open, press
@@ -18,7 +19,6 @@ from benchmarks.process_usage import (
 )
 from benchmarks.servers import AttachedServer, free_port
 from benchmarks.subject import Request, Subject, WrongAnswer
-from server.pb import inference_pb2 as pb
 from tests.processes import ROOT, RunningServer
 
 

@@ -8,15 +8,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from companion.metrics import Metrics
-from companion.page.routes import routes
-from companion.parity import Parity
-from companion.record import PROBE, Disagreement, ModelState, Point, Record, Seen, ServerState
-from companion.shift_consistency import Consistency
-from companion.verdict import Verdict
-from companion.web import WebListener, application
-from server.manifest import Manifest
+from nyquist.companion.measures.parity import Parity
+from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.page.routes import routes
+from nyquist.companion.page.web import WebListener, application
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.record import (
+    PROBE,
+    Disagreement,
+    ModelState,
+    Point,
+    Record,
+    Seen,
+    ServerState,
+)
+from nyquist.companion.watch.verdict import Verdict
+from nyquist.server.artifact.manifest import Manifest
 
 NOW_S = 1_790_000_000.0
 PERIOD_S = 60.0

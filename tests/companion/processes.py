@@ -85,7 +85,7 @@ def start_companion(
     """Start a companion on free ports and wait until it says that it is ready."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "companion", "serve"),
+            *(sys.executable, "-m", "nyquist.companion", "serve"),
             *("--target", target, "--repository", str(repository)),
             *("--port", "0", "--http-port", "0"),
             *options,

@@ -14,16 +14,16 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from nyquist.companion.page.charts import Series, decades, draw, shares
+from nyquist.companion.page.pictures import picture_uri
+from nyquist.companion.page.web import WebListener
+from nyquist.companion.page.wording import plain, power_of_ten
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.record import Record, ServerState
+from nyquist.companion.watch.verdict import Verdict
+from nyquist.server.artifact.manifest import Manifest, read_manifest
 from PIL import Image
 
-from companion.metrics import Metrics
-from companion.page.charts import Series, decades, draw, shares
-from companion.page.pictures import picture_uri
-from companion.page.wording import plain, power_of_ten
-from companion.record import Record, ServerState
-from companion.verdict import Verdict
-from companion.web import WebListener
-from server.manifest import Manifest, read_manifest
 from tests.companion.page_records import (
     BROKEN,
     HEALTHY,

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from companion.parity import compare, measure_parity
+from nyquist.companion.measures.parity import compare, measure_parity
 
 
 def test_errors_and_agreement_are_what_they_are_by_hand() -> None:

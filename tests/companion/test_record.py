@@ -1,13 +1,12 @@
-"""companion/record.py: what the page reads."""
+"""companion/nyquist/companion/watch/record.py: what the page reads."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from companion.parity import compare
-from companion.record import PROBE, Disagreement, ModelState, Point, Record, Seen
-from companion.verdict import Verdict
+from nyquist.companion.measures.parity import compare
+from nyquist.companion.watch.record import PROBE, Disagreement, ModelState, Point, Record, Seen
+from nyquist.companion.watch.verdict import Verdict
 
 KEY = ("fashion_blur", "1")
 PARITY = compare(np.eye(3), np.eye(3))

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from companion.reference import load_reference, load_samples
-from server.errors import ArtifactError
-from server.manifest import MANIFEST_FILE, REFERENCE_FILE, read_manifest
+from nyquist.companion.references.network import load_reference, load_samples
+from nyquist.server.artifact.manifest import MANIFEST_FILE, REFERENCE_FILE, read_manifest
+from nyquist.server.wire.errors import ArtifactError
 
 NAME = "fashion_strided"
 MODULE = "someone_elses_network"
 CODE = """\
 from pathlib import Path
-from models.architectures import create
+from nyquist.models.networks.architectures import create
 Path(__file__).with_name("was run").touch()
 def build(**options):
     return create("compact", downsampling="strided")

@@ -8,13 +8,13 @@ from threading import Event
 import grpc
 import numpy as np
 import pytest
+from nyquist.client.client import InferenceClient, RemoteModel
+from nyquist.companion.measures.parity import compare, pooled
+from nyquist.companion.references.repository import References
+from nyquist.companion.watch.shadow import Allowance, MirrorQueue, Window
+from nyquist.server.wire.pb import shadow_pb2 as pb
+from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 
-from companion.parity import compare, pooled
-from companion.references import References
-from companion.shadow import Allowance, MirrorQueue, Window
-from server.client import InferenceClient, RemoteModel
-from server.pb import shadow_pb2 as pb
-from server.pb import shadow_pb2_grpc as stubs
 from tests.companion.processes import RunningCompanion, start_companion
 from tests.processes import RunningServer
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from companion.shift_consistency import (
+from nyquist.companion.measures.shift_consistency import (
     Consistency,
     ShiftProtocol,
     circular_consistency,
@@ -19,7 +18,7 @@ from companion.shift_consistency import (
     worst_case,
     zero_padded_shifts,
 )
-from companion.shifts import grid, shift_circularly, shift_fractionally
+from nyquist.companion.measures.shifts import grid, shift_circularly, shift_fractionally
 
 Array = NDArray[Any]
 AXES = (2, 3)

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from companion.shift_consistency import circular_shifts, random_crops, zero_padded_shifts
-from companion.shifts import diagonal, shift_circularly
-from companion.stability import (
+from nyquist.companion.measures.shift_consistency import (
+    circular_shifts,
+    random_crops,
+    zero_padded_shifts,
+)
+from nyquist.companion.measures.shifts import diagonal, shift_circularly
+from nyquist.companion.measures.stability import (
     Slide,
     absolute_changes,
     changes_from_start,

@@ -8,19 +8,19 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from nyquist.client.client import InferenceClient
+from nyquist.companion.__main__ import main
+from nyquist.companion.measures.shift_consistency import pair_consistency
+from nyquist.companion.references.repository import References
+from nyquist.companion.watch.shift_trials import ShiftTrials, fitting_protocols
+from nyquist.server.wire.pb import validation_pb2 as pb
+from nyquist.server.wire.pb import validation_pb2_grpc as stubs
 
-from companion.__main__ import main
-from companion.references import References
-from companion.shift_consistency import pair_consistency
-from companion.shift_trials import ShiftTrials, fitting_protocols
-from server.client import InferenceClient
-from server.pb import validation_pb2 as pb
-from server.pb import validation_pb2_grpc as stubs
 from tests.companion.processes import RunningCompanion, start_companion
 from tests.processes import RunningServer
 
 MODEL = "fashion_strided"
-COFFEE = "models/data/photographs/coffee.png"
+COFFEE = "models/nyquist/models/data/photographs/coffee.png"
 ALONE = ("--probe-period-s", "600", "--core-share", "1", "--nice", "0", "--drain-s", "0")
 
 
@@ -109,7 +109,9 @@ def test_a_model_is_described_with_its_field_training_and_verdict(
     assert (field.height, field.width, field.output_stride) == (31, 31, 16)  # four 3x3, stride 2
     assert described.figures["consistency"] == 0.911
     assert described.tolerances["parity"] == 1e-4
-    assert described.training["command"].startswith("python -m models.train --families strided")
+    assert described.training["command"].startswith(
+        "python -m nyquist.models.train --families strided"
+    )
     assert described.verdict == "healthy"
 
 

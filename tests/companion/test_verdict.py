@@ -1,8 +1,7 @@
-"""companion/verdict.py: what probes in a row make of a model."""
+"""companion/nyquist/companion/watch/verdict.py: what probes in a row make of a model."""
 
 import pytest
-
-from companion.verdict import Finding, Standing, Verdict, worst
+from nyquist.companion.watch.verdict import Finding, Standing, Verdict, worst
 
 GOOD = Finding(parity=True, consistency=True)
 YOUNG = Finding(parity=True, consistency=None)

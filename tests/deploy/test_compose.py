@@ -3,9 +3,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
-from companion.settings import Settings as CompanionSettings
-from server.settings import COMPANION_PREFIX, PREFIX, Settings
+from nyquist.companion.settings import Settings as CompanionSettings
+from nyquist.server.settings import COMPANION_PREFIX, PREFIX, Settings
 
 Services = dict[str, dict[str, Any]]
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}

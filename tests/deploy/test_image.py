@@ -3,10 +3,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from nyquist.companion.settings import Settings as CompanionSettings
+from nyquist.server.settings import COMPANION_PREFIX, PREFIX, Settings
 from pydantic import BaseModel
-
-from companion.settings import Settings as CompanionSettings
-from server.settings import COMPANION_PREFIX, PREFIX, Settings
 
 Instructions = list[tuple[str, str]]
 
@@ -156,8 +155,8 @@ def test_the_health_check_of_the_server_is_a_module_that_its_image_has(
     root: Path, images: dict[str, Instructions]
 ) -> None:
     command = json.loads(dict(images["server"])["HEALTHCHECK"].partition("CMD ")[2])
-    assert command == ["python", "-m", "server.healthcheck"]
-    assert (root / "server" / "healthcheck.py").is_file()
+    assert command == ["python", "-m", "nyquist.server.healthcheck"]
+    assert (root / "server/nyquist/server/healthcheck.py").is_file()
 
 
 def test_the_health_check_of_the_companion_asks_it_at_its_port(

@@ -8,17 +8,16 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from nyquist.companion.references.network import Reference
+from nyquist.export.graph.drift import Trace, trace_of
+from nyquist.export.graph.export import OPSET, strip_metadata
+from nyquist.models.network import load_network
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.samples import fashion_samples
+from nyquist.models.zoo import specs
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.onnx import ONNXProgram
-
-from companion.reference import Reference
-from export.drift import Trace, trace_of
-from export.graph import OPSET, strip_metadata
-from models.network import load_network
-from models.preprocessing import PreprocessedNetwork
-from models.samples import fashion_samples
-from models.zoo import specs
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from nyquist import models
+from nyquist.companion.measures.shifts import shift_circularly
+from nyquist.export.graph.export import export_graph
+from nyquist.server.runtime.engine import Engine, Execution
 from torch import nn
-
-import models
-from companion.shifts import shift_circularly
-from export.graph import export_graph
-from server.engine import Engine, Execution
 
 SIZE = 64
 BATCHES = (1, 2, 3)

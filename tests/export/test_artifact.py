@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from export.artifact import RepositoryBusy, exchange, locked, publish, remove_leftovers
-from server.engine import Execution
-from server.manifest import Manifest, read_manifest
-from server.repository import complete_versions, latest_version, load_model
+from nyquist.export.publish import RepositoryBusy, exchange, locked, publish, remove_leftovers
+from nyquist.server.artifact.manifest import Manifest, read_manifest
+from nyquist.server.runtime.engine import Execution
+from nyquist.server.serving.repository import complete_versions, latest_version, load_model
 
 NAME = "fashion_strided"
 SHARED = "config.pbtxt"

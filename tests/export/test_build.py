@@ -15,16 +15,16 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
+from nyquist.export.graph.export import OPSET, export_graph, strip_metadata
+from nyquist.export.model import build_model
+from nyquist.export.outcome import ExportError, GateMissed
+from nyquist.models.spec import Limits, ModelSpec
+from nyquist.models.zoo import specs
+from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.runtime.engine import Execution
+from nyquist.server.serving.repository import load_model
+from nyquist.server.wire.pb import model_config_pb2 as pb
 
-from export.graph import OPSET, export_graph, strip_metadata
-from export.model import build_model
-from export.outcome import ExportError, GateMissed
-from models.spec import Limits, ModelSpec
-from models.zoo import specs
-from server.engine import Execution
-from server.manifest import read_manifest
-from server.pb import model_config_pb2 as pb
-from server.repository import load_model
 from tests.processes import ROOT, run
 
 NAME = "fashion_blur"
@@ -193,7 +193,7 @@ def test_stripping_leaves_no_metadata() -> None:
 
 
 def test_list_names_every_model() -> None:
-    listed = run("export.build", "--list")
+    listed = run("nyquist.export.build", "--list")
     assert listed.stdout.split() == list(specs())
 
 
@@ -205,7 +205,7 @@ def test_list_names_every_model() -> None:
     ],
 )
 def test_a_wrong_option_names_the_right_ones(options: list[str], message: str) -> None:
-    ended = run("export.build", *options)
+    ended = run("nyquist.export.build", *options)
     assert ended.returncode == 2
     assert message in ended.stderr
 
@@ -235,7 +235,9 @@ def test_the_script_builds_prints_its_table_and_ends_with_0(tmp_path: Path) -> N
 
 def test_a_repository_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ended = run("export.build", "--only", "fashion_strided", "--output", str(tmp_path / "file"))
+    ended = run(
+        "nyquist.export.build", "--only", "fashion_strided", "--output", str(tmp_path / "file")
+    )
     assert ended.returncode == 1
     assert "error:" in ended.stdout
     assert "File exists" in ended.stdout

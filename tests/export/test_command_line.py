@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from nyquist.export.build import main
+from nyquist.export.failures import file_reason, reasons
+from nyquist.models.network import load_network
+from nyquist.models.networks.architectures import create
+from nyquist.models.spec import ModelSpec
+from nyquist.models.zoo import specs
 from torch import nn
-
-from export.build import main
-from export.failures import file_reason, reasons
-from models.architectures import create
-from models.network import load_network
-from models.spec import ModelSpec
-from models.zoo import specs
 
 OWN = ("--arch", "compact", "--name", "products", "--input", "1x32x32")
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from nyquist.export.graph.export import Exported as Built
+from nyquist.export.judge import Subject, agreement, judge, misses
+from nyquist.export.outcome import PrecisionError
+from nyquist.export.precision.derive import derive
+from nyquist.models.network import load_network
+from nyquist.models.samples import fashion_samples
+from nyquist.models.spec import Limits, ModelSpec, Precision
+from nyquist.models.zoo import specs
+from nyquist.server.artifact.manifest import Figures
 from onnx import numpy_helper
 
-from export.derive import derive
-from export.graph import Exported as Built
-from export.judge import Subject, agreement, judge, misses
-from export.outcome import PrecisionError
-from models.network import load_network
-from models.samples import fashion_samples
-from models.spec import Limits, ModelSpec, Precision
-from models.zoo import specs
-from server.manifest import Figures
 from tests.export.exporting import Exported, rewritten
 
 SAMPLES = 100

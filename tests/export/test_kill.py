@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from server.manifest import read_manifest
-from server.repository import complete_versions
+from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.serving.repository import complete_versions
+
 from tests.processes import ROOT
 
 NAME = "fashion_strided"
@@ -16,9 +17,9 @@ MOMENTS = 20
 PUBLISH_FOREVER = """
 import itertools, sys
 from pathlib import Path
-from export.artifact import publish, remove_leftovers
-from server.manifest import read_manifest
-from server.repository import latest_version
+from nyquist.export.publish import publish, remove_leftovers
+from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.serving.repository import latest_version
 
 source, repository = Path(sys.argv[1]), Path(sys.argv[2])
 version = latest_version(source)

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from nyquist.export.graph.export import export_graph
+from nyquist.export.graph.latency import LEAST_RUNS, measure_latencies
 from torch import nn
-
-from export.graph import export_graph
-from export.latency import LEAST_RUNS, measure_latencies
 
 PICTURES = np.zeros((3, 1, 4, 4), dtype=np.float32)
 

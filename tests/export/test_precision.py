@@ -12,15 +12,11 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from torch import nn
-
-from companion.shift_consistency import circular_consistency
-from export.graph import OPSET, export_graph
-from export.outcome import PrecisionError
-from export.precision.float16 import overflows, to_fp16
-from export.precision.int8 import (
+from nyquist.companion.measures.shift_consistency import circular_consistency
+from nyquist.export.graph.export import OPSET, export_graph
+from nyquist.export.outcome import PrecisionError
+from nyquist.export.precision.float16 import overflows, to_fp16
+from nyquist.export.precision.int8 import (
     Recipe,
     blur_nodes,
     first_convolution,
@@ -29,13 +25,17 @@ from export.precision.int8 import (
     share_in_int8,
     to_int8,
 )
-from export.precision.ladder import LADDER, choose, fastest_first
-from models.blur import blur_kernel
-from models.polyphase import PolyphasePool2d
-from models.preprocessing import PreprocessedNetwork
-from models.samples import fashion_calibration, fashion_samples
-from models.spec import Preprocessing
-from server.engine import Engine, Execution
+from nyquist.export.precision.ladder import LADDER, choose, fastest_first
+from nyquist.models.layers.blur import blur_kernel
+from nyquist.models.layers.polyphase import PolyphasePool2d
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.samples import fashion_calibration, fashion_samples
+from nyquist.models.spec import Preprocessing
+from nyquist.server.runtime.engine import Engine, Execution
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
 from tests.processes import ROOT
 
 ALL, BLUR_FLOAT, FIRST_FLOAT, BOTH_FLOAT, CONV_ONLY = LADDER
@@ -45,10 +45,10 @@ DERIVE_BOTH = """
 import sys
 from hashlib import sha256
 from pathlib import Path
-from export.precision.float16 import to_fp16
-from export.precision.int8 import to_int8
-from export.precision.ladder import LADDER
-from models.samples import fashion_calibration
+from nyquist.export.precision.float16 import to_fp16
+from nyquist.export.precision.int8 import to_int8
+from nyquist.export.precision.ladder import LADDER
+from nyquist.models.samples import fashion_calibration
 graph = Path(sys.argv[1]).read_bytes()
 pictures = fashion_calibration().numpy()
 for derived in (to_fp16(graph), to_int8(graph, LADDER[0], pictures)):
@@ -362,7 +362,7 @@ def test_a_matrix_product_counts_by_its_inner_length(polyphase: bytes) -> None:
     costs = multiply_adds(onnx.load_from_string(polyphase))
     (last,) = nodes(polyphase, "Gemm")
     assert costs[last.name] == 96 * 10
-    assert sum(costs.values()) == 7_631_808  # as models.analysis.cost
+    assert sum(costs.values()) == 7_631_808  # as nyquist.models.analysis.cost
 
 
 def test_the_logits_of_an_average_picture_stay_where_they_were(

@@ -5,13 +5,12 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from nyquist.export.graph.export import export_graph
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.spec import Layout, Preprocessing, Size
+from nyquist.server.runtime.engine import Engine, Execution
 from PIL import Image
 from torch import Tensor, nn
-
-from export.graph import export_graph
-from models.preprocessing import PreprocessedNetwork
-from models.spec import Layout, Preprocessing, Size
-from server.engine import Engine, Execution
 
 LEAST, MOST = 8, 400
 PILLOW_LEVELS = 1.01

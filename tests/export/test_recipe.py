@@ -8,14 +8,14 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+from nyquist.export.recipe.flags import add_arguments, command_of, specs_from_arguments
+from nyquist.export.recipe.recipe import RecipeError, relaxed, relaxed_limits, with_precisions
+from nyquist.export.recipe.yaml_file import read_recipes
+from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS
+from nyquist.models.networks import architectures
+from nyquist.models.spec import PRECISIONS, Limits, ModelSpec, Preprocessing
+from nyquist.models.zoo import specs
 
-from export.recipe import RecipeError, relaxed, relaxed_limits, with_precisions
-from export.recipe_file import read_recipes
-from export.recipe_flags import add_arguments, command_of, specs_from_arguments
-from models import architectures
-from models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS
-from models.spec import PRECISIONS, Limits, ModelSpec, Preprocessing
-from models.zoo import specs
 from tests.processes import ROOT
 
 LABELLED = ("--labels", "labels.txt", "--samples", "photos")
@@ -48,8 +48,8 @@ def refused(*arguments: str) -> tuple[str, ...]:
 
 def test_a_recipe_is_read_without_torch() -> None:
     program = (
-        "import sys, export.recipe, export.recipe_file, export.recipe_flags\n"
-        "assert export.recipe_flags.zoo_specs()\n"
+        "import sys, nyquist.export.recipe.yaml_file, nyquist.export.recipe.flags\n"
+        "assert nyquist.export.recipe.flags.zoo_specs()\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-
-from companion.reference import Reference
-from export.judge import open_graph
-from export.report.effort import effort_for
-from export.report.measurement import collect, compare_logits
-from export.report.record import (
+from nyquist.companion.references.network import Reference
+from nyquist.export.judge import open_graph
+from nyquist.export.report.effort import effort_for
+from nyquist.export.report.measurement import collect, compare_logits
+from nyquist.export.report.record import (
     Cost,
     Gradients,
     ModelReport,
@@ -23,13 +21,14 @@ from export.report.record import (
     Unmeasured,
     read_report,
 )
-from export.report.shifting import grown
-from models.network import load_network
-from models.preprocessing import PreprocessedNetwork
-from models.samples import UNLABELLED, Samples, read_samples
-from models.spec import ModelSpec, Preprocessing
-from models.zoo import specs
-from server.manifest import read_manifest
+from nyquist.export.report.shifting import grown
+from nyquist.models.network import load_network
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.samples import UNLABELLED, Samples, read_samples
+from nyquist.models.spec import ModelSpec, Preprocessing
+from nyquist.models.zoo import specs
+from nyquist.server.artifact.manifest import read_manifest
+from torch import Tensor, nn
 
 SIZE = 16
 

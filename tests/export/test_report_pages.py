@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-
-from companion.page.wording import decade, milliseconds, percent
-from companion.reference import load_reference, load_samples
-from export.report.families import group
-from export.report.measurement import collect
-from export.report.model_page import Gate, flattened, gates, read_page
-from export.report.pages import write_pages
-from export.report.record import (
+from nyquist.companion.page.wording import decade, milliseconds, percent
+from nyquist.companion.references.network import load_reference, load_samples
+from nyquist.export.report.families import group
+from nyquist.export.report.measurement import collect
+from nyquist.export.report.model_page import Gate, flattened, gates, read_page
+from nyquist.export.report.pages import write_pages
+from nyquist.export.report.record import (
     Cost,
     Gradients,
     Latency,
@@ -29,12 +28,13 @@ from export.report.record import (
     Unmeasured,
     read_report,
 )
-from export.report.speed import measure_speed
-from export.report.wording import compact, figure
-from models.network import load_network
-from models.preprocessing import PreprocessedNetwork
-from models.zoo import specs
-from server.manifest import read_manifest
+from nyquist.export.report.speed import measure_speed
+from nyquist.export.report.wording import compact, figure
+from nyquist.models.network import load_network
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.zoo import specs
+from nyquist.server.artifact.manifest import read_manifest
+
 from tests.export.pages import Page
 from tests.processes import ROOT
 
@@ -113,7 +113,7 @@ def test_there_is_an_index_and_a_page_for_each_model_and_nothing_else(folder: Pa
 
 def test_pages_are_written_without_torch(folder: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from export.report.pages import write_pages;"
+        "import sys; from pathlib import Path; from nyquist.export.report.pages import write_pages;"
         "write_pages(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -9,11 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
-from onnxruntime.transformers.float16 import convert_float_to_float16
-
-from companion.reference import load_reference, load_samples
-from export.sweep import (
+from nyquist.companion.references.network import load_reference, load_samples
+from nyquist.export.graph.sweep import (
     HISTOGRAM_EDGES,
     Cell,
     Limits,
@@ -24,7 +21,10 @@ from export.sweep import (
     resize,
     sweep,
 )
-from server.manifest import read_manifest
+from nyquist.server.artifact.manifest import read_manifest
+from onnx import helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
 from tests.export.exporting import Exported, rewritten, small_graph
 
 FLOAT32 = Limits(relative_error=1e-4)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from nyquist.export.graph.export import export_graph
+from nyquist.server.runtime.engine import Engine, Execution
 from torch import Tensor, nn
-
-from export.graph import export_graph
-from server.engine import Engine, Execution
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,17 +2,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from nyquist import models
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, DownsamplingKind
+from nyquist.models.layers.padding import PaddedConv2d, PadMode, SameConv2d
+from nyquist.models.networks.architectures import ARCHITECTURES, create
+from nyquist.models.networks.compact import CompactClassifier
+from nyquist.models.networks.efficientnet_lite import EfficientNetLite0
+from nyquist.models.networks.resnet import Bottleneck, BottleneckV1
 from safetensors.torch import save_file
 from torch import nn
-
-import models
-from models.architectures import ARCHITECTURES, create
-from models.blur import BlurPool2d
-from models.compact import CompactClassifier
-from models.downsampling import DOWNSAMPLING_KINDS, DownsamplingKind
-from models.efficientnet_lite import EfficientNetLite0
-from models.padding import PaddedConv2d, PadMode, SameConv2d
-from models.resnet import Bottleneck, BottleneckV1
 
 
 @pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)

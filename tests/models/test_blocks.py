@@ -3,17 +3,16 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from models.blocks import (
+from nyquist.models.layers.blocks import (
     AntialiasedConv,
     ConvPool,
     LinearBlurConv,
     StridedConv,
     downsampling_block,
 )
-from models.blur import BlurPool2d
-from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
+from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

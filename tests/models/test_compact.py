@@ -2,12 +2,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from nyquist.export.graph.export import export_graph
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
+from nyquist.models.networks.compact import WIDTHS, CompactClassifier
+from nyquist.server.runtime.engine import Engine, Execution
 from torch import Tensor, nn
-
-from export.graph import export_graph
-from models.compact import WIDTHS, CompactClassifier
-from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
-from server.engine import Engine, Execution
 
 SIZE = 16  # the smallest that four halvings leave something of
 

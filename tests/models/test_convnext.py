@@ -2,10 +2,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from nyquist.models.layers.downsampling import (
+    DOWNSAMPLING_KINDS,
+    PLAIN,
+    Downsampling,
+    DownsamplingKind,
+)
+from nyquist.models.networks.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
-
-from models.convnext import ConvNeXt, ConvNeXtBlock
-from models.downsampling import DOWNSAMPLING_KINDS, PLAIN, Downsampling, DownsamplingKind
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -2,16 +2,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from models.downsampling import (
+from nyquist.models.layers.downsampling import (
     DOWNSAMPLING_KINDS,
     AntialiasedMaxPool,
     DenseMaxPool2d,
     Downsampling,
     DownsamplingKind,
 )
-from models.padding import PAD_MODES, PaddedConv2d, PadMode
+from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode
+from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

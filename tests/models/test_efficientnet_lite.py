@@ -4,23 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from models.checkpoints import read_state
-from models.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
-from models.efficientnet_lite import (
+from nyquist.models.checkpoints import read_state
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
+from nyquist.models.layers.padding import SameConv2d, same_padding
+from nyquist.models.network import load_network
+from nyquist.models.networks.efficientnet_lite import (
     LITE0_GROUPS,
     BlockGroup,
     EfficientNetLite0,
     InvertedResidual,
     rename_published,
 )
-from models.network import load_network
-from models.padding import SameConv2d, same_padding
-from models.preprocessing import PreprocessedNetwork
-from models.samples import ESPRESSO, TRIPOD, photograph_samples
-from models.spec import Preprocessing
-from models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.samples import ESPRESSO, TRIPOD, photograph_samples
+from nyquist.models.spec import Preprocessing
+from nyquist.models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
+from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-from models.fashion import (
+from nyquist.models.fashion import (
     CANVAS_SIZE,
     DEBIAN_PACKAGE,
     LABELS,
@@ -22,6 +20,7 @@ from models.fashion import (
     read_idx,
     sha256_of,
 )
+from torch import Tensor
 
 WriteIdx = Callable[[Path, Tensor], None]
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import models
-from models.checkpoints import check_state
+from nyquist import models
+from nyquist.models.checkpoints import check_state
 
 LAYOUTS = sorted((Path(__file__).parent / "layouts").glob("*.json"))
 

@@ -2,10 +2,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from nyquist.models.layers.downsampling import (
+    DOWNSAMPLING_KINDS,
+    PLAIN,
+    Downsampling,
+    DownsamplingKind,
+)
+from nyquist.models.networks.mobilenet import Group, InvertedResidual, MobileNetV2
 from torch import Tensor, nn
-
-from models.downsampling import DOWNSAMPLING_KINDS, PLAIN, Downsampling, DownsamplingKind
-from models.mobilenet import Group, InvertedResidual, MobileNetV2
 
 Parity = Callable[[nn.Module, Tensor], float]
 

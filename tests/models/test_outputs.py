@@ -2,13 +2,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from nyquist.export.graph.export import export_graph
+from nyquist.models.networks.architectures import create
+from nyquist.models.outputs import OutputsNetwork
+from nyquist.models.spec import OUTPUTS, Output
+from nyquist.server.runtime.engine import Engine, Execution
 from torch import Tensor, nn
-
-from export.graph import export_graph
-from models.architectures import create
-from models.outputs import OutputsNetwork
-from models.spec import OUTPUTS, Output
-from server.engine import Engine, Execution
 
 
 class Pooled(nn.Module):

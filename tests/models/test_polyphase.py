@@ -4,9 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from models.polyphase import (
+from nyquist.models.layers.polyphase import (
     PolyphasePair,
     PolyphasePool2d,
     largest_component,
@@ -14,6 +12,7 @@ from models.polyphase import (
     polyphase_components,
     polyphase_pool2d,
 )
+from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

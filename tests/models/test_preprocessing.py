@@ -2,10 +2,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.spec import Layout, Preprocessing
 from torch import Tensor, nn
-
-from models.preprocessing import PreprocessedNetwork
-from models.spec import Layout, Preprocessing
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -2,13 +2,25 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from nyquist.export.graph.export import export_graph
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import (
+    DOWNSAMPLING_KINDS,
+    PLAIN,
+    Downsampling,
+    DownsamplingKind,
+)
+from nyquist.models.networks.resnet import (
+    RESNETS,
+    BasicBlock,
+    Block,
+    Bottleneck,
+    BottleneckV1,
+    ResNet,
+    Site,
+)
+from nyquist.server.runtime.engine import Engine, Execution
 from torch import Tensor, nn
-
-from export.graph import export_graph
-from models.blur import BlurPool2d
-from models.downsampling import DOWNSAMPLING_KINDS, PLAIN, Downsampling, DownsamplingKind
-from models.resnet import RESNETS, BasicBlock, Block, Bottleneck, BottleneckV1, ResNet, Site
-from server.engine import Engine, Execution
 
 BLOCKS: tuple[Block, ...] = (BasicBlock, Bottleneck, BottleneckV1)
 SMALL = (8, 12, 16, 24)

@@ -3,11 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from models import fashion
-from models.fashion import LABELS
-from models.samples import (
+from nyquist.models import fashion
+from nyquist.models.fashion import LABELS
+from nyquist.models.samples import (
     ESPRESSO,
     TRIPOD,
     UNLABELLED,
@@ -18,7 +16,8 @@ from models.samples import (
     photograph_samples,
     read_samples,
 )
-from models.spec import Datatype, Layout, ModelSpec, Preprocessing
+from nyquist.models.spec import Datatype, Layout, ModelSpec, Preprocessing
+from PIL import Image
 
 ORIENTATION, TURN_CLOCKWISE = 0x0112, 6  # of Exif
 

@@ -3,12 +3,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from models.blur import BlurPool2d
-from models.downsampling import DOWNSAMPLING_KINDS, PLAIN, Downsampling, DownsamplingKind
-from models.norm import LayerNorm2d
-from models.stems import (
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import (
+    DOWNSAMPLING_KINDS,
+    PLAIN,
+    Downsampling,
+    DownsamplingKind,
+)
+from nyquist.models.layers.norm import LayerNorm2d
+from nyquist.models.layers.stems import (
     ConvNeXtStem,
     EfficientNetStem,
     PatchEmbedding,
@@ -16,6 +19,7 @@ from models.stems import (
     ResNetStem,
     resnet_stem_pool,
 )
+from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 Stem = Callable[[Downsampling], nn.Module]

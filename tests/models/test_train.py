@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from nyquist.models.checkpoints import read_state
+from nyquist.models.fashion import DEBIAN_PACKAGE, Photographs
+from nyquist.models.layers.downsampling import Downsampling
+from nyquist.models.networks.compact import CompactClassifier
+from nyquist.models.train import Recipe, accuracy, augment, fit, main, write_whole
 from torch import Tensor, nn
-
-from models.checkpoints import read_state
-from models.compact import CompactClassifier
-from models.downsampling import Downsampling
-from models.fashion import DEBIAN_PACKAGE, Photographs
-from models.train import Recipe, accuracy, augment, fit, main, write_whole
 
 WriteIdx = Callable[[Path, Tensor], None]
 

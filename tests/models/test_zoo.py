@@ -2,16 +2,15 @@ import json
 
 import pytest
 import torch
+from nyquist.models.checkpoints import read_state
+from nyquist.models.fashion import LABELS
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS
+from nyquist.models.network import load_network
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.samples import ESPRESSO, TRIPOD, Samples, read_samples
+from nyquist.models.spec import ModelSpec, Preprocessing
+from nyquist.models.zoo import WEIGHTS, specs
 from torch import Tensor, nn
-
-from models.checkpoints import read_state
-from models.downsampling import DOWNSAMPLING_KINDS
-from models.fashion import LABELS
-from models.network import load_network
-from models.preprocessing import PreprocessedNetwork
-from models.samples import ESPRESSO, TRIPOD, Samples, read_samples
-from models.spec import ModelSpec, Preprocessing
-from models.zoo import WEIGHTS, specs
 
 NAMES = (
     "fashion_max_pool",

@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-
-from server.access import Gate, Tokens
-from server.errors import ArtifactError, InvalidRequest, NotServed
-from server.interceptors import CallLimits, Calls
-from server.metrics import Metrics
-from server.pb import inference_pb2 as pb
+from nyquist.server.front.access import Gate, Tokens
+from nyquist.server.front.interceptors import CallLimits, Calls
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import ArtifactError, InvalidRequest, NotServed
+from nyquist.server.wire.pb import inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
 OPEN = Gate(Tokens(), frozenset(), frozenset())

@@ -22,17 +22,17 @@ from typing import Any
 
 import grpc
 import numpy as np
+from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.runtime.engine import Execution
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.serving.repository import load_model
+from nyquist.server.serving.served_model import ServedModel
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.images import ImageDecoder
+from nyquist.server.wire.incoming import Incoming
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.tensors import DTYPES
 
-from server.engine import Execution
-from server.images import ImageDecoder
-from server.incoming import Incoming
-from server.manifest import read_manifest
-from server.metrics import Metrics
-from server.pb import inference_pb2 as pb
-from server.queue_budget import QueueBudget
-from server.repository import load_model
-from server.served_model import ServedModel
-from server.tensors import DTYPES
 from tests.processes import ROOT, RunningServer, start_server
 
 SAMPLES = 40
@@ -43,8 +43,8 @@ WRONG_EVERY = 5
 MIB = 1 << 20
 LEAKING_SERVER = """
 import sys
-from server.__main__ import main
-from server.batcher import Batcher
+from nyquist.server.__main__ import main
+from nyquist.server.scheduling.batcher import Batcher
 kept, submit = [], Batcher.submit
 def leaking(self, pictures, wishes):
     kept.append(bytes(65536))

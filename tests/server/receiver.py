@@ -7,9 +7,8 @@ from threading import Condition, Event
 from typing import Any
 
 import grpc
-
-from server.pb import shadow_pb2 as pb
-from server.pb import shadow_pb2_grpc as stubs
+from nyquist.server.wire.pb import shadow_pb2 as pb
+from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 
 TIMEOUT_S = 30.0
 

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from server.batcher import ALONE, NO_WISHES, Batcher, Wishes
-from server.errors import (
+from nyquist.server.scheduling.batcher import ALONE, NO_WISHES, Batcher, Wishes
+from nyquist.server.scheduling.instance import runs_left_behind
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
+from nyquist.server.wire.errors import (
     DeadlinePassed,
     InferenceFailed,
     QueueFull,
     QueueTimeout,
     Stopping,
 )
-from server.instance import runs_left_behind
-from server.metrics import Metrics, ModelMetrics
-from server.queue_budget import QueueBudget
-from server.waiting_room import BatchLimits, QueuePolicy
+
 from tests.fakes import GatedDouble
 
 BYTES = 1 << 20
@@ -184,7 +184,7 @@ def together_and_again(batcher: Batcher, model: GatedDouble, *again: float) -> A
 def test_callers_that_were_answered_together_are_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.batcher.GATHER_S", 60.0)
+    monkeypatch.setattr("nyquist.server.scheduling.batcher.GATHER_S", 60.0)
     model = with_batcher(lambda *both: together_and_again(*both, 4.0, 5.0, 6.0), max_batch_size=3)
     assert model.batches == [[0.0], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
@@ -195,7 +195,7 @@ def test_the_wait_for_them_ends_when_nobody_comes_any_more() -> None:
 
 
 def test_who_was_alone_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.batcher.GATHER_S", 60.0)
+    monkeypatch.setattr("nyquist.server.scheduling.batcher.GATHER_S", 60.0)
 
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         model.open()
@@ -682,7 +682,9 @@ def test_who_waits_for_an_instance_that_fails_is_told() -> None:
 def test_a_closed_batcher_keeps_no_session_for_a_later_probe(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("CRITICAL", logger="server.instance")  # a record keeps its traceback
+    caplog.set_level(
+        "CRITICAL", logger="nyquist.server.scheduling.instance"
+    )  # a record keeps its traceback
 
     async def closed() -> "weakref.ref[GatedDouble]":
         model = GatedDouble()

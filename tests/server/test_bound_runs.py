@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
-
-from models.samples import fashion_samples
-from server.bound_runs import BoundRuns
-from server.engine import (
+from nyquist.models.samples import fashion_samples
+from nyquist.server.runtime.bound_runs import BoundRuns
+from nyquist.server.runtime.engine import (
     CPU,
     CUDA,
     GRAPHS,
@@ -20,8 +18,9 @@ from server.engine import (
     open_runs,
     open_session,
 )
-from server.errors import ArtifactError
-from server.session_settings import SessionSettings
+from nyquist.server.runtime.session_settings import SessionSettings
+from nyquist.server.wire.errors import ArtifactError
+from onnx import TensorProto, helper
 
 ON_CPU = Execution("cpu", threads=1).plan(SessionSettings(), [CPU], 1)
 
@@ -121,7 +120,7 @@ def opened(session: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch) -> li
         asked.append(plan.graphs)
         return OnCuda(session)
 
-    monkeypatch.setattr("server.engine.open_session", opens)
+    monkeypatch.setattr("nyquist.server.runtime.engine.open_session", opens)
     return asked
 
 
@@ -131,7 +130,9 @@ def runs_with(settings: SessionSettings) -> BoundRuns | None:
 
 
 def test_cuda_runs_by_graphs(opened: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.engine.BoundRuns", lambda made, _, id_: BoundRuns(made, "cpu", id_))
+    monkeypatch.setattr(
+        "nyquist.server.runtime.engine.BoundRuns", lambda made, _, id_: BoundRuns(made, "cpu", id_)
+    )
     assert isinstance(runs_with(SessionSettings()), BoundRuns)
     assert opened == [True]
 
@@ -148,7 +149,9 @@ def test_where_graphs_fail_cuda_runs_without_and_says_so(
 def test_without_graphs_every_batch_has_one_size(
     session: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine.open_runs", lambda *_: (OnCuda(session), None))
+    monkeypatch.setattr(
+        "nyquist.server.runtime.engine.open_runs", lambda *_: (OnCuda(session), None)
+    )
     engine = Engine(b"", Execution(), max_batch_size=8)
     assert [engine.padding(size) for size in (1, 5, 8)] == [7, 3, 0]
     picture = fashion_samples().images[:1].numpy()

@@ -2,10 +2,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from server.calibration import HANDLING_S, best_batch_size, open_engines
-from server.engine import CPU, CUDA, Execution
-from server.session_settings import SessionSettings
+from nyquist.server.runtime.calibration import HANDLING_S, best_batch_size, open_engines
+from nyquist.server.runtime.engine import CPU, CUDA, Execution
+from nyquist.server.runtime.session_settings import SessionSettings
 
 
 class Timed:

@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
+from nyquist.server.front.access import Access, Gate, Tokens
+from nyquist.server.front.interceptors import CallLimits
+from nyquist.server.telemetry.metrics import Metrics
 
-from server.access import Access, Gate, Tokens
-from server.interceptors import CallLimits
-from server.metrics import Metrics
 from tests.server.fallible import (
     KINDS,
     SERVICE,

@@ -6,8 +6,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-
-from server.__main__ import main
+from nyquist.server.__main__ import main
 
 MODELS = ("fashion_blur", "fashion_strided")
 
@@ -19,7 +18,7 @@ def log_as_before() -> Iterator[None]:
     for handler in logging.getLogger().handlers[:]:
         if type(handler) is logging.StreamHandler and handler not in before:
             logging.getLogger().removeHandler(handler)
-    logging.getLogger("server").setLevel(logging.NOTSET)
+    logging.getLogger("nyquist").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -2,18 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nyquist.client.classify import main, slide, softmax
+from nyquist.client.client import InferenceClient
+from nyquist.client.pictures import read_picture
+from nyquist.models import fashion
+from nyquist.models.samples import photograph_samples
+from nyquist.server.artifact.manifest import read_manifest
 from PIL import Image
 
-from models import fashion
-from models.samples import photograph_samples
-from server.client import InferenceClient
-from server.client_cli import main, slide, softmax
-from server.manifest import read_manifest
-from server.pictures import read_picture
 from tests.processes import ROOT, RunningServer
 
-PHOTOGRAPHS = ROOT / "models" / "data" / "photographs"
-CLOTHES = ROOT / "models" / "data" / "fashion"
+PHOTOGRAPHS = ROOT / "models/nyquist/models/data" / "photographs"
+CLOTHES = ROOT / "models/nyquist/models/data" / "fashion"
 FAMILIES = ("max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase")
 
 

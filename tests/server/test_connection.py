@@ -8,17 +8,17 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from nyquist.client.classify import main as client
+from nyquist.client.client import InferenceClient
+from nyquist.companion.__main__ import main as companion
+from nyquist.server.wire.connection import Connection, WrongConnection
 
-from companion.__main__ import main as companion
-from server.client import InferenceClient
-from server.client_cli import main as client
-from server.connection import Connection, WrongConnection
 from tests.processes import ROOT, RunningServer, start_server
 from tests.server.certificates import Authority, Identity
 
 TOKEN, OTHER = "connection-token-0123456789", "another-token-0123456789"
 MODEL = "fashion_strided"
-PICTURE = str(ROOT / "models" / "data" / "fashion" / "ankle_boot.png")
+PICTURE = str(ROOT / "models/nyquist/models/data" / "fashion" / "ankle_boot.png")
 
 
 @pytest.fixture(autouse=True)

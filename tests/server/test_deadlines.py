@@ -2,9 +2,8 @@ import asyncio
 import random
 
 import numpy as np
-
-from server.deadlines import TIMER_STEP_S, Deadlines
-from server.waiting_room import Ticket
+from nyquist.server.scheduling.deadlines import TIMER_STEP_S, Deadlines
+from nyquist.server.scheduling.waiting_room import Ticket
 
 
 def test_each_is_told_once_it_is_late_whatever_was_watched_before_and_no_other() -> None:

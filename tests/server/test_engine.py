@@ -4,9 +4,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-
-from models.samples import fashion_samples
-from server.engine import (
+from nyquist.models.samples import fashion_samples
+from nyquist.server.runtime.engine import (
     CPU,
     CUDA,
     TENSORRT,
@@ -19,8 +18,8 @@ from server.engine import (
     open_session,
     pad_batch,
 )
-from server.errors import ArtifactError, InferenceFailed, StartError
-from server.session_settings import SessionSettings
+from nyquist.server.runtime.session_settings import SessionSettings
+from nyquist.server.wire.errors import ArtifactError, InferenceFailed, StartError
 
 ON_CUDA = {
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -138,8 +137,12 @@ def test_cuda_is_looked_for_where_pip_puts_it_before_a_session_asks_for_it(
     execution: Execution, graph: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr("server.engine.ort.preload_dlls", lambda: done.append("look"))
-    monkeypatch.setattr("server.engine.ort.InferenceSession", lambda *_, **__: done.append("open"))
+    monkeypatch.setattr(
+        "nyquist.server.runtime.engine.ort.preload_dlls", lambda: done.append("look")
+    )
+    monkeypatch.setattr(
+        "nyquist.server.runtime.engine.ort.InferenceSession", lambda *_, **__: done.append("open")
+    )
     find_cuda.cache_clear()
     for _ in range(2):
         open_session(graph, plan(execution), [CUDA, CPU])

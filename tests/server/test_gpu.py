@@ -5,10 +5,9 @@ from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
+from nyquist.server.runtime.gpu import gpu_metrics
+from nyquist.server.telemetry.metrics_listener import metrics_listener
 from prometheus_client import CollectorRegistry
-
-from server.gpu import gpu_metrics
-from server.metrics_listener import metrics_listener
 
 GIB = 2**30
 

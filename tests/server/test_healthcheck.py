@@ -1,4 +1,4 @@
-"""python -m server.healthcheck: what a container's health check exits with."""
+"""python -m nyquist.server.healthcheck: what a container's health check exits with."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def check(
     """Run the health check with these NYQUIST_* variables."""
     named = {f"NYQUIST_{name.upper()}": str(value) for name, value in variables.items()}
     return subprocess.run(
-        [sys.executable, "-m", "server.healthcheck", *arguments],
+        [sys.executable, "-m", "nyquist.server.healthcheck", *arguments],
         cwd=ROOT,
         env=os.environ | named,
         capture_output=True,

@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
+from nyquist.server.front.interceptors import CallLimits
+from nyquist.server.telemetry.logs import configure_logs
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.pb import inference_pb2 as pb
 
-from server.interceptors import CallLimits
-from server.logs import configure_logs
-from server.metrics import Metrics
-from server.pb import inference_pb2 as pb
 from tests.server.fallible import (
     KINDS,
     SECRET_PIXELS,
@@ -35,7 +35,7 @@ def logged(capsys: pytest.CaptureFixture[str], test: Test) -> list[dict[str, Any
         serve(test)
     finally:
         logging.getLogger().removeHandler(handler)
-        logging.getLogger("server").setLevel(logging.NOTSET)
+        logging.getLogger("nyquist").setLevel(logging.NOTSET)
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 

@@ -12,14 +12,14 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.front.transport import channel_options, request_bytes, request_limit
+from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.settings import Settings
+from nyquist.server.wire import tensors
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 
-from server import tensors
-from server.engine import Engine, Execution
-from server.manifest import read_manifest
-from server.pb import inference_pb2 as pb
-from server.pb import inference_pb2_grpc as stubs
-from server.settings import Settings
-from server.transport import channel_options, request_bytes, request_limit
 from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
 from tests.requests import fashion_request
@@ -196,7 +196,7 @@ def test_the_grace_for_old_connections_outlives_the_default_deadline_where_it_is
 
 def test_a_second_server_cannot_share_the_port(limited: RunningServer, one_model: Path) -> None:
     ports = ("--port", str(limited.port), "--metrics-port", "0")
-    ended = run("server", "--repository", str(one_model), *ports, "--log-level", "error")
+    ended = run("nyquist.server", "--repository", str(one_model), *ports, "--log-level", "error")
     assert ended.returncode == 1
     assert f"gRPC cannot listen on {limited.target}" in ended.stderr
 

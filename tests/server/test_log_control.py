@@ -3,9 +3,8 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-
-from server.log_control import LogControl
-from server.pb import inference_pb2 as pb
+from nyquist.server.telemetry.log_control import LogControl
+from nyquist.server.wire.pb import inference_pb2 as pb
 
 Lines = tuple[logging.Logger, io.StringIO]
 

@@ -12,18 +12,18 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from nyquist.server.runtime.bound_runs import BoundRuns
+from nyquist.server.runtime.engine import Engine, Execution, open_session
+from nyquist.server.runtime.session_settings import SessionSettings
+from nyquist.server.scheduling.batcher import Batcher
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.waiting_room import BatchLimits
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import InferenceFailed
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from onnx import TensorProto, helper
 
-from server.batcher import Batcher
-from server.bound_runs import BoundRuns
-from server.engine import Engine, Execution, open_session
-from server.errors import InferenceFailed
-from server.metrics import Metrics
-from server.pb import inference_pb2 as pb
-from server.pb import inference_pb2_grpc as stubs
-from server.queue_budget import QueueBudget
-from server.session_settings import SessionSettings
-from server.waiting_room import BatchLimits
 from tests.processes import start_server
 
 TURNS_OF_MINUTES = 1e8
@@ -124,8 +124,8 @@ def test_the_callers_of_a_run_without_end_are_told_and_the_model_is_back_once_it
 STUCK_SERVER = """
 import sys
 from threading import Event
-from server.__main__ import main
-from server.engine import Engine
+from nyquist.server.__main__ import main
+from nyquist.server.runtime.engine import Engine
 run = Engine.run
 def stuck(self, batch):
     if batch.max() > 1e6:

@@ -3,9 +3,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from nyquist.server.telemetry.metrics_listener import metrics_listener
 from prometheus_client import CollectorRegistry, Gauge
-
-from server.metrics_listener import metrics_listener
 
 
 def get(port: int, **headers: str) -> tuple[bytes, Any]:

@@ -2,10 +2,9 @@ import logging
 from pathlib import Path
 
 import pytest
-
-from server.errors import ArtifactError
-from server.model_config import batch_limits, parse_model_config
-from server.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.artifact.model_config import batch_limits, parse_model_config
+from nyquist.server.scheduling.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.wire.errors import ArtifactError
 
 PATH = Path("m/config.pbtxt")
 LEAST = 'platform: "onnxruntime_onnx" max_batch_size: 8 '

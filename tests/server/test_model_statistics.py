@@ -1,4 +1,4 @@
-from server.model_statistics import Statistics
+from nyquist.server.telemetry.model_statistics import Statistics
 
 
 def test_a_run_counts_for_each_of_its_requests_and_once_for_its_batch_size() -> None:

@@ -14,9 +14,9 @@ from threading import Event
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from nyquist.client.client import InferenceClient
+from nyquist.models.samples import fashion_samples
 
-from models.samples import fashion_samples
-from server.client import InferenceClient
 from tests.processes import ROOT, RunningServer, run, start_server
 
 
@@ -27,7 +27,7 @@ def taken_port() -> Iterator[int]:
 
 
 def test_the_server_never_imports_torch() -> None:
-    code = "import server, sys; import server.__main__; print('torch' in sys.modules)"
+    code = "import sys, nyquist.server.__main__; print('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout == "False\n"
@@ -37,7 +37,7 @@ def test_the_server_never_imports_torch() -> None:
 def test_a_taken_port_is_one_clear_line(repository: Path, taken_port: int, option: str) -> None:
     free = {"--port": "0", "--metrics-port": "0"} | {option: str(taken_port)}
     options = [word for pair in free.items() for word in pair]
-    ended = run("server", "--repository", str(repository), *options, "--log-level", "error")
+    ended = run("nyquist.server", "--repository", str(repository), *options, "--log-level", "error")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert f"127.0.0.1:{taken_port}" in line
@@ -53,7 +53,7 @@ def test_a_taken_port_is_one_clear_line(repository: Path, taken_port: int, optio
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options: list[str], message: str) -> None:
-    ended = run("server", "--port", "0", "--metrics-port", "0", *options)
+    ended = run("nyquist.server", "--port", "0", "--metrics-port", "0", *options)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("nyquist-server: error: ")
@@ -61,7 +61,7 @@ def test_a_wrong_option_is_one_clear_line(options: list[str], message: str) -> N
 
 
 def test_help_explains_every_option_with_its_default() -> None:
-    ended = run("server", "--help")
+    ended = run("nyquist.server", "--help")
     assert ended.returncode == 0
     for option in ("--repository", "--port", "--provider", "--require-cuda", "--drain-s"):
         assert option in ended.stdout
@@ -72,7 +72,7 @@ def test_the_environment_sets_what_the_command_line_leaves(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NYQUIST_LOG_LEVEL", "loud")
-    ended = run("server", "--repository", str(repository))
+    ended = run("nyquist.server", "--repository", str(repository))
     assert ended.returncode == 1
     assert "log_level" in ended.stderr
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-from models.samples import fashion_samples
-from server import tensors
-from server.pb import inference_pb2 as pb
-from server.pb import inference_pb2_grpc as stubs
+from nyquist.models.samples import fashion_samples
+from nyquist.server.wire import tensors
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 
 FASHION = (1, 48, 48)
 Mutation = Callable[[pb.ModelInferRequest], None]

@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from nyquist.server.runtime.engine import Execution
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.serving.registry import Registry
+from nyquist.server.serving.repository import LoadedModel, load_model
+from nyquist.server.serving.served_model import ServedModel
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
+from nyquist.server.wire.images import ImageDecoder
+from nyquist.server.wire.incoming import Incoming
+from nyquist.server.wire.pb import inference_pb2 as pb
 
-from server.engine import Execution
-from server.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
-from server.images import ImageDecoder
-from server.incoming import Incoming
-from server.metrics import Metrics
-from server.pb import inference_pb2 as pb
-from server.queue_budget import QueueBudget
-from server.registry import Registry
-from server.repository import LoadedModel, load_model
-from server.served_model import ServedModel
 from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_config, touch
 
 NAME = "fashion_strided"

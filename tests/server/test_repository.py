@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.runtime.calibration import Sessions
+from nyquist.server.runtime.engine import CPU, Execution
+from nyquist.server.serving.repository import latest_version, load_model, model_folders
+from nyquist.server.wire.errors import ArtifactError
 
-from server.calibration import Sessions
-from server.engine import CPU, Execution
-from server.errors import ArtifactError
-from server.manifest import read_manifest
-from server.repository import latest_version, load_model, model_folders
 from tests.processes import run, start_server
 
 ON_CPU = Execution(provider="cpu")
@@ -60,8 +60,8 @@ def test_sessions_are_warmed_with_what_they_will_run_unless_they_may_never_be_ne
     """The first has been tried out with the best batch already."""
     engines: Any = [Warmed(), Warmed()]
     found = Sessions(engines, spread_from=spread_from)
-    monkeypatch.setattr("server.repository.open_engines", lambda *_, **__: found)
-    monkeypatch.setattr("server.repository.best_batch_size", lambda *_: 4)
+    monkeypatch.setattr("nyquist.server.serving.repository.open_engines", lambda *_, **__: found)
+    monkeypatch.setattr("nyquist.server.serving.repository.best_batch_size", lambda *_: 4)
     limits = load_model(repository / NAME, ON_CPU).limits
     assert (limits.best_size, limits.spread_from) == (4, spread_from)
     assert [engine.sizes for engine in engines] == warmed
@@ -173,6 +173,6 @@ def test_one_damaged_model_does_not_stop_the_others(repository: Path, copy: Path
 
 def test_a_repository_without_a_sound_model_does_not_start(copy: Path) -> None:
     (copy / NAME / "1" / "model.onnx").write_bytes(b"damaged")
-    ended = run("server", "--repository", str(copy), "--port", "0", "--metrics-port", "0")
+    ended = run("nyquist.server", "--repository", str(copy), "--port", "0", "--metrics-port", "0")
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("nyquist-server: error: no model of ")

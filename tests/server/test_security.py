@@ -12,12 +12,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from nyquist.server.front.access import ACCESS, Access, Gate, exposure, make_gate
+from nyquist.server.front.tls import make_credentials
+from nyquist.server.settings import Settings
+from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
+from nyquist.server.wire.pb import inference_pb2 as pb
 
-from server.access import ACCESS, Access, Gate, exposure, make_gate
-from server.errors import PermissionDenied, StartError, Unauthenticated
-from server.pb import inference_pb2 as pb
-from server.settings import Settings
-from server.tls import make_credentials
 from tests.processes import RunningServer, start_server
 from tests.server.certificates import Authority, Identity
 

@@ -1,8 +1,7 @@
 import pytest
-
-from server.errors import InvalidRequest
-from server.pb import inference_pb2 as pb
-from server.served_model import queue_wishes
+from nyquist.server.serving.served_model import queue_wishes
+from nyquist.server.wire.errors import InvalidRequest
+from nyquist.server.wire.pb import inference_pb2 as pb
 
 
 def request(**parameters: pb.InferParameter) -> pb.ModelInferRequest:

@@ -2,10 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 from google.protobuf import text_format
-
-from server.errors import ArtifactError
-from server.pb import model_config_pb2 as pb
-from server.session_settings import SessionSettings, read_sessions
+from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
+from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.pb import model_config_pb2 as pb
 
 
 def sessions(text: str) -> Sequence[SessionSettings]:

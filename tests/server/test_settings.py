@@ -3,10 +3,17 @@
 from pathlib import Path
 
 import pytest
+from nyquist.server.command_line import parse
+from nyquist.server.settings import (
+    GROUPS,
+    Settings,
+    flag,
+    is_secret,
+    read_settings,
+    unknown_variables,
+)
+from nyquist.server.wire.errors import StartError
 
-from server.command_line import parse
-from server.errors import StartError
-from server.settings import GROUPS, Settings, flag, is_secret, read_settings, unknown_variables
 from tests.processes import ROOT
 
 SECRETS = ["token", "repository_token"]

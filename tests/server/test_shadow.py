@@ -12,17 +12,17 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from nyquist.server.artifact.manifest import Manifest, read_manifest
+from nyquist.server.serving.outbox import MAX_BYTES, MAX_INFERENCES, Inference, Outbox
+from nyquist.server.serving.shadow import Companion, Shadow, make_shadow
+from nyquist.server.settings import read_settings
+from nyquist.server.telemetry.current_call import bind_call
+from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
+from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
+from nyquist.server.wire.tensors import from_raw
 
-from server.current_call import bind_call
-from server.errors import StartError
-from server.manifest import Manifest, read_manifest
-from server.metrics import Metrics, ModelMetrics
-from server.outbox import MAX_BYTES, MAX_INFERENCES, Inference, Outbox
-from server.pb import inference_pb2 as pb
-from server.pb import inference_pb2_grpc as stubs
-from server.settings import read_settings
-from server.shadow import Companion, Shadow, make_shadow
-from server.tensors import from_raw
 from tests.artifacts import copy_model, touch
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request, logits
@@ -159,7 +159,11 @@ def test_a_companion_that_is_away_is_told_of_once_and_found_when_it_comes_back(
             with Receiver(port) as receiver:
                 until(lambda: receiver.received, shadow.offer)
             until(lambda: caplog.text.count("is away") == 1 + lap, shadow.offer)  # noqa: B023 - called at once
-    told = [record.getMessage() for record in caplog.records if record.name == "server.shadow"]
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "nyquist.server.serving.shadow"
+    ]
     assert [line.split("127.0.0.1")[1].split(" ")[1] for line in told] == [
         "is", "gets", "is", "gets", "is",
     ]  # fmt: skip

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server import tensors
-from server.encode import highest_classes
+from nyquist.server.wire import tensors
+from nyquist.server.wire.encode import highest_classes
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))

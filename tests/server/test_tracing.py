@@ -8,14 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
+from nyquist.server.telemetry.metrics import STAGES
+from nyquist.server.telemetry.trace_settings import TraceSettings
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from server.metrics import STAGES
-from server.pb import inference_pb2 as pb
-from server.pb import inference_pb2_grpc as stubs
-from server.trace_settings import TraceSettings
 from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
 from tests.requests import fashion_request
@@ -214,6 +214,6 @@ def test_a_collector_that_is_away_costs_no_request(folder: Path) -> None:
 
 
 def test_an_endpoint_that_is_no_url_is_refused() -> None:
-    ended = run("server", "--tracing-endpoint", "localhost:4317")
+    ended = run("nyquist.server", "--tracing-endpoint", "localhost:4317")
     assert ended.returncode == 1
     assert "tracing_endpoint" in ended.stderr

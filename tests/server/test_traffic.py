@@ -26,7 +26,7 @@ ACTIONS = st.one_of(
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL", logger="server.instance")
+    caplog.set_level("CRITICAL", logger="nyquist.server.scheduling.instance")
 
 
 @settings(

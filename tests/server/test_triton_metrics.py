@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
-
-from server.errors import (
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import (
     DeadlinePassed,
     InferenceFailed,
     InvalidRequest,
@@ -10,7 +10,6 @@ from server.errors import (
     QueueTimeout,
     Stopping,
 )
-from server.metrics import Metrics
 
 LABELS = {"model": "m", "version": "1"}
 

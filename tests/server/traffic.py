@@ -14,12 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from server.batcher import Batcher, Wishes
-from server.errors import DeadlinePassed, InferenceFailed, NyquistError, QueueFull, QueueTimeout
-from server.metrics import Metrics
-from server.queue_budget import QueueBudget
-from server.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.scheduling.batcher import Batcher, Wishes
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import (
+    DeadlinePassed,
+    InferenceFailed,
+    NyquistError,
+    QueueFull,
+    QueueTimeout,
+)
 
 MAX_BATCH = 8
 LIMITS = BatchLimits(
@@ -218,7 +223,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    logging.getLogger("server.instance").setLevel(logging.CRITICAL)
+    logging.getLogger("nyquist.server.scheduling.instance").setLevel(logging.CRITICAL)
     traffic = Traffic()
     asyncio.run(traffic.play(random_actions(arguments.requests, arguments.seed)))
     print(f"{arguments.requests} requests: {dict(traffic.outcomes.most_common())}")  # noqa: T201 - its output

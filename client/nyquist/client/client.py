@@ -1,0 +1,176 @@
+"""A client of the Open Inference Protocol: arrays in, arrays or named classes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from nyquist.server.telemetry.current_call import NO_SHADOW
+from nyquist.server.wire import tensors
+from nyquist.server.wire.connection import Connection, Metadata
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
+
+MAX_MESSAGE_BYTES = 2**31 - 1  # the server has the limit that counts
+DEFAULT_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """What a server says of a model.
+
+    Attributes:
+        name: as asked for.
+        version: that answers, and that is asked for pictures.
+        versions: all that are served, ascending.
+        input: name of the one input.
+        datatype: of the input, as the protocol spells it.
+        shape: of one picture, without the batch.
+        outputs: shape of each output for one picture, by name.
+        provider: execution provider that runs it; empty where the server does not say.
+        sha256: of its graph, hexadecimal; empty where the server does not say.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    input: str
+    datatype: str
+    shape: tuple[int, ...]
+    outputs: Mapping[str, tuple[int, ...]]
+    provider: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RankedClass:
+    """One class of an answer.
+
+    Attributes:
+        logit: its value.
+        index: its place among the logits.
+        label: its name; empty where the model has none.
+    """
+
+    logit: float
+    index: int
+    label: str
+
+
+class _CallOptions(TypedDict):
+    timeout: float
+    metadata: Metadata
+
+
+class InferenceClient:
+    """Calls one server; safe to use from several threads. Close it, or use it with `with`.
+
+    Every method raises grpc.RpcError as the server or the connection has it, and
+    WrongConnection where the token can no longer be read.
+
+    Args:
+        connection: to the server; or its host:port, without TLS and token.
+        timeout_s: deadline of each call, in seconds.
+        mirrored: whether the server may mirror the calls; a companion's own are not live traffic.
+
+    Raises:
+        WrongConnection: the connection's files cannot be used.
+    """
+
+    def __init__(
+        self,
+        connection: Connection | str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        *,
+        mirrored: bool = True,
+    ) -> None:
+        if isinstance(connection, str):
+            connection = Connection(connection)
+        self._connection, self._timeout_s = connection, timeout_s
+        self._about: Metadata = () if mirrored else ((NO_SHADOW, "1"),)
+        self._channel = connection.channel(
+            (
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            )
+        )
+        self._stub = stubs.GRPCInferenceServiceStub(self._channel)
+
+    def __enter__(self) -> "InferenceClient":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        self._channel.close()
+
+    def ready(self, model: str = "") -> bool:
+        """Say whether the server, or one model of it, is ready."""
+        if not model:
+            request = pb.ServerReadyRequest()
+            return self._stub.ServerReady(request, **self._call()).ready
+        asked = pb.ModelReadyRequest(name=model)
+        return self._stub.ModelReady(asked, **self._call()).ready
+
+    def describe(self, model: str, version: str = "") -> RemoteModel:
+        """Ask for a model's version, tensors and execution provider; by default of its latest."""
+        asked = pb.ModelMetadataRequest(name=model, version=version)
+        answer = self._stub.ModelMetadata(asked, **self._call())
+        (picture,) = answer.inputs
+        return RemoteModel(
+            name=answer.name,
+            version=version or max(answer.versions, key=int),
+            versions=tuple(sorted(answer.versions, key=int)),
+            input=picture.name,
+            datatype=picture.datatype,
+            shape=tuple(picture.shape[1:]),
+            outputs={output.name: tuple(output.shape[1:]) for output in answer.outputs},
+            provider=answer.parameters["execution_provider"].string_param,
+            sha256=answer.parameters["sha256"].string_param,
+        )
+
+    def infer(
+        self, model: RemoteModel, pictures: NDArray[Any], output: str = "logits"
+    ) -> NDArray[Any]:
+        """Compute one output for a batch. (B, *model.shape) -> (B, *model.outputs[output])."""
+        request = self._request(model, pictures)
+        request.outputs.add(name=output)
+        answer = self._stub.ModelInfer(request, **self._call())
+        (tensor,) = answer.outputs
+        return tensors.from_raw(answer.raw_output_contents[0], tensor.datatype, tensor.shape)
+
+    def classify(
+        self, model: RemoteModel, pictures: NDArray[Any], output: str = "logits"
+    ) -> list[list[RankedClass]]:
+        """Name every class of each picture, highest first. pictures: (B, *model.shape)."""
+        request = self._request(model, pictures)
+        wanted = request.outputs.add(name=output)
+        wanted.parameters["classification"].int64_param = model.outputs[output][-1]
+        answer = self._stub.ModelInfer(request, **self._call())
+        elements = tensors.parse_bytes_elements(answer.raw_output_contents[0])
+        count = len(elements) // len(pictures)
+        ranked = [_ranked_class(element) for element in elements]
+        return [ranked[at : at + count] for at in range(0, len(ranked), count)]
+
+    def _call(self) -> _CallOptions:
+        return {
+            "timeout": self._timeout_s,
+            "metadata": (*self._connection.metadata(), *self._about),
+        }
+
+    def _request(self, model: RemoteModel, pictures: NDArray[Any]) -> pb.ModelInferRequest:
+        dtype = tensors.DTYPES[model.datatype]
+        body = np.ascontiguousarray(pictures, dtype).tobytes()
+        request = pb.ModelInferRequest(
+            model_name=model.name, model_version=model.version, raw_input_contents=[body]
+        )
+        request.inputs.add(name=model.input, datatype=model.datatype, shape=pictures.shape)
+        return request
+
+
+def _ranked_class(element: bytes) -> RankedClass:
+    value, index, *label = element.decode().split(":", maxsplit=2)
+    return RankedClass(float(value), int(index), label[0] if label else "")

@@ -1,0 +1,261 @@
+"""nyquist-companion: prove that a live server computes what PyTorch computes."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+import torch
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from nyquist.client.client import InferenceClient
+from nyquist.client.pictures import read_picture
+from nyquist.companion.app import Companion
+from nyquist.companion.command_line import make_parser
+from nyquist.companion.references.repository import References
+from nyquist.companion.service.check import (
+    Follow,
+    Validates,
+    check_model,
+    misses_of,
+    report_of,
+)
+from nyquist.companion.service.remote import RemoteValidation
+from nyquist.companion.service.validation import Validation
+from nyquist.companion.settings import Settings, read_settings
+from nyquist.companion.tables import consistency_table, description_table, latency_table, row_table
+from nyquist.server.stop_signal import stop_signal
+from nyquist.server.telemetry.logs import configure_logs
+from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
+from nyquist.server.wire.errors import ArtifactError, NyquistError
+from nyquist.server.wire.pb import validation_pb2 as pb
+from rich.console import Console
+from rich.progress import Progress
+
+Options = argparse.Namespace
+T = TypeVar("T")
+
+
+def check(options: Options) -> int:
+    """Check every model in turn; return 0 if all hold what their manifests promise, else 1."""
+    rows = asked(options, check_model)
+    misses = [(row.parity.graph.model_name, miss) for row in rows for miss in row.misses]
+    if options.json:
+        parts = ("parity", "consistency", "latency")
+        print_json(
+            [
+                {part: as_json(getattr(row, part)) for part in parts} | {"misses": row.misses}
+                for row in rows
+            ]
+        )
+        return 1 if misses else 0
+    console = Console()
+    console.print(row_table(rows))
+    console.print(
+        "parity: largest difference of a logit, as a share of the logits' spread\n"
+        "shift: answers that hold under circular shifts; ms: median of one picture"
+    )
+    print_misses(misses)
+    return 1 if misses else 0
+
+
+def consistency(options: Options) -> int:
+    """Move the pictures of every model; return 1 if a tolerance is missed."""
+
+    def ask(validation: Validates, subject: pb.Subject, follow: Follow) -> pb.ConsistencyReport:
+        request = pb.CheckShiftConsistencyRequest(
+            subject=subject, protocols=options.protocol, pairs=options.pairs, seed=options.seed
+        )
+        return report_of(validation.check_shift_consistency(request), follow)
+
+    reports = asked(options, ask)
+    misses = [(one.graph.model_name, miss) for one in reports for miss in misses_of(one)]
+    if options.json:
+        print_json([as_json(report) for report in reports])
+    else:
+        Console().print(consistency_table(reports))
+        print_misses(misses)
+    return 1 if misses else 0
+
+
+def latency(options: Options) -> int:
+    """Time both paths of every model."""
+
+    def ask(validation: Validates, subject: pb.Subject, follow: Follow) -> pb.LatencyReport:
+        request = pb.CompareLatencyRequest(
+            subject=subject, batch_sizes=options.batch_size, runs=options.runs
+        )
+        return report_of(validation.compare_latency(request), follow)
+
+    reports = asked(options, ask)
+    if options.json:
+        print_json([as_json(report) for report in reports])
+    else:
+        Console().print(latency_table(reports))
+    return 0
+
+
+def describe(options: Options) -> int:
+    """Say what every model is."""
+
+    def ask(validation: Validates, subject: pb.Subject, _: Follow) -> pb.ModelDescription:
+        (description,) = validation.describe_model(pb.DescribeModelRequest(subject=subject))
+        return description
+
+    descriptions = asked(options, ask)
+    if options.json:
+        print_json([as_json(description) for description in descriptions])
+    else:
+        for description in descriptions:
+            Console().print(description_table(description))
+    return 0
+
+
+def serve(options: Options) -> int:
+    """Watch until SIGTERM or Ctrl-C; return the exit status."""
+    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    settings = read_settings(flags)
+    configure_logs(settings.log_level, settings.log_format)
+    os.nice(settings.nice)
+    asyncio.run(watch(settings))
+    return 0
+
+
+async def watch(settings: Settings) -> None:
+    """Watch until a signal comes; a second one ends the process where it stands.
+
+    Raises:
+        StartError: the companion cannot start.
+    """
+    stop = stop_signal()
+    async with Companion(settings) as companion:
+        if await stop is signal.SIGTERM:
+            await companion.drain(settings.drain_s)
+
+
+def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -> list[T]:
+    """Ask the same of each model, with a bar at a terminal, and return the answers."""
+    answers, console = [], Console(stderr=True)
+    with (
+        connected(options) as (validation, names),
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        bar = progress.add_task("", total=None)
+        for name in names:
+            progress.update(bar, description=name)
+
+            def follow(done: int, total: int) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            answers.append(ask(validation, subject_of(options, name), follow))
+    return answers
+
+
+@contextmanager
+def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
+    """Open what answers, and name the models that it is asked about.
+
+    Raises:
+        ArtifactError: the repository lacks a model that is named.
+    """
+    if options.companion:
+        with RemoteValidation(way(options)) as remote:
+            yield remote, options.model or remote.models()
+        return
+    references = References(options.repository, options.allow_module)
+    names = chosen(references.names(), options)
+    with InferenceClient(chosen_connection(options), mirrored=False) as client:
+        yield Validation(client, references, any_graph=True), names
+
+
+def chosen(names: Sequence[str], options: Options) -> Sequence[str]:
+    """Return the models named, or all if none is.
+
+    Raises:
+        ArtifactError: the repository lacks one of them.
+    """
+    for name in options.model:
+        if name not in names:
+            raise ArtifactError(f"no model {name!r}; {options.repository} has {', '.join(names)}")
+    return options.model or names
+
+
+def subject_of(options: Options, name: str) -> pb.Subject:
+    """Return a model, with the caller's pictures if there are any."""
+    if not options.pictures:
+        return pb.Subject(model_name=name)
+    with InferenceClient(chosen_connection(options)) as client:
+        model = client.describe(name)
+    pictures = np.stack(
+        [read_picture(path, model.datatype, model.shape) for path in options.pictures]
+    )
+    sent = pb.Pictures(datatype=model.datatype, shape=pictures.shape, raw=pictures.tobytes())
+    return pb.Subject(model_name=name, pictures=sent)
+
+
+def as_json(report: Message) -> dict[str, Any]:
+    """Return a report as plain values, by the names in the .proto."""
+    values = MessageToDict(
+        report, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    for field in report.DESCRIPTOR.fields:
+        if field.type == field.TYPE_UINT64:  # protobuf's own JSON has them as strings
+            values[field.name] = getattr(report, field.name)
+    return values
+
+
+def print_json(value: object) -> None:
+    """Print a value for other programs."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_misses(misses: Sequence[tuple[str, str]]) -> None:
+    """Print a line for each tolerance that is missed."""
+    for name, miss in misses:
+        Console().print(f"[red]{name}[/red]: {miss}", highlight=False, soft_wrap=True)
+
+
+COMMANDS = {
+    "check": check,
+    "consistency": consistency,
+    "latency": latency,
+    "describe": describe,
+    "serve": serve,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run nyquist-companion; return the exit status."""
+    options = make_parser(COMMANDS, str(__doc__)).parse_args(arguments)
+    # The server has the same cores. Two threads of PyTorch spin at every layer until the second one
+    # gets a core: beside one busy process EfficientNet-Lite0 took 25 times as long as with one.
+    torch.set_num_threads(1)
+    try:
+        return int(options.run(options))
+    except (NyquistError, WrongConnection, OSError, ValueError) as error:
+        reason = str(error)
+    except grpc.RpcError as error:
+        reason = way(options).explain(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    errors = Console(stderr=True)
+    errors.print(f"nyquist-companion: error: {reason}", highlight=False, soft_wrap=True)
+    return 2
+
+
+def way(options: Options) -> Connection:
+    """Return the connection that a command was given, to the companion or to the server."""
+    connection = chosen_connection(options)
+    return replace(connection, target=options.companion or connection.target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

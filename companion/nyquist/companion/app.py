@@ -1,0 +1,243 @@
+"""The companion that runs: everything is made here, started in this order, stopped in reverse.
+
+HTTP -> probes, live traffic -> gRPC ... not serving -> drain -> gRPC -> the others -> HTTP
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from threading import Event, Thread
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from nyquist.client.client import InferenceClient
+from nyquist.companion.page import REPORT_FOLDER
+from nyquist.companion.page.routes import routes
+from nyquist.companion.page.web import WebListener, application
+from nyquist.companion.references.repository import References
+from nyquist.companion.service.shadow_service import ShadowService
+from nyquist.companion.service.validation_service import ValidationService
+from nyquist.companion.settings import Settings
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.pace import Pace
+from nyquist.companion.watch.probe import Prober
+from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.shadow import MirrorQueue, ShadowWorker
+from nyquist.companion.watch.verdict import Verdict, worst
+from nyquist.server.front.access import Access, Gate, Tokens, TokenSource, exposure, standing_open
+from nyquist.server.front.interceptors import CallLimits, Calls
+from nyquist.server.front.tls import make_credentials, tls_in_words
+from nyquist.server.front.transport import add_port, check_port, make_grpc_server
+from nyquist.server.settings import COMPANION_PREFIX
+from nyquist.server.wire.connection import Connection, WrongConnection
+from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+HEALTH_PERIOD_S = 0.5
+PROBE_TIMEOUT_S = 10.0
+STATUS = {
+    Verdict.HEALTHY: health_pb2.HealthCheckResponse.SERVING,
+    Verdict.DEGRADED: health_pb2.HealthCheckResponse.SERVING,
+    Verdict.FAILING: health_pb2.HealthCheckResponse.NOT_SERVING,
+    Verdict.UNVERIFIABLE: health_pb2.HealthCheckResponse.UNKNOWN,
+}
+
+
+class Companion:
+    """A running companion. `async with Companion(settings)` starts and stops it.
+
+    Attributes:
+        port: of gRPC, once started.
+        http_port: of HTTP, once started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._gate, self._credentials = make_gate(settings), make_credentials(settings)
+        self._client = connect(settings)
+        self._metrics = Metrics(settings.probe_period_s)
+        self._references = References(settings.repository, settings.allow_module)
+        self._record = Record(
+            settings.target,
+            settings.history,
+            settings.disagreements,
+            settings.disagreement_bytes,
+        )
+        self._queue = MirrorQueue(settings.shadow_queue, settings.shadow_queue_bytes)
+        self._stopped = Event()
+        self._health = health.aio.HealthServicer()
+        self._told: set[str] = set()
+        self._stack = AsyncExitStack()
+        self.port = 0
+        self.http_port = 0
+
+    async def __aenter__(self) -> "Companion":
+        try:
+            check_port(self._settings.host, self._settings.port)
+            self._stack.callback(self._client.close)
+            self._start_http()
+            self._start_probes()
+            self._start_shadow()
+            await self._start_grpc()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+        logger.info("stopped")
+
+    async def drain(self, seconds: float) -> None:
+        """Say that the companion is not serving, and go on for those who have not heard yet."""
+        await self._health.enter_graceful_shutdown()
+        logger.info("draining for %g s", seconds)
+        await asyncio.sleep(seconds)
+
+    def _start_http(self) -> None:
+        settings = self._settings
+        registry, report = self._metrics.registry, settings.repository / REPORT_FOLDER
+        app = application(registry, routes(self._record, registry, report))
+        listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
+        self.http_port = listener.port
+        self._stack.push_async_callback(asyncio.to_thread, listener.close)
+
+    def _start_probes(self) -> None:
+        settings = self._settings
+        pace = Pace(settings.core_share, self._stopped)
+        prober = Prober(
+            self._client, self._references, self._metrics, self._record, pace, self._stopped
+        )
+        work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
+        self._run_in_thread("probe", work)
+
+    def _start_shadow(self) -> None:
+        settings = self._settings
+        worker = ShadowWorker(
+            self._queue,
+            self._client,
+            self._references,
+            self._metrics,
+            self._record,
+            Pace(settings.core_share, self._stopped),
+            settings.shadow_rate,
+            settings.shadow_window,
+        )
+        self._run_in_thread("shadow", worker.run)
+        self._stack.callback(self._queue.close)
+
+    def _run_in_thread(self, name: str, work: Callable[[], None]) -> None:
+        """Run work that heeds `stopped` until the companion stops."""
+        thread = Thread(target=work, name=name)
+        thread.start()
+        self._stack.push_async_callback(asyncio.to_thread, thread.join)
+        self._stack.callback(self._stopped.set)
+
+    async def _start_grpc(self) -> None:
+        settings = self._settings
+        limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
+        calls = Calls(self._metrics, self._gate, limits)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
+        shadow = ShadowService(self._queue, self._record, self._metrics)
+        shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
+        validation = ValidationService(self._client, self._references, self._record)
+        self._stack.push_async_callback(asyncio.to_thread, validation.close)
+        validation_pb2_grpc.add_ValidationServicer_to_server(validation, calls)
+        if settings.reflection != "off":
+            describe_services(calls)
+        server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
+        self.port = add_port(server, settings.host, settings.port, self._credentials)
+        await server.start()
+        self._stack.push_async_callback(server.stop, settings.grace_s)
+        self._stack.callback(shadow.stop)
+        await self._tell_health()
+        self._run_beside(self._publish_health())
+        self._run_beside(self._gate.keep_current())
+        self._say_ready()
+
+    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the companion stops."""
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+    async def _publish_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Tell the health service the worst verdict on each model's versions."""
+        verdicts: dict[str, list[Verdict]] = {}
+        for state in self._record.models():
+            verdicts.setdefault(state.name, []).append(state.verdict)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in self._told | verdicts.keys():
+            verdict = worst(verdicts.get(name, []))
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            await self._health.set(name, STATUS[verdict] if verdict else unknown)
+        self._told |= verdicts.keys()
+
+    def _say_ready(self) -> None:
+        settings = self._settings
+        if line := exposure(settings.host, settings):
+            logger.warning("%s", line)
+        logger.info(
+            "ready: watching %s, gRPC on %s:%d, HTTP on http://%s:%d/",
+            settings.target,
+            settings.host,
+            self.port,
+            settings.http_host or settings.host,
+            self.http_port,
+            extra={
+                "repository": str(settings.repository),
+                "tls": tls_in_words(settings),
+                "access": self._gate.in_words(),
+                "probe_period_s": settings.probe_period_s,
+            },
+        )
+
+
+def describe_services(calls: Calls) -> None:
+    """Serve the description of all services."""
+    files = (shadow_pb2.DESCRIPTOR, validation_pb2.DESCRIPTOR)
+    names = [one.full_name for file in files for one in file.services_by_name.values()]
+    names += (health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+
+
+def make_gate(settings: Settings) -> Gate:
+    """Return who may call the companion: whoever has the token, or all where there is none."""
+    use = TokenSource(settings, "token", COMPANION_PREFIX)
+    renewed = (lambda: Tokens(use.renewed())) if use.path else None
+    closed = frozenset({Access.REPOSITORY})
+    return Gate(Tokens(use.digests), closed, standing_open(settings), renewed)
+
+
+def connect(settings: Settings) -> InferenceClient:
+    """Return a client of the server that is watched.
+
+    Raises:
+        StartError: what the settings say of the way there cannot be used.
+    """
+    try:
+        connection = Connection(
+            target=settings.target,
+            ca=settings.target_ca,
+            client_certificate=settings.target_client_certificate,
+            client_key=settings.target_client_key,
+            token_file=settings.target_token_file,
+        )
+        return InferenceClient(connection, PROBE_TIMEOUT_S, mirrored=False)
+    except WrongConnection as error:
+        raise StartError(f"the way to the server: {error}") from error

@@ -1,0 +1,1 @@
+"""Numerical parity and shift consistency of any function from pictures to logits. numpy alone."""

@@ -1,0 +1,140 @@
+"""The pages as routes: an overview, one a model, and the build report, all of them to read only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import time
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from nyquist.companion.page import wording
+from nyquist.companion.page.report import ReportFiles, has_page
+from nyquist.companion.page.views import ModelView, Traffic, look_at, traffic, worst_first
+from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.verdict import Verdict
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+LATEST = 3
+"""Disagreements on the overview."""
+
+LATEST_OF_A_MODEL = 12
+LAST_PROBES = 20
+"""Rows of the table of probes."""
+
+RELOAD_S = 15
+
+
+class Pages:
+    """Draws the pages of a record.
+
+    Args:
+        record: what was seen.
+        registry: of the metrics, which count live traffic.
+        report: folder of the build report; it need not exist.
+    """
+
+    def __init__(self, record: Record, registry: CollectorRegistry, report: Path) -> None:
+        self._record, self._registry, self._report = record, registry, report
+        self._environment = environment()
+
+    def overview(self, request: Request) -> Response:
+        """Answer with all models at a glance."""
+        views = worst_first(self._views())
+        latest = self._record.disagreements()[:LATEST]
+        verdicts = [view.state.verdict for view in views]
+        return self._draw(
+            request,
+            "overview.html",
+            root="",
+            views=views,
+            counts={one: verdicts.count(one) for one in Verdict if one in verdicts},
+            disagreements=[look_at(one) for one in latest],
+            names={view.state.name for view in views},
+            index=has_page(self._report, "index"),
+        )
+
+    def model(self, request: Request) -> Response:
+        """Answer with every served version of a model, or with 404 and those that there are."""
+        name = request.path_params["name"]
+        known = self._views()
+        views = [view for view in known if view.state.name == name]
+        if not views:
+            names = list(dict.fromkeys(view.state.name for view in known))
+            return self._draw(request, "missing.html", 404, root="../", missing=name, names=names)
+        latest = self._record.disagreements(name)
+        return self._draw(
+            request,
+            "model.html",
+            root="../",
+            name=name,
+            views=views,
+            disagreements=[look_at(one) for one in latest[:LATEST_OF_A_MODEL]],
+            kept=len(latest),
+            report=has_page(self._report, name),
+            last_probes=LAST_PROBES,
+        )
+
+    def style(self, _: Request) -> Response:
+        """Answer with the style sheet of all pages."""
+        text = self._environment.get_template("page.css").render()
+        return Response(text, media_type="text/css")
+
+    def _views(self) -> list[ModelView]:
+        counts = traffic(self._registry)
+        return [
+            ModelView(state, self._record.history(*state.key), counts.get(state.key, Traffic()))
+            for state in self._record.models()
+        ]
+
+    def _draw(
+        self, request: Request, template: str, status: int = 200, **values: object
+    ) -> HTMLResponse:
+        text = self._environment.get_template(template).render(
+            server=self._record.server(),
+            now_s=time(),
+            reload_s=RELOAD_S if "reload" in request.query_params else None,
+            **values,
+        )
+        return HTMLResponse(text, status)
+
+
+def routes(record: Record, registry: CollectorRegistry, report: Path) -> Sequence[BaseRoute]:
+    """Return the pages that show a record, and the files of a build report below /report/.
+
+    Args:
+        record: what was seen.
+        registry: of the metrics, which count live traffic.
+        report: folder of the build report; it need not exist.
+    """
+    pages = Pages(record, registry, report)
+    return [
+        Route("/", pages.overview),
+        Route("/models/{name}", pages.model),
+        Route("/page.css", pages.style),
+        Mount("/report", ReportFiles(report)),
+    ]
+
+
+def environment() -> Environment:
+    """Return the templates: everything that is written into a page is escaped."""
+    made = Environment(
+        loader=PackageLoader("nyquist.companion", "page/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "age": wording.age,
+        "fine_percent": wording.fine_percent,
+        "logit": wording.logit,
+        "machine_moment": wording.machine_moment,
+        "milliseconds": wording.milliseconds,
+        "moment": wording.moment,
+        "percent": wording.percent,
+        "short": wording.short,
+        "signed": wording.signed,
+        "words": lambda name: name.replace("_", " "),
+    }
+    return made

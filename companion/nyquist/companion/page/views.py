@@ -1,0 +1,209 @@
+"""What the pages say, as values: a model, its traffic, and pictures that were answered differently.
+
+record, metrics -> ModelView, DisagreementView -> templates
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nyquist.companion.page import trends
+from nyquist.companion.page.charts import Chart
+from nyquist.companion.page.pictures import picture_uri
+from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
+from nyquist.companion.watch.shift_trials import CIRCULAR
+from nyquist.companion.watch.verdict import Verdict
+from prometheus_client import CollectorRegistry
+
+TOP = 3
+"""Classes of each path that are shown of a disagreement."""
+
+COUNTED = {f"nyquist_shadow_{count}_total": count for count in ("received", "dropped", "checked")}
+"""Fields of Traffic, by the counter that each stands for."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Live inferences of a version: received from the server, dropped, compared with PyTorch."""
+
+    received: int = 0
+    dropped: int = 0
+    checked: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A figure beside its tolerance.
+
+    Attributes:
+        value: the figure; None before it is known.
+        limit: its tolerance; None where no manifest says one.
+        held: whether it keeps to it; None if one of the two is not known.
+    """
+
+    value: float | None
+    limit: float | None
+    held: bool | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median times of a batch on both paths, in milliseconds; None before the first probe."""
+
+    batch_size: int
+    served_ms: float | None
+    torch_ms: float | None
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """One version of a model.
+
+    Attributes:
+        state: as recorded.
+        history: its probes, the oldest first.
+        traffic: of live inferences.
+    """
+
+    state: ModelState
+    history: Sequence[Point]
+    traffic: Traffic
+
+    @property
+    def parity(self) -> Held:
+        """The largest relative error of the latest probe."""
+        manifest, parity = self.state.manifest, self.state.probe.parity
+        limit = manifest.tolerances.parity if manifest else None
+        value = parity.relative_error if parity else None
+        held = value <= limit if value is not None and limit is not None else None
+        return Held(value, limit, held)
+
+    @property
+    def consistency(self) -> Held:
+        """The share of circular shifts that leave the answer as it was."""
+        manifest, circular = self.state.manifest, self.state.probe.consistency.get(CIRCULAR)
+        limit = manifest.tolerances.consistency if manifest else None
+        value = circular.share if circular else None
+        held = value >= limit if value is not None and limit is not None else None
+        return Held(value, limit, held)
+
+    @property
+    def latency(self) -> tuple[Latency, ...]:
+        """The usual times, by batch size; batch 1 alone before the first probe."""
+        return tuple(
+            Latency(size, *(trends.usual_ms(self.history, path, size) for path in BACKENDS))
+            for size in trends.batch_sizes(self.history) or (1,)
+        )
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """Parity, consistency and latency over time; none where nothing is known."""
+        manifest = self.state.manifest
+        return trends.trends(self.history, manifest.tolerances) if manifest else ()
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Of the shifts that probes or live traffic know about."""
+        seen = (self.state.probe, self.state.shadow)
+        return tuple(sorted({name for one in seen if one for name in one.consistency}))
+
+
+@dataclass(frozen=True)
+class ClassView:
+    """One class of a disagreement: its logit on both sides and how far they lie apart."""
+
+    label: str
+    served: float
+    reference: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class DisagreementView:
+    """One picture that was answered differently.
+
+    Attributes:
+        of: as recorded.
+        picture: data URI.
+        size: width and height of the picture as served, in pixels.
+        served: answer of the served graph.
+        reference: answer of PyTorch.
+        classes: the first of both sides and the one that lies furthest apart.
+        furthest: that one.
+    """
+
+    of: Disagreement
+    picture: str
+    size: tuple[int, int]
+    served: str
+    reference: str
+    classes: tuple[ClassView, ...]
+    furthest: ClassView
+
+    @property
+    def same_answer(self) -> bool:
+        """Whether only the logits differ."""
+        return self.served == self.reference
+
+
+def look_at(disagreement: Disagreement) -> DisagreementView:
+    """Return what there is to say about a disagreement."""
+    served, reference = (
+        values.astype(np.float64) for values in (disagreement.served, disagreement.reference)
+    )
+    with np.errstate(invalid="ignore"):  # an infinity less an infinity is a NaN
+        difference = served - reference
+    apart = int(np.nan_to_num(np.abs(difference), nan=np.inf).argmax())
+    shown = dict.fromkeys([*leaders(reference), *leaders(served), apart])
+
+    def class_view(index: int) -> ClassView:
+        return ClassView(
+            label_of(disagreement, index),
+            float(served[index]),
+            float(reference[index]),
+            float(difference[index]),
+        )
+
+    height_width = (
+        disagreement.picture.shape[1:]
+        if disagreement.layout == "CHW"
+        else (disagreement.picture.shape[:2])
+    )
+    return DisagreementView(
+        of=disagreement,
+        picture=picture_uri(disagreement.picture, disagreement.layout),
+        size=(height_width[1], height_width[0]),
+        served=label_of(disagreement, int(served.argmax())),
+        reference=label_of(disagreement, int(reference.argmax())),
+        classes=tuple(class_view(index) for index in shown),
+        furthest=class_view(apart),
+    )
+
+
+def leaders(logits: NDArray[Any]) -> list[int]:
+    """Return the classes with the highest logits, the highest first."""
+    return [int(index) for index in np.argsort(-logits, kind="stable")[:TOP]]
+
+
+def label_of(disagreement: Disagreement, index: int) -> str:
+    """Return the name of a class, or its number where it has none."""
+    return disagreement.labels[index] if disagreement.labels else f"class {index}"
+
+
+def traffic(registry: CollectorRegistry) -> dict[Key, Traffic]:
+    """Return what the metrics count of live traffic, by version."""
+    counts: dict[Key, dict[str, int]] = {}
+    for family in registry.restricted_registry(COUNTED).collect():
+        for sample in family.samples:
+            if field := COUNTED.get(sample.name):
+                key = (sample.labels["model"], sample.labels["version"])
+                counts.setdefault(key, {})[field] = int(sample.value)
+    return {key: Traffic(**fields) for key, fields in counts.items()}
+
+
+def worst_first(views: Sequence[ModelView]) -> list[ModelView]:
+    """Return the models in the order in which they need a look."""
+    order = list(Verdict)
+    return sorted(views, key=lambda view: -order.index(view.state.verdict))

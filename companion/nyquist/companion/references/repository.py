@@ -1,0 +1,160 @@
+"""What served graphs are held against: the references of a repository, loaded once.
+
+name, version, sha256 of the served graph -> manifest -> the same graph? -> weights -> Known
+"""
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from nyquist.companion.references.description import describe_apart
+from nyquist.companion.references.network import Reference, load_reference, load_samples
+from nyquist.models.spec import Preprocessing
+from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, read_manifest
+from nyquist.server.artifact.model_config import batch_limits
+from nyquist.server.serving.repository import complete_versions, model_folders, read_config
+from nyquist.server.wire.errors import ArtifactError, NyquistError
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZES = (1, 3, 8)
+TRIALS_A_CALL = 4
+"""Pictures of a call for shifts: few, because the server's own callers wait for them."""
+
+
+class Unverifiable(NyquistError):
+    """The served version has no reference here, or is not the graph that its reference is of."""
+
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.FAILED_PRECONDITION
+
+
+@dataclass(frozen=True)
+class Known:
+    """A version that can be verified.
+
+    Attributes:
+        manifest: what it is.
+        reference: its network in PyTorch.
+        pictures: reference images, as the input wants them, (N, ...).
+        labels: of its classes; empty where it has none.
+        max_batch_size: pictures that a request may hold.
+    """
+
+    manifest: Manifest
+    reference: Reference
+    pictures: NDArray[Any]
+    labels: tuple[str, ...]
+    max_batch_size: int
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """Axes of height and width in a batch."""
+        return Preprocessing(self.manifest.preprocessing.layout).shift_axes
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The sizes that latency is measured at, of those that the server takes."""
+        return tuple(size for size in BATCH_SIZES if size <= self.max_batch_size)
+
+    @property
+    def trials_a_call(self) -> int:
+        """Pictures that are shifted at once."""
+        return min(TRIALS_A_CALL, self.max_batch_size)
+
+
+class References:
+    """Every reference of a repository; safe to use from several threads.
+
+    Args:
+        repository: folder of the artifacts, looked at again for each question.
+        modules: that may be run; see load_reference.
+    """
+
+    def __init__(self, repository: Path, modules: Collection[str] = ()) -> None:
+        self._repository, self._modules = repository, modules
+        self._known: dict[tuple[str, int], Known] = {}
+        self._described: dict[tuple[str, int], tuple[Manifest, bytes]] = {}
+        self._lock = Lock()
+
+    def names(self) -> list[str]:
+        """Return the models of the repository. Raises ArtifactError if it is no folder."""
+        return [folder.name for folder in model_folders(self._repository)]
+
+    def get(self, name: str, version: int, sha256: str | None) -> Known:
+        """Return the reference of a graph that is served.
+
+        Args:
+            name: of the model.
+            version: that is served.
+            sha256: of the graph that is served; None takes the reference for any.
+
+        Raises:
+            Unverifiable: there is none; the message says why.
+        """
+        folder = self._repository / name
+        with self._lock:
+            try:
+                manifest = self._manifest(folder, version)
+                if sha256 is not None and manifest.graph_sha256 != sha256:
+                    raise Unverifiable(
+                        f"the server runs a graph of {name!r} version {version} with sha256 "
+                        f"{sha256 or 'unknown'}, the reference is of {manifest.graph_sha256}"
+                    )
+                return self._loaded(folder, manifest)
+            except ArtifactError as error:
+                self._known.pop((name, version), None)
+                logger.debug("%s", error)
+                raise Unverifiable(
+                    f"the reference of {name!r} version {version} cannot be used"
+                ) from error
+
+    def describe(self, known: Known) -> bytes:
+        """Return a serialised ModelDescription of a reference; see `description.describe_apart`."""
+        manifest = known.manifest
+        key = (manifest.name, manifest.version)
+        if self._described.get(key, (None, b""))[0] != manifest:
+            folder = self._repository / manifest.name
+            self._described[key] = manifest, describe_apart(folder, manifest, self._modules)
+        return self._described[key][1]
+
+    def loaded(self, name: str, version: int, sha256: str) -> Known:
+        """Return the same without a look at the files, where it was loaded before."""
+        with self._lock:
+            known = self._known.get((name, version))
+        if known is not None and known.manifest.graph_sha256 == sha256:
+            return known
+        return self.get(name, version, sha256)
+
+    def _manifest(self, folder: Path, version: int) -> Manifest:
+        has = complete_versions(folder) if folder.is_dir() else []
+        if version not in has:
+            raise Unverifiable(
+                f"there is no reference of {folder.name!r} version {version}, "
+                f"only of {', '.join(map(str, has)) or 'none'}"
+            )
+        return read_manifest(folder, version)
+
+    def _loaded(self, folder: Path, manifest: Manifest) -> Known:
+        key = (manifest.name, manifest.version)
+        known = self._known.get(key)
+        if known is None or known.manifest != manifest:
+            known = self._known[key] = load_known(folder, manifest, self._modules)
+        return known
+
+
+def load_known(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> Known:
+    """Load what a version is verified with. Raises ArtifactError if a file is damaged."""
+    labels = manifest.read_file(folder, f"{manifest.version}/{LABELS_FILE}")
+    return Known(
+        manifest=manifest,
+        reference=load_reference(folder, manifest, modules),
+        pictures=np.ascontiguousarray(load_samples(folder, manifest).images.numpy()),
+        labels=tuple(labels.decode().splitlines()),
+        max_batch_size=batch_limits(read_config(folder, manifest)).max_batch_size,
+    )

@@ -1,0 +1,158 @@
+"""Everything an operator can set of a companion that runs.
+
+flags -> NYQUIST_COMPANION_* of the environment -> defaults
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from nyquist.server.settings import (
+    COMPANION_PREFIX,
+    CallSettings,
+    ListenerSecurity,
+    LogSettings,
+    Port,
+    StopSettings,
+    first_mistake,
+    flag,
+)
+from nyquist.server.wire.errors import StartError
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Names = Annotated[tuple[str, ...], NoDecode]
+"""Several names; one variable of the environment holds them separated by commas."""
+
+
+class SubjectSettings(BaseModel):
+    """What is watched."""
+
+    target: str = Field("localhost:8001", description="HOST:PORT of the server")
+    target_ca: Path | None = Field(
+        None, description="PEM file: who signed the server's certificate; turns TLS on"
+    )
+    target_client_certificate: Path | None = Field(
+        None, description="PEM file, where the server asks callers for one"
+    )
+    target_client_key: Path | None = Field(None, description="PEM file: its private key")
+    target_token_file: Path | None = Field(
+        None, description="file with the token that the server wants"
+    )
+    repository: Path = Field(
+        Path("model_repository"), description="folder with the references of its models"
+    )
+    allow_module: Names = Field(
+        (), description="modules to run for networks that were exported as MODULE:FUNCTION"
+    )
+
+
+class ProbeSettings(BaseModel):
+    """How often, and how hard."""
+
+    probe_period_s: float = Field(60.0, gt=0, description="seconds from one probe to the next")
+    probe_shifts: int = Field(
+        8,
+        gt=0,
+        description="pairs of shifts a protocol in each probe, once all have been tried",
+    )
+    core_share: float = Field(
+        0.2, gt=0, le=1, description="of one core, for probes and as much for live traffic"
+    )
+    nice: int = Field(
+        10, ge=0, le=19, description="added to the process's niceness, so that the server is first"
+    )
+
+
+class ShadowSettings(BaseModel):
+    """What is done with live traffic that the server sends."""
+
+    shadow_queue: int = Field(256, gt=0, description="inferences that wait; more are dropped")
+    shadow_queue_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="their size together; more are dropped"
+    )
+    shadow_rate: float = Field(
+        2.0, ge=0, description="moved pictures a second, at most, that the server is asked for"
+    )
+    shadow_window: int = Field(
+        1000, gt=0, description="latest pictures that the figures of live traffic are over"
+    )
+
+
+class RecordSettings(BaseModel):
+    """What is remembered, in memory."""
+
+    history: int = Field(1440, gt=0, description="probes kept of each version of a model")
+    disagreements: int = Field(50, gt=0, description="latest disagreements kept")
+    disagreement_bytes: int = Field(
+        32 * 1024 * 1024, gt=0, description="size of their pictures together"
+    )
+
+
+class AddressSettings(BaseModel):
+    """Addresses."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: Port = Field(8003, description="of gRPC; 0 lets the system choose")
+    http_host: str | None = Field(None, description="address of HTTP; none: that of --host")
+    http_port: Port = Field(
+        8004, description="of metrics, health and the page; 0 lets the system choose"
+    )
+
+
+GROUPS: tuple[type[BaseModel], ...] = (
+    SubjectSettings,
+    ProbeSettings,
+    ShadowSettings,
+    RecordSettings,
+    AddressSettings,
+    ListenerSecurity,
+    CallSettings,
+    StopSettings,
+    LogSettings,
+)
+
+
+class Settings(
+    SubjectSettings,
+    ProbeSettings,
+    ShadowSettings,
+    RecordSettings,
+    AddressSettings,
+    ListenerSecurity,
+    CallSettings,
+    StopSettings,
+    LogSettings,
+    BaseSettings,
+):
+    """Hold a live server against PyTorch, on a schedule, on live traffic and on demand."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=COMPANION_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_apart(cls, given: dict[str, Any]) -> dict[str, Any]:
+        modules = given.get("allow_module")
+        if isinstance(modules, str):
+            return given | {"allow_module": tuple(filter(None, modules.split(",")))}
+        return given
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        if self.token and self.token_file:
+            raise ValueError(f"{COMPANION_PREFIX}TOKEN and {flag('token_file')} exclude each other")
+        return self
+
+
+def read_settings(flags: Mapping[str, Any]) -> Settings:
+    """Make the settings of these flags and the environment.
+
+    Raises:
+        StartError: a value is wrong; the message names it and what would be right.
+    """
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise StartError(first_mistake(error)) from error

@@ -1,0 +1,101 @@
+"""The reports of the command line as tables of 80 columns."""
+
+from collections.abc import Sequence
+
+from nyquist.companion.service.check import Row
+from nyquist.server.wire.pb import validation_pb2 as pb
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+
+def row_table(rows: Sequence[Row]) -> Table:
+    """Lay out the rows of a check, a line a model."""
+    table = _table("model", "on", "parity", "argmax", "shift", "torch", "ms", "torch", "")
+    for column in table.columns[2:8]:
+        column.justify = "right"
+    for row in rows:
+        (shift,), (latency,) = row.consistency.measured, row.latency.measured
+        table.add_row(
+            row.parity.graph.model_name,
+            row.parity.graph.execution_provider.removesuffix("ExecutionProvider"),
+            f"{row.parity.relative_error:.1e}",
+            f"{row.parity.argmax_agreement:.1%}",
+            f"{shift.served:.2%}",
+            f"{shift.reference:.2%}",
+            f"{1e3 * latency.served_s:.2f}",
+            f"{1e3 * latency.reference_s:.2f}",
+            "[red]miss[/red]" if row.misses else "[green]ok[/green]",
+        )
+    return table
+
+
+def consistency_table(reports: Sequence[pb.ConsistencyReport]) -> Table:
+    """Lay out shares with their standard errors, a line a protocol."""
+    table = _table("model", "protocol", "pictures", "served", "torch")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for report in reports:
+        for at, one in enumerate(report.measured):
+            table.add_row(
+                "" if at else report.graph.model_name,
+                one.protocol,
+                str(report.pictures),
+                f"{one.served:.2%} ± {one.served_error:.2%}",
+                f"{one.reference:.2%} ± {one.reference_error:.2%}",
+            )
+    return table
+
+
+def latency_table(reports: Sequence[pb.LatencyReport]) -> Table:
+    """Lay out times, a line a batch size."""
+    table = _table("model", "batch", "served ms", "p95", "torch ms", "p95", "torch / served")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for report in reports:
+        for at, one in enumerate(report.measured):
+            times = (one.served_s, one.served_p95_s, one.reference_s, one.reference_p95_s)
+            table.add_row(
+                "" if at else report.graph.model_name,
+                str(one.batch_size),
+                *(f"{1e3 * seconds:.2f}" for seconds in times),
+                f"{one.reference_s / one.served_s:.2f}",
+            )
+    return table
+
+
+def description_table(one: pb.ModelDescription) -> Table:
+    """Lay out what a model is, a line a fact."""
+    table = _table(one.graph.model_name, "")
+    options = ", ".join(f"{name} {value}" for name, value in sorted(one.options.items()))
+    field = one.receptive_field
+    facts = {
+        "version": f"{one.graph.model_version}, sha256 {one.graph.sha256[:12]}...",
+        "on": one.graph.execution_provider,
+        "architecture": one.architecture + (f", {options}" if options else ""),
+        "graph": f"{one.precision}, opset {one.opset}",
+        "parameters": f"{one.parameters:,}",
+        "multiply-adds": f"{one.multiply_adds:,} a picture",
+        "receptive field": _field(field) if one.HasField("receptive_field") else "unknown",
+        "verdict": one.verdict + (f": {one.reason}" if one.reason else ""),
+    }
+    for name, fact in facts.items():
+        if fact:
+            table.add_row(name, fact)
+    for title, figures in (("build", one.figures), ("limit", one.tolerances)):
+        for name in sorted(figures):
+            if name not in ("parameters", "multiply_adds"):
+                table.add_row(f"{title}: {name}", f"{figures[name]:.4g}")
+    for name in sorted(one.training):
+        table.add_row(f"training: {name}", one.training[name])
+    return table
+
+
+def _field(field: pb.ModelDescription.ReceptiveField) -> str:
+    size = f"{field.height}x{field.width} px at {field.layer}"
+    whole = ", and the whole picture through a statistic" if field.whole else ""
+    aligned = "aligned" if field.aligned else "not aligned"
+    return f"{size}, stride {field.output_stride}, {aligned}, drift {field.drift:+.1f} px{whole}"
+
+
+def _table(*headers: str) -> Table:
+    return Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,0 +1,1 @@
+"""What is found of a live server: probes, mirrored traffic, their record, verdicts, metrics."""

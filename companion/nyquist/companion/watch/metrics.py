@@ -1,0 +1,202 @@
+"""What Prometheus sees of the companion. Labels are versions whose reference is known."""
+
+from collections.abc import Mapping
+
+from nyquist.companion.measures.parity import Parity
+from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.watch.verdict import Verdict
+from nyquist.server.artifact.manifest import Tolerances
+from nyquist.server.telemetry.metrics import LATENCY_EDGES_S, MODEL, CallMetrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Key = tuple[str, str]
+"""Name and version of a model."""
+
+
+class Metrics(CallMetrics):
+    """Every collector of the companion."""
+
+    def __init__(self, probe_period_s: float) -> None:
+        super().__init__("nyquist_companion_build_info")
+        self._create_comparisons(self.registry)
+        self._create_shadow(self.registry)
+        self._create_probes(self.registry, probe_period_s)
+
+    def _create_comparisons(self, registry: CollectorRegistry) -> None:
+        source, protocol = (*MODEL, "source"), (*MODEL, "source", "protocol")
+        self._max_abs_error = Gauge(
+            "nyquist_parity_max_abs_error",
+            "Largest difference of a logit between the served graph and PyTorch.",
+            source,
+            registry=registry,
+        )
+        self._mean_abs_error = Gauge(
+            "nyquist_parity_mean_abs_error", "The mean difference.", source, registry=registry
+        )
+        self._relative_error = Gauge(
+            "nyquist_parity_relative_error",
+            "The largest difference as a share of the spread of PyTorch's logits.",
+            source,
+            registry=registry,
+        )
+        self._agreement = Gauge(
+            "nyquist_parity_argmax_agreement_ratio",
+            "Share of the pictures with the same highest class on both sides.",
+            source,
+            registry=registry,
+        )
+        self._parity_tolerance = Gauge(
+            "nyquist_parity_tolerance",
+            "The most that the manifest allows as relative error.",
+            MODEL,
+            registry=registry,
+        )
+        self._consistency = Gauge(
+            "nyquist_shift_consistency_ratio",
+            "Share of the shifts that leave the served answer as it was.",
+            protocol,
+            registry=registry,
+        )
+        self._consistency_tolerance = Gauge(
+            "nyquist_shift_consistency_tolerance",
+            "The least that the manifest requires under circular shifts.",
+            MODEL,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "nyquist_reference_duration_seconds",
+            "Time of a batch: the live server as the companion sees it, or PyTorch in its process.",
+            (*MODEL, "backend", "batch_size"),
+            buckets=LATENCY_EDGES_S,
+            registry=registry,
+        )
+        self._verdict = Gauge(
+            "nyquist_verdict",
+            "1 for the verdict that holds, 0 for the others.",
+            (*MODEL, "verdict"),
+            registry=registry,
+        )
+
+    def _create_shadow(self, registry: CollectorRegistry) -> None:
+        self._received = Counter(
+            "nyquist_shadow_received_total",
+            "Inferences of live traffic that the server sent.",
+            MODEL,
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "nyquist_shadow_dropped_total",
+            "Those that were dropped because too many waited.",
+            MODEL,
+            registry=registry,
+        )
+        self._checked = Counter(
+            "nyquist_shadow_checked_total",
+            "Those that were compared with PyTorch.",
+            MODEL,
+            registry=registry,
+        )
+        self.unverifiable = Counter(
+            "nyquist_shadow_unverifiable_total",
+            "Inferences of versions whose reference is not known.",
+            registry=registry,
+        )
+
+    def _create_probes(self, registry: CollectorRegistry, probe_period_s: float) -> None:
+        probes = Counter(
+            "nyquist_companion_probes_total",
+            "Probes of a version of a model; failed are those that the server did not answer.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.probes = {outcome: probes.labels(outcome) for outcome in ("ok", "failed")}
+        self._last_probe = Gauge(
+            "nyquist_companion_last_probe_timestamp_seconds",
+            "When a version was last probed, in Unix time.",
+            MODEL,
+            registry=registry,
+        )
+        self.server_up = Gauge(
+            "nyquist_companion_server_up",
+            "Whether the server answered when the last probe began.",
+            registry=registry,
+        )
+        period = Gauge(
+            "nyquist_companion_probe_period_seconds",
+            "Time from one probe to the next, as it was set.",
+            registry=registry,
+        )
+        period.set(probe_period_s)
+        self._of_models = (
+            self._max_abs_error,
+            self._mean_abs_error,
+            self._relative_error,
+            self._agreement,
+            self._parity_tolerance,
+            self._consistency,
+            self._consistency_tolerance,
+            self._duration,
+            self._verdict,
+            self._received,
+            self._dropped,
+            self._checked,
+            self._last_probe,
+        )
+
+    def know(self, key: Key, tolerances: Tolerances) -> None:
+        """Start the series of a version whose reference is known."""
+        self._parity_tolerance.labels(*key).set(tolerances.parity)
+        self._consistency_tolerance.labels(*key).set(tolerances.consistency)
+        for counter in (self._received, self._dropped, self._checked):
+            counter.labels(*key)
+
+    def forget(self, key: Key) -> None:
+        """End every series of a version that is not served any more."""
+        for collector in self._of_models:
+            collector.remove_by_labels(dict(zip(MODEL, key, strict=True)))
+
+    def forget_figures(self, key: Key) -> None:
+        """End the figures of a version, which say nothing of the graph that is served now."""
+        labels = dict(zip(MODEL, key, strict=True))
+        for collector in (
+            self._max_abs_error,
+            self._mean_abs_error,
+            self._relative_error,
+            self._agreement,
+            self._consistency,
+        ):
+            collector.remove_by_labels(labels)
+
+    def parity(self, key: Key, source: str, parity: Parity) -> None:
+        """Show how far the answers lie apart."""
+        self._max_abs_error.labels(*key, source).set(parity.max_abs_error)
+        self._mean_abs_error.labels(*key, source).set(parity.mean_abs_error)
+        self._relative_error.labels(*key, source).set(parity.relative_error)
+        self._agreement.labels(*key, source).set(parity.agreement)
+
+    def consistency(self, key: Key, source: str, shares: Mapping[str, Consistency]) -> None:
+        """Show how often the answers stay, by protocol."""
+        for protocol, consistency in shares.items():
+            self._consistency.labels(*key, source, protocol).set(consistency.share)
+
+    def took(self, key: Key, backend: str, batch_size: int, seconds: float) -> None:
+        """Count one call of a path."""
+        self._duration.labels(*key, backend, str(batch_size)).observe(seconds)
+
+    def probed(self, key: Key, verdict: Verdict, timestamp_s: float) -> None:
+        """Show the verdict on a version, and when it was reached."""
+        self._last_probe.labels(*key).set(timestamp_s)
+        for one in Verdict:
+            self._verdict.labels(*key, one.value).set(one is verdict)
+
+    def shadow_received(self, key: Key) -> None:
+        """Count an inference that the server sent."""
+        self._received.labels(*key).inc()
+
+    def shadow_dropped(self, key: Key) -> None:
+        """Count one that there was no room for."""
+        self._dropped.labels(*key).inc()
+
+    def shadow_checked(self, key: Key) -> None:
+        """Count one that was compared."""
+        self._checked.labels(*key).inc()

@@ -1,0 +1,390 @@
+"""Ask the live server what PyTorch has answered, again and again.
+
+schedule -> served versions -> reference of each -> parity and latency -> verdict -> shifts, a few
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from threading import Event
+from time import monotonic, perf_counter, time
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from nyquist.client.client import InferenceClient, RemoteModel
+from nyquist.companion.measures.parity import Parity, Predict, compare
+from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.measures.tolerances import consistency_misses, parity_misses
+from nyquist.companion.references.repository import Known, References, Unverifiable
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.pace import Pace
+from nyquist.companion.watch.record import (
+    PROBE,
+    SERVED,
+    TORCH,
+    Disagreement,
+    Key,
+    ModelState,
+    Point,
+    Record,
+    Seen,
+    ServerState,
+)
+from nyquist.companion.watch.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
+from nyquist.companion.watch.verdict import Finding, Standing, Verdict
+from nyquist.server.wire.connection import WrongConnection
+from nyquist.server.wire.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+TURNS_A_PROBE = 1
+"""Batches of each size that a probe compares."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one probe measured.
+
+    Attributes:
+        parity: over all its pictures.
+        latency_s: of each batch, by backend and batch size, in seconds.
+        pictures: that were sent, (N, ...).
+        served: logits of the server, (N, C).
+        reference: logits of PyTorch, (N, C).
+    """
+
+    parity: Parity
+    latency_s: Mapping[tuple[str, int], list[float]]
+    pictures: NDArray[Any]
+    served: NDArray[Any]
+    reference: NDArray[Any]
+
+
+@dataclass
+class Subject:
+    """One version that is probed, as long as its graph and its reference stay the same.
+
+    Attributes:
+        remote: as the server describes it.
+        known: its reference.
+        trials: of shifts, by protocol.
+        turn: probes so far.
+    """
+
+    remote: RemoteModel
+    known: Known
+    trials: dict[str, ShiftTrials] = field(init=False)
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        self.trials = {
+            name: ShiftTrials(self.known.pictures, protocol)
+            for name, protocol in fitting_protocols(self.known, self.known.pictures).items()
+        }
+
+    @property
+    def key(self) -> Key:
+        """Name and version."""
+        return self.remote.name, self.remote.version
+
+    @property
+    def consistency(self) -> dict[str, Consistency]:
+        """What is known of each protocol; those with trials left are left out."""
+        measured = {name: trials.consistency for name, trials in self.trials.items()}
+        return {name: share for name, share in measured.items() if share is not None}
+
+    def next_batches(self) -> list[NDArray[Any]]:
+        """Return the reference pictures of the next probe, in batches of each size."""
+        sizes = self.known.batch_sizes * TURNS_A_PROBE
+        ends = np.cumsum(sizes) + self.turn * sum(sizes)
+        self.turn += 1
+        pictures = self.known.pictures
+        return [
+            pictures[np.arange(end - size, end) % len(pictures)]
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+
+    def finding(self, parity: Parity) -> Finding:
+        """Hold the figures against the manifest's tolerances."""
+        tolerances = self.known.manifest.tolerances
+        circular = self.consistency.get(CIRCULAR)
+        return Finding(
+            parity=parity.relative_error <= tolerances.parity,
+            consistency=circular.share >= tolerances.consistency if circular else None,
+        )
+
+
+class Prober:
+    """Probes every served version of every model of the repository, in one thread.
+
+    Args:
+        client: of the server.
+        references: of the models.
+        metrics: that show what was found.
+        record: that keeps it.
+        pace: of the work.
+        stopped: ends the probing.
+    """
+
+    def __init__(
+        self,
+        client: InferenceClient,
+        references: References,
+        metrics: Metrics,
+        record: Record,
+        pace: Pace,
+        stopped: Event,
+    ) -> None:
+        self._client, self._references = client, references
+        self._metrics, self._record = metrics, record
+        self._pace, self._stopped = pace, stopped
+        self._subjects: dict[Key, Subject] = {}
+        self._standings: dict[Key, Standing] = {}
+
+    def run(self, period_s: float, shifts: int) -> None:
+        """Probe once every period until stopped; what a probe leaves of it is for shifts.
+
+        Args:
+            period_s: from the start of one probe to that of the next.
+            shifts: trials of each protocol in a period, once each has been made.
+        """
+        while not self._stopped.is_set():
+            began = monotonic()
+            due = began + period_s
+            try:
+                self.probe()
+                now = monotonic()  # where probing takes a period, shifts get as long as it took
+                self.try_shifts(shifts, max(due, 2 * now - began))
+            except grpc.RpcError as error:
+                logger.warning("a probe ended early: %s", _in_words(error))
+            except (ArtifactError, WrongConnection) as error:
+                logger.warning("nothing can be probed: %s", error)
+            except Exception:
+                logger.exception("a probe failed")
+            self._stopped.wait(max(0.0, due - monotonic()))
+
+    def probe(self) -> None:
+        """Compare every served version once, and judge it."""
+        if not self._server_answers():
+            self._metrics.probes["failed"].inc()
+            return
+        served: set[Key] = set()
+        for name in self._references.names():
+            served |= self._probe_model(name)
+        for key in self._standings.keys() - served:
+            self._forget(key)
+
+    def try_shifts(self, shifts: int, due: float) -> None:
+        """Make trials of every version until there are enough of them, or it is due."""
+        for subject in list(self._subjects.values()):
+            predict = self._served(subject)
+            for trials in subject.trials.values():
+                end = trials.done + (trials.left or shifts)
+                while trials.done < end and not self._stopped.is_set():
+                    trials.make(predict, min(end - trials.done, subject.known.trials_a_call))
+                    if monotonic() > due:
+                        break  # the next probe comes first
+            self._metrics.consistency(subject.key, PROBE, subject.consistency)
+
+    def _server_answers(self) -> bool:
+        """Ask whether the server is there, and say so once when that changes."""
+        before = self._record.server()
+        try:
+            self._client.ready()
+            up, reason = True, ""
+        except grpc.RpcError as error:
+            up, reason = False, _in_words(error)
+        self._metrics.server_up.set(up)
+        if up is not before.up:
+            self._record.note_server(ServerState(before.target, up, time(), reason))
+            if up:
+                logger.info("the server at %s answers", before.target)
+            else:
+                logger.warning("the server at %s is away: %s", before.target, reason)
+        return up
+
+    def _probe_model(self, name: str) -> set[Key]:
+        """Probe the versions of one model, and return those that are served."""
+        try:
+            versions = self._client.describe(name).versions
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                self._metrics.probes["failed"].inc()
+                logger.warning("%s cannot be probed: %s", name, _in_words(error))
+            return {key for key in self._standings if key[0] == name and not _gone(error)}
+        for version in versions:
+            try:
+                self._probe_version(self._client.describe(name, version))
+            except grpc.RpcError as error:
+                self._metrics.probes["failed"].inc()
+                logger.warning("%s version %s: %s", name, version, _in_words(error))
+        return {(name, version) for version in versions}
+
+    def _probe_version(self, remote: RemoteModel) -> None:
+        key = (remote.name, remote.version)
+        try:
+            subject = self._subject(remote)
+        except Unverifiable as error:
+            self._unverifiable(remote, str(error))
+            return
+        while not self._stopped.is_set():
+            compared = self._compare(subject)
+            if self._client.describe(*key).sha256 != remote.sha256:
+                return  # reloaded meanwhile: these answers are of neither graph
+            self._judge(subject, compared)
+            standing = self._standings[key]
+            if standing.verdict is Verdict.FAILING or not standing.bad_parity:
+                return  # else ask again at once: one bad answer is no proof, and a period is long
+
+    def _subject(self, remote: RemoteModel) -> Subject:
+        """Return what is probed of a version: as before, or afresh if anything has changed."""
+        known = self._references.get(remote.name, int(remote.version), remote.sha256)
+        key = (remote.name, remote.version)
+        subject = self._subjects.get(key)
+        if subject is None or subject.known is not known or subject.remote.sha256 != remote.sha256:
+            logger.info("probing %s version %s, sha256 %s", *key, remote.sha256)
+            self._metrics.forget_figures(key)
+            self._metrics.know(key, known.manifest.tolerances)
+            subject = self._subjects[key] = Subject(remote, known)
+        return subject
+
+    def _served(self, subject: Subject) -> Predict:
+        remote = subject.remote
+        return self._pace.paced(lambda pictures: self._client.infer(remote, pictures))
+
+    def _compare(self, subject: Subject) -> Compared:
+        """Send the next reference pictures through both paths, and time them."""
+        latency_s: dict[tuple[str, int], list[float]] = {}
+        answers: dict[str, list[NDArray[Any]]] = {SERVED: [], TORCH: []}
+        paths: dict[str, Predict] = {
+            SERVED: lambda pictures: self._client.infer(subject.remote, pictures),
+            TORCH: subject.known.reference.predict,
+        }
+        batches = subject.next_batches()
+        for batch in batches:
+            for backend, predict in paths.items():
+                logits, seconds = self._pace.paced(_timed)(predict, batch)
+                answers[backend].append(logits)
+                latency_s.setdefault((backend, len(batch)), []).append(seconds)
+                self._metrics.took(subject.key, backend, len(batch), seconds)
+        reference, served = np.concatenate(answers[TORCH]), np.concatenate(answers[SERVED])
+        pictures = np.concatenate(batches)
+        return Compared(compare(reference, served), latency_s, pictures, served, reference)
+
+    def _judge(self, subject: Subject, compared: Compared) -> None:
+        """Take down what a probe has found, and what it makes of the verdict."""
+        key, parity, now = subject.key, compared.parity, time()
+        finding = subject.finding(parity)
+        standing = self._standings.get(key, Standing()).after(finding)
+        self._metrics.parity(key, PROBE, parity)
+        self._metrics.probes["ok"].inc()
+        if not finding.parity:
+            self._record.note_disagreement(worst_of(subject, compared, now))
+        seen = Seen(parity, subject.consistency)
+        self._stand(subject.remote, standing, reason_of(subject, parity), subject.known, seen)
+        self._record.note_point(
+            key,
+            Point(
+                time_s=now,
+                sha256=subject.remote.sha256,
+                verdict=standing.verdict or Verdict.UNVERIFIABLE,
+                parity=parity,
+                consistency={name: one.share for name, one in seen.consistency.items()},
+                latency_s={path: median(times) for path, times in compared.latency_s.items()},
+            ),
+        )
+
+    def _unverifiable(self, remote: RemoteModel, reason: str) -> None:
+        key = (remote.name, remote.version)
+        self._subjects.pop(key, None)
+        self._metrics.forget(key)
+        standing = self._standings.get(key, Standing()).after(None)
+        self._stand(remote, standing, reason, None, Seen())
+
+    def _stand(
+        self,
+        remote: RemoteModel,
+        standing: Standing,
+        reason: str,
+        known: Known | None,
+        seen: Seen,
+    ) -> None:
+        """Show where a version stands, and say so in the log when its verdict changes."""
+        key, now = (remote.name, remote.version), time()
+        before = self._standings.get(key, Standing()).verdict
+        verdict = standing.verdict or Verdict.UNVERIFIABLE
+        self._standings[key] = standing
+        self._metrics.probed(key, verdict, now)
+        since = now
+        for state in self._record.models():
+            if state.key == key and state.verdict is verdict:
+                since = state.since_s
+        self._record.note_model(
+            ModelState(
+                name=remote.name,
+                version=remote.version,
+                sha256=remote.sha256,
+                provider=remote.provider,
+                verdict=verdict,
+                since_s=since,
+                reason=reason,
+                probed_s=now,
+                manifest=known.manifest if known else None,
+                probe=seen,
+            )
+        )
+        if verdict is not before:
+            level = logging.INFO if verdict is Verdict.HEALTHY else logging.WARNING
+            words = f": {reason}" if reason else ""
+            logger.log(level, "%s version %s is %s%s", *key, verdict.value, words)
+
+    def _forget(self, key: Key) -> None:
+        logger.info("%s version %s is not served any more", *key)
+        self._subjects.pop(key, None)
+        self._standings.pop(key, None)
+        self._metrics.forget(key)
+        self._record.forget(key)
+
+
+def worst_of(subject: Subject, compared: Compared, now: float) -> Disagreement:
+    """Return the picture of a probe whose answers lie furthest apart."""
+    apart = np.nan_to_num(np.abs(compared.reference - compared.served), nan=np.inf).max(axis=1)
+    at = int(apart.argmax())
+    return Disagreement(
+        time_s=now,
+        model=subject.remote.name,
+        version=subject.remote.version,
+        sha256=subject.remote.sha256,
+        source=PROBE,
+        layout=subject.known.manifest.preprocessing.layout,
+        picture=compared.pictures[at].copy(),
+        served=compared.served[at].copy(),
+        reference=compared.reference[at].copy(),
+        labels=subject.known.labels,
+    )
+
+
+def reason_of(subject: Subject, parity: Parity) -> str:
+    """Say in words which tolerances a version misses; nothing if it misses none."""
+    allowed = subject.known.manifest.tolerances
+    circular = subject.consistency.get(CIRCULAR)
+    misses = [*parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)]
+    if circular:
+        misses += consistency_misses(circular.share, allowed.consistency)
+    return "; ".join(misses)
+
+
+def _timed(predict: Predict, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    start = perf_counter()
+    return predict(batch), perf_counter() - start
+
+
+def _gone(error: grpc.RpcError) -> bool:
+    return error.code() is grpc.StatusCode.NOT_FOUND
+
+
+def _in_words(error: grpc.RpcError) -> str:
+    return f"{error.code().name}: {error.details()}"

@@ -1,0 +1,284 @@
+"""Live traffic that the server sends with its answers: taken in, compared, and let go.
+
+Mirror -> MirrorQueue (drops when full) -> PyTorch -> compare -> the server again, a pixel aside
+
+The two pictures a pixel aside are the mirrored one rolled around the edge, and moved with zeros
+entering; each by one pixel down or right, in turn. That the answer stays is consistency of
+production traffic.
+"""
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import cycle
+from threading import Condition
+from time import monotonic, time
+
+import grpc
+import numpy as np
+from nyquist.client.client import InferenceClient
+from nyquist.companion.measures.parity import Parity, compare, pooled
+from nyquist.companion.measures.shift_consistency import Consistency, consistency_of
+from nyquist.companion.measures.shifts import Pictures, shift_circularly, shift_with_zeros
+from nyquist.companion.references.repository import Known, References, Unverifiable
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.pace import Pace
+from nyquist.companion.watch.record import SHADOW, Disagreement, Key, Record, Seen
+from nyquist.server.wire import tensors
+from nyquist.server.wire.connection import WrongConnection
+from nyquist.server.wire.errors import InvalidRequest
+from nyquist.server.wire.pb import shadow_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+LOGITS = "logits"
+STEPS = ((0, 1), (1, 0))
+ONE_PIXEL = {"circular": shift_circularly, "zero_padded": shift_with_zeros}
+
+
+class MirrorQueue:
+    """Mirrored inferences that wait to be compared: bounded, and full rather than slow.
+
+    Args:
+        limit: inferences held.
+        limit_bytes: that they may take.
+    """
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        self._limit, self._limit_bytes = limit, limit_bytes
+        self._waiting: deque[pb.MirroredInference] = deque()
+        self._bytes = 0
+        self._changed = Condition()
+        self._closed = False
+
+    def offer(self, inference: pb.MirroredInference) -> bool:
+        """Take one in and return True, or return False where there is no room."""
+        size = inference.ByteSize()
+        with self._changed:
+            full = len(self._waiting) >= self._limit or self._bytes + size > self._limit_bytes
+            if full or self._closed:
+                return False
+            self._waiting.append(inference)
+            self._bytes += size
+            self._changed.notify()
+            return True
+
+    def take(self) -> pb.MirroredInference | None:
+        """Wait for the next; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            inference = self._waiting.popleft()
+            self._bytes -= inference.ByteSize()
+            return inference
+
+    def close(self) -> None:
+        """Let the one who takes go; what waits is let go too."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+
+class Allowance:
+    """So many a second and no more; what was not used is lost after a second.
+
+    Args:
+        rate: a second; 0 allows none.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._left, self._then = rate, 0.0, monotonic()
+
+    def spend(self, count: int) -> bool:
+        """Return whether `count` more are allowed now, and take them off if they are."""
+        now = monotonic()
+        self._left = min(self._left + (now - self._then) * self._rate, max(self._rate, count))
+        self._then = now
+        if self._left < count or not self._rate:
+            return False
+        self._left -= count
+        return True
+
+
+@dataclass
+class Window:
+    """The latest pictures of one graph's traffic.
+
+    Attributes:
+        sha256: of the graph.
+        limit: pictures, about: requests are kept whole.
+        parities: of each request.
+        same: whether each answer stayed, by protocol.
+    """
+
+    sha256: str
+    limit: int
+    parities: deque[Parity] = field(default_factory=deque)
+    same: dict[str, deque[bool]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.same = {name: deque(maxlen=self.limit) for name in ONE_PIXEL}
+
+    def add(self, parity: Parity) -> None:
+        """Add a request; the oldest go where there are too many pictures."""
+        self.parities.append(parity)
+        held = sum(one.pictures for one in self.parities)
+        while held - self.parities[0].pictures >= self.limit:
+            held -= self.parities.popleft().pictures
+
+    @property
+    def seen(self) -> Seen:
+        """What the window shows."""
+        shares: dict[str, Consistency] = {
+            name: consistency_of(np.array(same)) for name, same in self.same.items() if same
+        }
+        return Seen(pooled(self.parities), shares)
+
+
+class ShadowWorker:
+    """Compares what waits in the queue, in one thread.
+
+    Args:
+        queue: of what the server sends.
+        client: of the server.
+        references: of its models.
+        metrics: that show what was found.
+        record: that keeps it.
+        pace: of the work.
+        rate: moved pictures a second, at most, that the server is asked for.
+        window: pictures that the figures are over.
+    """
+
+    def __init__(
+        self,
+        queue: MirrorQueue,
+        client: InferenceClient,
+        references: References,
+        metrics: Metrics,
+        record: Record,
+        pace: Pace,
+        rate: float,
+        window: int,
+    ) -> None:
+        self._queue, self._client, self._references = queue, client, references
+        self._metrics, self._record, self._pace = metrics, record, pace
+        self._allowance, self._limit = Allowance(rate), window
+        self._windows: dict[Key, Window] = {}
+        self._steps = cycle(STEPS)
+
+    def run(self) -> None:
+        """Compare until the queue is closed."""
+        check = self._pace.paced(self._check)
+        while (inference := self._queue.take()) is not None:
+            try:
+                check(inference)
+            except Unverifiable:
+                self._metrics.unverifiable.inc()
+            except (InvalidRequest, grpc.RpcError, WrongConnection) as error:
+                logger.warning("live traffic of %s: %s", inference.model_name, error)
+            except Exception:
+                logger.exception("live traffic of %s", inference.model_name)
+
+    def _check(self, inference: pb.MirroredInference) -> None:
+        key = (inference.model_name, inference.model_version)
+        known = self._references.loaded(key[0], number_of(key[1]), inference.sha256)
+        pictures, served = decoded(inference, known)
+        reference = known.reference.predict(pictures)
+        if not np.isfinite(reference).all():
+            return  # a caller's NaN or infinity, which no graph need answer alike
+        parity = compare(reference, served)
+        window = self._window(key, inference.sha256)
+        window.add(parity)
+        if parity.relative_error > known.manifest.tolerances.parity:
+            at = int(np.nan_to_num(np.abs(reference - served), nan=np.inf).max(axis=1).argmax())
+            self._disagree(inference, known, pictures[at], served[at], reference[at])
+        self._move(key, known, pictures, served, window)
+        if self._record.verifies(key, inference.sha256):  # still: its series may have ended
+            self._show(key, window.seen)
+
+    def _show(self, key: Key, seen: Seen) -> None:
+        if seen.parity:
+            self._metrics.parity(key, SHADOW, seen.parity)
+        self._metrics.consistency(key, SHADOW, seen.consistency)
+        self._metrics.shadow_checked(key)
+        self._record.note_shadow(key, seen)
+
+    def _window(self, key: Key, sha256: str) -> Window:
+        window = self._windows.get(key)
+        if window is None or window.sha256 != sha256:
+            window = self._windows[key] = Window(sha256, self._limit)
+        return window
+
+    def _move(
+        self, key: Key, known: Known, pictures: Pictures, served: Pictures, window: Window
+    ) -> None:
+        """Ask for the same pictures a pixel aside, as far as that is allowed."""
+        if len(pictures) > known.max_batch_size:
+            return
+        if not self._allowance.spend(len(pictures) * len(ONE_PIXEL)):
+            return
+        remote = self._client.describe(*key)
+        if remote.sha256 != window.sha256:
+            return  # reloaded: it would be another graph's answer
+        offsets = np.broadcast_to(next(self._steps), (len(pictures), 2))
+        for name, shift in ONE_PIXEL.items():
+            answer = self._client.infer(remote, shift(pictures, offsets, known.axes))
+            window.same[name].extend((answer.argmax(axis=1) == served.argmax(axis=1)).tolist())
+
+    def _disagree(
+        self,
+        inference: pb.MirroredInference,
+        known: Known,
+        picture: Pictures,
+        served: Pictures,
+        reference: Pictures,
+    ) -> None:
+        self._record.note_disagreement(
+            Disagreement(
+                time_s=time(),
+                model=inference.model_name,
+                version=inference.model_version,
+                sha256=inference.sha256,
+                source=SHADOW,
+                layout=known.manifest.preprocessing.layout,
+                picture=picture.copy(),
+                served=served.copy(),
+                reference=reference.copy(),
+                labels=known.labels,
+                trace_id=inference.trace_id,
+            )
+        )
+
+
+def decoded(inference: pb.MirroredInference, known: Known) -> tuple[Pictures, Pictures]:
+    """Return the pictures of an inference, (B, ...), and the served logits, (B, C).
+
+    Raises:
+        InvalidRequest: it is not what the model takes and gives.
+    """
+    wanted = known.manifest.input
+    pictures = _array(inference.pictures)
+    if inference.pictures.datatype != wanted.datatype or not wanted.fits(pictures.shape[1:]):
+        raise InvalidRequest(
+            f"pictures are {inference.pictures.datatype} {pictures.shape[1:]}, the model takes "
+            f"{wanted.datatype} {wanted.shape}"
+        )
+    for tensor in inference.outputs:
+        if tensor.name == LOGITS:
+            return pictures, _array(tensor)
+    raise InvalidRequest(f"outputs are {[one.name for one in inference.outputs]}, without {LOGITS}")
+
+
+def number_of(version: str) -> int:
+    """Return the number of a version, or 0, which none has, if it is no number."""
+    return int(version) if version.isascii() and version.isdecimal() else 0
+
+
+def _array(tensor: pb.MirroredInference.Tensor) -> Pictures:
+    try:
+        view = tensors.from_raw(tensor.raw, tensor.datatype, tuple(tensor.shape))
+    except (KeyError, ValueError) as error:
+        raise InvalidRequest(f"tensor {tensor.name!r} cannot be read: {error}") from error
+    return view.copy()  # PyTorch does not take what cannot be written to

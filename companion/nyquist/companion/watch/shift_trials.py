@@ -1,0 +1,105 @@
+"""Shift consistency, a few trials at a time: the figure that a long measurement would give.
+
+protocol, pictures -> trials in a fixed order -> the latest outcome of each -> Consistency
+
+A trial is one picture under one pair of shifts. After the last comes the first again, so the
+figure is always over the latest outcome of every trial, and that of a graph that does not change is
+`pair_consistency` to the digit.
+"""
+
+import numpy as np
+from nyquist.companion.measures.parity import Predict
+from nyquist.companion.measures.shift_consistency import (
+    DEFAULT_PAIRS,
+    Consistency,
+    ShiftProtocol,
+    circular_shifts,
+    consistency_of,
+    draw_offsets,
+    fractional_shifts,
+    random_crops,
+    zero_padded_shifts,
+)
+from nyquist.companion.measures.shifts import Pictures
+from nyquist.companion.references.repository import Known
+
+CIRCULAR = "circular"
+CROP_REACH = 8
+"""Corners of crops lie in 0..7: what is left of the picture must still be what the model takes."""
+
+
+class ShiftTrials:
+    """The trials of one protocol on one set of pictures.
+
+    Args:
+        pictures: (N, ...).
+        protocol: how they move.
+        pairs: of shifts for each picture.
+        seed: of the offsets.
+
+    Attributes:
+        done: trials made so far, over all rounds.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        protocol: ShiftProtocol,
+        *,
+        pairs: int = DEFAULT_PAIRS,
+        seed: int = 0,
+    ) -> None:
+        self._pictures, self._protocol = pictures, protocol
+        drawn = list(draw_offsets(protocol, len(pictures), pairs, seed))
+        self._offsets = np.concatenate(drawn, axis=1)  # (2, pairs * N, 2)
+        self._same = np.zeros(len(pictures) * pairs, dtype=bool)
+        self.done = 0
+
+    def __len__(self) -> int:
+        return len(self._same)
+
+    @property
+    def left(self) -> int:
+        """Trials that have not been made yet."""
+        return max(0, len(self) - self.done)
+
+    @property
+    def consistency(self) -> Consistency | None:
+        """The share of the trials that left the answer as it was; None until all were made."""
+        if self.left:
+            return None
+        return consistency_of(self._same.reshape(-1, len(self._pictures)).mean(axis=0))
+
+    def make(self, predict: Predict, count: int) -> None:
+        """Make the next `count` trials at most, in two calls; fewer where a round is complete."""
+        start = self.done % len(self)
+        trials = np.arange(start, min(start + count, len(self)))
+        pictures = self._pictures[trials % len(self._pictures)]
+        first, second = (
+            predict(shift(pictures, offsets[trials])).argmax(axis=1)
+            for shift, offsets in zip(
+                (self._protocol.first, self._protocol.second), self._offsets, strict=True
+            )
+        )
+        self._same[trials] = first == second
+        self.done += len(trials)
+
+
+def fitting_protocols(known: Known, pictures: Pictures) -> dict[str, ShiftProtocol]:
+    """Return every protocol that pictures of a model can take, by the name it is shown under.
+
+    Crops need pictures that are larger than the least that the model takes.
+    """
+    axes = known.axes
+    size = (pictures.shape[axes[0]], pictures.shape[axes[1]])
+    protocols = {
+        CIRCULAR: circular_shifts(size, axes),
+        "zero_padded": zero_padded_shifts(axes),
+        "half_pixel": fractional_shifts(size, axes),
+    }
+    crop = (size[0] - CROP_REACH + 1, size[1] - CROP_REACH + 1)
+    cut = list(pictures.shape[1:])
+    cut[axes[0] - 1], cut[axes[1] - 1] = crop
+    if known.manifest.input.fits(cut):
+        protocols["crops"] = random_crops(crop, axes, reach=CROP_REACH)
+    return protocols

@@ -1,0 +1,130 @@
+"""python export/build.py: make the models of the zoo, or your own, into served artifacts.
+
+arguments -> specs -> which have changed -> build those, side by side -> table
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from nyquist.companion.page.wording import milliseconds
+from nyquist.export import diff
+from nyquist.export.command_line import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    outcome,
+    parse,
+    show_plans,
+    write_json,
+)
+from nyquist.export.failures import file_reason
+from nyquist.export.jobs import Task, build_all
+from nyquist.export.outcome import Built
+from nyquist.export.plan import Plan, plan
+from nyquist.export.publish import RepositoryBusy, locked, remove_leftovers
+from nyquist.export.report.pages import write_pages
+from nyquist.export.report.record import Latency, read_report
+from nyquist.export.report.speed import measure_speed
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+LEGEND = """\
+MMACs: million multiply-adds of a picture
+parity: largest difference from PyTorch, as a share of the spread of logits
+shift: answers that hold under circular shifts
+ms b1, ms b8: time of onnxruntime for a batch of 1 and of 8
+s: time of the build; - if nothing had changed\
+"""
+
+
+def built_table(built: Sequence[Built], repository: Path) -> Table:
+    """Lay out what is in the repository, a line a model, within 80 columns."""
+    headers = ("model", "MMACs", "parity", "accuracy", "shift", "MB", "ms b1", "ms b8", "s")
+    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for model in built:
+        figures = model.manifest.figures
+        right = round((figures.accuracy or 0) * figures.labelled)
+        table.add_row(
+            model.manifest.name,
+            f"{figures.multiply_adds / 1e6:,.0f}",
+            f"{figures.parity:.1e}",
+            f"{right}/{figures.labelled}" if figures.labelled else "-",
+            f"{figures.consistency:.2%}",
+            f"{model.size / 1e6:.2f}",
+            *_latencies(repository, model.manifest.name),
+            f"{model.seconds:.0f}" if model.seconds else "-",
+        )
+    return table
+
+
+def _latencies(repository: Path, name: str) -> tuple[str, str]:
+    """Return the median times of batch 1 and 8, milliseconds."""
+    latency = read_report(repository, name).latency
+    lines = latency.lines if isinstance(latency, Latency) else ()
+    times = {line.batch: milliseconds(line.median) for line in lines}
+    return times.get(1, "-"), times.get(8, "-")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build what the command line asks for; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["diff"]:
+        return diff.main(arguments[1:])
+    options, chosen = parse(arguments)
+    console = Console(stderr=options.json)
+    if options.list:
+        console.print("\n".join(spec.name for spec in chosen), highlight=False)
+        return DONE
+    start = perf_counter()
+    try:
+        if options.dry_run:
+            plans = [plan(spec, options.output) for spec in chosen]
+            show_plans(plans, console, as_json=options.json)
+            return DONE
+        with locked(options.output):
+            remove_leftovers(options.output)
+            return build([plan(spec, options.output) for spec in chosen], options, console, start)
+    except KeyboardInterrupt:
+        console.print("interrupted: models that were finished are published, others untouched")
+        return INTERRUPTED
+    except RepositoryBusy as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        reason = file_reason(error, options.output)
+        console.print(f"[red]error:[/red] {reason}", highlight=False, soft_wrap=True)
+    return FAILED
+
+
+def build(plans: Sequence[Plan], options: Namespace, console: Console, start: float) -> int:
+    """Build what has changed and print the table of all; return the exit status."""
+    tasks = [
+        Task(one.spec, options.output, options.keep, options.debug)
+        for one in plans
+        if one.kept is None
+    ]
+    fresh, failed = build_all(tasks, min(options.jobs, len(tasks)), console) if tasks else ([], {})
+    by_name = {built.manifest.name: built for built in fresh}
+    found = [one.kept or by_name.get(one.spec.name) for one in plans]
+    done = [built for built in found if built is not None]
+    if fresh:
+        console.print("timing the models side by side, and writing their pages")
+        measure_speed(options.output, [built.manifest for built in done])
+        write_pages(options.output)
+    seconds = perf_counter() - start
+    if options.json:
+        write_json(outcome(plans, fresh, failed, seconds))
+    elif done:
+        console.print(built_table(done, options.output))
+        console.print(LEGEND, highlight=False)
+    console.print(f"{len(done)} of {len(plans)} models in {seconds:.1f} s")
+    for name, reasons in failed.items():
+        console.print(f"[red]{name}[/red] is not published:", highlight=False)
+        for reason in reasons:
+            console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+    return FAILED if failed else DONE

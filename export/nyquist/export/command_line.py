@@ -1,0 +1,128 @@
+"""What `python export/build.py` is asked to do, and what it answers.
+
+arguments -> options, specs          plans, built, failed -> table or JSON
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nyquist.export.outcome import Built
+from nyquist.export.plan import Plan
+from nyquist.export.publish import DEFAULT_KEEP
+from nyquist.export.recipe.flags import add_arguments, specs_from_arguments
+from nyquist.export.recipe.recipe import RecipeError
+from nyquist.models.spec import ModelSpec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+DEFAULT_OUTPUT = Path("model_repository")
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+EPILOG = """\
+exit status:
+  0    every model is built, or was as it should be
+  1    a model failed, its artifact is as before; or the repository cannot be written
+  2    the arguments, or the file that they name, are wrong; nothing was done
+  130  interrupted; what was finished is published
+
+To compare two versions of a model: nyquist-build diff --help
+"""
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[ModelSpec]]:
+    """Parse the command line; see `python export/build.py --help`.
+
+    Raises:
+        SystemExit: with 2, once all that is wrong is on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="export/build.py",
+        description="Make models into artifacts: export, check, judge, publish.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        metavar="FOLDER",
+        help="model repository (%(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(os.cpu_count() or 1, 4),
+        metavar="N",
+        help="models built at the same time (%(default)s)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=DEFAULT_KEEP,
+        metavar="N",
+        help="most versions of a model (%(default)s)",
+    )
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be built, and why")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    parser.add_argument(
+        "--debug", action="store_true", help="also write the graph with names and source lines"
+    )
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    for flag in ("jobs", "keep"):
+        if getattr(options, flag) < 1:
+            parser.error(f"--{flag} must be at least 1, got {getattr(options, flag)}")
+    try:
+        return options, specs_from_arguments(options)
+    except RecipeError as error:
+        parser.exit(MISUSED, "".join(f"error: {problem}\n" for problem in error.problems))
+
+
+def show_plans(plans: Sequence[Plan], console: Console, *, as_json: bool) -> None:
+    """Say what would be built."""
+    if as_json:
+        write_json(
+            {
+                "build": {p.spec.name: p.reason for p in plans if p.kept is None},
+                "unchanged": [p.spec.name for p in plans if p.kept is not None],
+            }
+        )
+        return
+    table = Table("model", "", "why", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for one in plans:
+        table.add_row(one.spec.name, "build" if one.kept is None else "keep", one.reason)
+    console.print(table)
+
+
+def outcome(
+    plans: Sequence[Plan],
+    fresh: Sequence[Built],
+    failed: Mapping[str, Sequence[str]],
+    seconds: float,
+) -> dict[str, object]:
+    """Return what happened as one document."""
+    return {
+        "built": [
+            {
+                "name": built.manifest.name,
+                "version": built.manifest.version,
+                "bytes": built.size,
+                "seconds": round(built.seconds, 3),
+                "figures": built.manifest.figures.model_dump(mode="json"),
+            }
+            for built in fresh
+        ],
+        "unchanged": [one.spec.name for one in plans if one.kept is not None],
+        "failed": {name: list(reasons) for name, reasons in failed.items()},
+        "seconds": round(seconds, 3),
+    }
+
+
+def write_json(document: Mapping[str, object]) -> None:
+    """Write one document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

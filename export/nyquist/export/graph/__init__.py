@@ -1,0 +1,1 @@
+"""Network -> ONNX graph, checked, timed and compared with its network."""

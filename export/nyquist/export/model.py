@@ -1,0 +1,194 @@
+"""Build one model.
+
+spec -> network with weights -> export -> precision -> judge -> publish
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+from nyquist.export.graph.export import OPSET, Exported, add_facts, export_graph
+from nyquist.export.inputs import inputs_sha256, package_versions, weights_sha256
+from nyquist.export.judge import Subject, open_graph
+from nyquist.export.outcome import Built, GateMissed
+from nyquist.export.precision.derive import Derived, derive
+from nyquist.export.publish import DEFAULT_KEEP, model_config, publish
+from nyquist.export.recipe.flags import command_of
+from nyquist.export.report.measurement import collect
+from nyquist.export.report.record import ModelReport
+from nyquist.models.network import class_count, load_network
+from nyquist.models.outputs import OutputsNetwork
+from nyquist.models.samples import read_samples, wider_photographs
+from nyquist.models.spec import INPUT, ModelSpec, Output
+from nyquist.server.artifact import manifest as artifact
+from nyquist.server.artifact.manifest import (
+    Architecture,
+    Manifest,
+    Origin,
+    Preprocessing,
+    Tensor,
+    Tolerances,
+)
+from safetensors.torch import save
+from torch import nn
+
+KEPT_SAMPLES = 64
+
+
+def build_model(
+    spec: ModelSpec,
+    repository: Path,
+    on_station: Callable[[str], None],
+    *,
+    keep: int = DEFAULT_KEEP,
+    debug: bool = False,
+    report: bool = False,
+) -> Built:
+    """Build one model and put it into the repository.
+
+    Args:
+        spec: what to build.
+        repository: where to.
+        on_station: told the name of each station when it begins.
+        keep: most versions that stay.
+        debug: also write the graph with the names of modules and source lines.
+        report: also measure what the model's page shows.
+
+    Raises:
+        ExceptionGroup: of GateMissed, one for each limit that is missed.
+        ExportError: the exporter did not do as asked.
+        ValueError: the checkpoint, the samples or the options do not fit the network.
+        OSError: a file cannot be read, or the artifact not be written.
+    """
+    start = perf_counter()
+    on_station("weights")
+    network = load_network(spec)
+    subject = Subject(spec, network, read_samples(spec, spec.samples))
+    on_station("export")
+    exported = export_spec(subject)
+    on_station("judge")
+    derived = derive(subject, exported)
+    if derived.judgement.misses:
+        reasons = [GateMissed(one) for one in derived.judgement.misses]
+        raise ExceptionGroup(f"{spec.name} is not published", reasons)
+    on_station("publish")
+    graph = add_facts(derived.graph, graph_facts(spec))
+    files = version_files(subject, graph, exported.debug if debug else None)
+    manifest = publish(
+        repository,
+        spec.name,
+        files,
+        lambda version, digests: describe(subject, derived, version, digests),
+        keep,
+    )
+    if report:
+        on_station("report")
+        measure_page(subject, graph).write(repository)
+    return Built(manifest, len(graph), perf_counter() - start)
+
+
+def measure_page(subject: Subject, graph: bytes) -> ModelReport:
+    """Measure what the page of a model shows."""
+    return collect(
+        subject.spec,
+        subject.network,
+        subject.preprocessed,
+        open_graph(graph, subject.spec.max_batch_size),
+        subject.samples,
+        hashlib.sha256(graph).hexdigest(),
+        wider=wider_photographs(subject.spec),
+    )
+
+
+def export_spec(subject: Subject) -> Exported:
+    """Export the network of a spec with its outputs and its dynamic axes."""
+    spec = subject.spec
+    spans = {}
+    if spec.sizes:
+        rows, columns = zip(*spec.served_sizes, strict=True)
+        down, across = spec.preprocessing.shift_axes
+        spans = {down: (min(rows), max(rows)), across: (min(columns), max(columns))}
+    network = OutputsNetwork(subject.preprocessed, spec.outputs).eval()
+    return export_graph(network, subject.samples.images[:2], spec.outputs, spans)
+
+
+def graph_facts(spec: ModelSpec) -> dict[str, str]:
+    """Return what a graph says of itself, for a file that lost its manifest."""
+    preprocessing = describe_preprocessing(spec).model_dump_json(exclude_defaults=True)
+    return {
+        "nyquist.name": spec.name,
+        "nyquist.architecture": spec.architecture,
+        "nyquist.options": json.dumps(dict(spec.options), sort_keys=True),
+        "nyquist.precision": spec.precision,
+        "nyquist.preprocessing": preprocessing,
+        "nyquist.labels": json.dumps(spec.labels, ensure_ascii=False),
+        "nyquist.version": package_versions()["nyquist"],
+    }
+
+
+def version_files(subject: Subject, graph: bytes, debug: bytes | None) -> dict[str, bytes]:
+    """Return every file of a version but its manifest, by name."""
+    spec, network = subject.spec, subject.network
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    kept = subject.samples.spread(KEPT_SAMPLES)
+    files = {
+        artifact.CONFIG_FILE: model_config(spec, output_tensors(spec, network)).encode(),
+        artifact.LABELS_FILE: "".join(f"{label}\n" for label in spec.labels).encode(),
+        artifact.MODEL_FILE: graph,
+        artifact.REFERENCE_FILE: save(weights),
+        artifact.SAMPLES_FILE: save({"images": kept.images, "labels": kept.labels}),
+    }
+    return files if debug is None else files | {artifact.DEBUG_FILE: debug}
+
+
+def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[Tensor, ...]:
+    """Describe the outputs of a graph; features are what enters the network's last linear layer."""
+    classes = class_count(spec, network)
+    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
+    if heads:
+        sizes["features"] = heads[-1].in_features
+    return tuple(Tensor(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs)
+
+
+def describe(subject: Subject, derived: Derived, version: int, digests: dict[str, str]) -> Manifest:
+    """Return the manifest of a version."""
+    spec = subject.spec
+    sizes = spec.served_sizes
+    rows, columns = zip(*sizes, strict=True)
+    bounds = {
+        "least": spec.picture_shape((min(rows), min(columns))),
+        "most": spec.picture_shape((max(rows), max(columns))),
+    }
+    return Manifest(
+        name=spec.name,
+        version=version,
+        input=Tensor(
+            name=INPUT,
+            datatype=spec.datatype,
+            shape=spec.shape,
+            **(bounds if spec.sizes else {}),
+        ),
+        outputs=output_tensors(spec, subject.network),
+        preprocessing=describe_preprocessing(spec),
+        opset=OPSET,
+        precision=spec.precision,
+        recipe=derived.recipe,
+        architecture=Architecture(name=spec.architecture, options=dict(spec.options)),
+        tolerances=Tolerances(**vars(spec.limits)),
+        figures=derived.judgement.figures,
+        origin=Origin(
+            command=command_of(spec),
+            inputs_sha256=inputs_sha256(spec),
+            weights_sha256=weights_sha256(spec),
+            built_with=package_versions(),
+        ),
+        files=digests,
+    )
+
+
+def describe_preprocessing(spec: ModelSpec) -> Preprocessing:
+    """Return what the graph does to a picture first, as a manifest says it."""
+    return Preprocessing(**vars(spec.preprocessing))

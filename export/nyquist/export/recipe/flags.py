@@ -1,0 +1,248 @@
+"""Recipes on the command line, and back: from flags to specs, from a spec to its flags.
+
+--only NAME --precision P      models of the zoo
+--config FILE --only NAME      models of a file
+--arch A --name N --input S    a model of your own
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from nyquist.export.recipe.recipe import (
+    FIELDS,
+    LIMITS,
+    WHITE,
+    RecipeError,
+    read_recipe,
+    relaxed,
+    relaxed_limits,
+    with_precisions,
+)
+from nyquist.export.recipe.yaml_file import read_recipes
+from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS, MAX_TAPS, SOURCES, nearest
+from nyquist.models.spec import (
+    OUTPUTS,
+    PRECISIONS,
+    Limits,
+    ModelSpec,
+    Option,
+    Precision,
+    Preprocessing,
+)
+from nyquist.models.zoo import specs as zoo_specs
+from nyquist.server.artifact.manifest import LABELS_FILE
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that choose models, or describe one. All are absent (None) by default."""
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these models; see --list")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="models of a YAML file instead of the zoo's"
+    )
+    parser.add_argument(
+        "--precision", metavar="P,...", help=f"of the arithmetic: {', '.join(PRECISIONS)}"
+    )
+    own = parser.add_argument_group(
+        "a model of your own", "needs --arch, --name and --input; docs/export.md has examples"
+    )
+    own.add_argument(
+        "--arch", metavar="NAME", help=f"{', '.join(ARCHITECTURES)}, or module:function"
+    )
+    own.add_argument("--name", help="as it will be served")
+    own.add_argument("--input", metavar="CxHxW", help="of the network, such as 3x224x224")
+    own.add_argument(
+        "--downsampling",
+        metavar="KIND,...",
+        help=f"{', '.join(DOWNSAMPLING_KINDS)}; of several, each is a model",
+    )
+    own.add_argument("--taps", metavar="N", help=f"of the blur, 1 to {MAX_TAPS}")
+    own.add_argument(
+        "--option",
+        dest="options",
+        action="append",
+        metavar="KEY=VALUE",
+        help="another option of the architecture; may be repeated",
+    )
+    own.add_argument(
+        "--weights", metavar="FILE", help="checkpoint; without one, seeded fresh weights"
+    )
+    own.add_argument("--weights-sha256", metavar="HEX", help="that the checkpoint must have")
+    own.add_argument("--labels", metavar="FILE", help="the name of each class, one a line")
+    own.add_argument(
+        "--samples",
+        metavar="FOLDER",
+        help=f"pictures that the build is judged on: a folder, or {', '.join(SOURCES)}",
+    )
+    own.add_argument(
+        "--calibration", metavar="FOLDER", help="pictures that the ranges of int8 are taken from"
+    )
+    own.add_argument(
+        "--input-type",
+        metavar="TYPE",
+        help="float32: (C, H, W) in 0..1; uint8: (H, W, C) in 0..255 (float32)",
+    )
+    own.add_argument(
+        "--mean", metavar="M,...", help="of pictures in 0..1, such as 0.485 or 127/255"
+    )
+    own.add_argument("--std", metavar="S,...", help="likewise")
+    own.add_argument("--sizes", metavar="HxW,...", help="other sizes that are taken, and proved")
+    own.add_argument(
+        "--resize",
+        action="store_const",
+        const=True,
+        help="bring pictures of --sizes to --input inside the graph",
+    )
+    own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
+    own.add_argument("--max-batch-size", metavar="N", help="largest batch that is served (16)")
+    for field, limit in LIMITS.items():
+        default = getattr(Limits(), limit)
+        own.add_argument(
+            f"--{field.replace('_', '-')}", metavar="X", help=f"limit of the build ({default:g})"
+        )
+
+
+def specs_from_arguments(options: Namespace) -> list[ModelSpec]:
+    """Return the models that flags of `add_arguments` ask for.
+
+    Raises:
+        RecipeError: all that is wrong with them, or with the file that they name.
+    """
+    given = {field: getattr(options, field) for field in FIELDS}
+    given = {field: value for field, value in given.items() if value is not None}
+    if options.config is not None:
+        _refuse(given, "--config has models of its own; write this into the file")
+        return _only(read_recipes(options.config), options.only)
+    if "arch" not in given:
+        precision = given.pop("precision", "fp32")
+        _refuse(given, "describes a model of your own; give --arch too")
+        chosen = _only(list(zoo_specs().values()), options.only)
+        return with_precisions(chosen, _precisions(precision))
+    if options.only:
+        raise RecipeError(["--only chooses among models that are known; with --arch there is one"])
+    found, problems = read_recipe({**given, "options": _pairs(given.get("options", ()))}, Path())
+    if problems:
+        raise RecipeError(f"{_flag(*problem.place)}: {problem.message}" for problem in problems)
+    return found
+
+
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    if given:
+        raise RecipeError(f"{_flag(field)}: {why}" for field in given)
+
+
+def _flag(field: str | int, *below: str | int) -> str:
+    if field == "options":
+        return " ".join(("--option", *map(str, below)))
+    return f"--{str(field).replace('_', '-')}"
+
+
+def _only(specs: list[ModelSpec], names: list[str] | None) -> list[ModelSpec]:
+    known = tuple(spec.name for spec in specs)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise RecipeError(f"unknown model {name!r}; {nearest(name, known)}" for name in unknown)
+    return [spec for spec in specs if not names or spec.name in names]
+
+
+def _precisions(text: str) -> list[Precision]:
+    found = [part.strip() for part in text.split(",")]
+    wrong = [part for part in found if part not in PRECISIONS]
+    if wrong:
+        raise RecipeError(
+            f"--precision: unknown precision {part!r}; {nearest(part, PRECISIONS)}"
+            for part in wrong
+        )
+    return [precision for precision in PRECISIONS if precision in found]
+
+
+def _pairs(texts: list[str] | tuple[str, ...]) -> dict[str, Option]:
+    """Return `key=value` texts as options; a value that reads as a number is one."""
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise RecipeError(f"--option: is written KEY=VALUE, got {text!r}" for text in wrong)
+    return {key: _number(value) for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _number(text: str) -> Option:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def command_of(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the arguments of `python export/build.py` that build this one model again.
+
+    Files and folders stand without where they lie; the labels are those of the artifact.
+    """
+    name = spec.name
+    if spec.precision != "fp32":
+        name = name.removesuffix(f"_{spec.precision}")
+    precision = () if spec.precision == "fp32" else ("--precision", spec.precision)
+    known = zoo_specs().get(name)
+    if known is not None and relaxed(known, spec.precision) == spec:
+        return ("--only", name, *precision)
+    return ("--arch", spec.architecture, "--name", name, *_own_arguments(spec), *precision)
+
+
+def _own_arguments(spec: ModelSpec) -> Iterator[str]:
+    """Yield the flags, other than name and precision, that differ from their defaults."""
+    yield from ("--input", "x".join(map(str, spec.input)))
+    yield from _option_arguments(spec)
+    files = {
+        "--weights": spec.weights.name if spec.weights else "",
+        "--weights-sha256": spec.weights_sha256,
+        "--labels": LABELS_FILE if spec.labels else "",
+        "--samples": "" if spec.samples == "photographs" else Path(spec.samples).name,
+        "--calibration": Path(spec.calibration).name,
+        "--input-type": "" if spec.datatype == "FP32" else "uint8",
+        **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
+        "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
+        "--outputs": "" if spec.outputs == ("logits",) else ",".join(spec.outputs),
+        "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
+    }
+    for flag, value in files.items():
+        if value:
+            yield from (flag, value)
+    if spec.preprocessing.resize is not None:
+        yield "--resize"
+    usual = relaxed_limits(Limits(), spec.precision)
+    for field, limit in LIMITS.items():
+        if getattr(spec.limits, limit) != getattr(usual, limit):
+            yield from (_flag(field), f"{getattr(spec.limits, limit)!r}")
+
+
+def _option_arguments(spec: ModelSpec) -> Iterator[str]:
+    settled = {"in_channels": spec.input[0], "num_classes": len(spec.labels)}
+    if ":" in spec.architecture:
+        settled = {}
+    for option, value in spec.options.items():
+        if option in ("downsampling", "taps"):
+            yield from (f"--{option}", str(value))
+        elif settled.get(option) != value:
+            yield from ("--option", f"{option}={value}")
+
+
+def _preprocessing_arguments(preprocessing: Preprocessing, white: int) -> dict[str, str]:
+    mean, scale = preprocessing.mean, preprocessing.scale
+    return {
+        "--mean": "" if mean == 0 else _shares(mean, white),
+        "--std": "" if scale == white else _shares(scale, white),
+    }
+
+
+def _shares(values: float | tuple[float, ...], white: int) -> str:
+    """Write values of pictures up to `white` as shares of it, exactly."""
+    several = values if isinstance(values, tuple) else (values,)
+    return ",".join(_share(Fraction(repr(value)) / white) for value in several)
+
+
+def _share(value: Fraction) -> str:
+    decimal = Decimal(value.numerator) / Decimal(value.denominator)
+    return str(decimal) if Fraction(decimal) == value else str(value)

@@ -1,0 +1,92 @@
+"""The pages of a model repository: an index and one for each model, whole files without links out.
+
+manifests and report/<name>.json -> ModelPage -> families -> report/<name>.html, report/index.html
+"""
+
+from collections.abc import Mapping, Set
+from math import isfinite, log10
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+from nyquist.companion.page import REPORT_FOLDER
+from nyquist.companion.page.wording import decade, milliseconds, percent, short
+from nyquist.export.report import wording
+from nyquist.export.report.families import group
+from nyquist.export.report.model_page import ModelPage, read_page
+from nyquist.export.report.record import write_whole
+from nyquist.server.serving.repository import model_folders
+from nyquist.server.wire.errors import ArtifactError
+
+TEMPLATES = Path(__file__).parent / "templates"
+LOOK = PackageLoader("nyquist.companion", "page/templates")
+"""Has look.css, which the pages of the companion share."""
+
+INDEX = "index"
+
+
+def write_pages(repository: Path) -> Path:
+    """Write report/<name>.html for each model of a repository, and the index; return its path.
+
+    The same manifests and records give the same bytes. Pages and records of models that are gone
+    are deleted. A model with a damaged manifest has no page, and its reason on the index.
+
+    Args:
+        repository: holds the models, and report/<name>.json of those that were measured.
+
+    Raises:
+        ArtifactError: the repository is no folder.
+        OSError: a page cannot be written.
+    """
+    pages: list[ModelPage] = []
+    damaged: dict[str, str] = {}
+    for model in model_folders(repository):
+        try:
+            pages.append(read_page(repository, model))
+        except (ArtifactError, FileNotFoundError) as error:
+            damaged[model.name] = str(error).replace(f"{repository}/", "")
+    families = group(pages)
+    environment = page_environment()
+    folder = repository / REPORT_FOLDER
+    for family in families:
+        for page in family.pages:
+            text = environment.get_template("model.html").render(page=page, family=family)
+            write_whole(folder / f"{page.name}.html", text)
+    text = environment.get_template("index.html").render(
+        families=families, pages=pages, damaged=damaged
+    )
+    write_whole(folder / f"{INDEX}.html", text)
+    names = {page.name for page in pages}
+    _remove_strangers(folder, {".html": names | {INDEX}, ".json": names | set(damaged)})
+    return folder / f"{INDEX}.html"
+
+
+def _remove_strangers(folder: Path, kept: Mapping[str, Set[str]]) -> None:
+    """Delete pages and records of other models, and what was left half written."""
+    for path in folder.iterdir():
+        gone = path.suffix in kept and path.stem not in kept[path.suffix]
+        if gone or path.suffix == ".partial":
+            path.unlink()
+
+
+def page_environment() -> Environment:
+    """Return the templates: everything that is written into a page is escaped."""
+    environment = Environment(
+        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), LOOK]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "compact": wording.compact,
+        "decade": decade,
+        "figure": wording.figure,
+        "log10": log10,
+        "milliseconds": milliseconds,
+        "percent": percent,
+        "short": short,
+        "words": lambda name: name.replace("_", " ").replace(".", ", "),
+    }
+    environment.tests["plottable"] = lambda value: isfinite(value) and value > 0
+    environment.globals["response"] = wording.response
+    return environment

@@ -1,0 +1,45 @@
+"""What a network is: layers, architectures, their weights and the zoo of served models. PyTorch.
+
+>>> network = models.create("resnet50", downsampling="blur", weights="resnet50_lpf4.pth")
+>>> models.list()
+
+The imports of torch are inside, so that a command may choose its threads before torch starts.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def create(
+    name: str, *, weights: str | Path | None = None, **options: str | int | float
+) -> "nn.Module":
+    """Build a network, with fresh weights or those of a file, in training mode.
+
+    Args:
+        name: one of list().
+        weights: a checkpoint of any layout that nyquist.models.checkpoints.load_checkpoint reads.
+        options: of the architecture; see nyquist.models.networks.architectures.create.
+
+    Raises:
+        ValueError: the name is unknown, an option has a value that it may not have, or the weights
+            are not those of this network.
+        TypeError: the architecture has no such option.
+        FileNotFoundError: there are no such weights.
+    """
+    from nyquist.models import checkpoints
+    from nyquist.models.networks import architectures
+
+    network = architectures.create(name, **options)
+    if weights is not None:
+        checkpoints.load_checkpoint(network, weights)
+    return network
+
+
+def list() -> tuple[str, ...]:  # noqa: A001 # models.list(), as in timm
+    """Return the names that `create` knows."""
+    from nyquist.models.networks import architectures
+
+    return tuple(architectures.ARCHITECTURES)

@@ -1,0 +1,239 @@
+"""python -m nyquist.models.analysis: what networks and their downsampling do to a picture.
+
+MODEL is a model of the zoo, an architecture, or, for receptive-field, an ONNX file.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from nyquist.models.analysis import plots, tables
+from nyquist.models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
+from nyquist.models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
+from nyquist.models.analysis.cost import conv_pool_and_strided, cost
+from nyquist.models.analysis.effective_field import effective_field
+from nyquist.models.analysis.gradient_monitor import own_answer_gradients
+from nyquist.models.analysis.gradients import (
+    coverage,
+    gradient_pattern,
+    gradient_statistics,
+    standard_downsamplers,
+)
+from nyquist.models.analysis.module_graph import last_map_module, module_graph
+from nyquist.models.analysis.onnx_graph import onnx_graph
+from nyquist.models.analysis.receptive_field import layer_fields, receptive_fields
+from nyquist.models.analysis.subject import DEFAULT_SIZE, Subject, load_subject
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, DenseMaxPool2d
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+PATTERN_SIZE = 8
+PICTURES = 16
+Options = argparse.Namespace
+
+
+def outputs(options: Options, console: Console) -> None:
+    """Print the output sizes of the common windows, and what they leave unread."""
+    console.print(tables.output_table(options.sizes))
+
+
+def blocks(options: Options, console: Console) -> None:
+    """Compare conv + pool with a strided convolution."""
+    in_channels, out_channels = options.channels
+    compared = conv_pool_and_strided(in_channels, out_channels, options.sizes[0])
+    console.print(tables.block_table(compared))
+
+
+def receptive_field(options: Options, console: Console) -> None:
+    """Print the theoretical field layer by layer, and draw it over a picture."""
+    if options.model.endswith(".onnx"):
+        size = (options.size, options.size) if options.size else None
+        graph = onnx_graph(Path(options.model), options.layout, size)
+        console.print(tables.field_table(layer_fields(graph)))
+    else:
+        _receptive_field(_subject(options), options, console)
+
+
+def effective(options: Options, console: Console) -> None:
+    """Measure the effective field over noise like the pictures, and draw it with the theory."""
+    _effective_field(_subject(options), options, console)
+
+
+def gradients(options: Options, console: Console) -> None:
+    """Compare the gradients of downsampling layers, or watch those of MODEL."""
+    if options.model:
+        _monitor(_subject(options), console)
+        return
+    noise = torch.randn(4, 16, 28, 28, generator=torch.Generator().manual_seed(0))
+    layers = standard_downsamplers(channels=16)
+    measured = {name: gradient_statistics(layer, noise) for name, layer in layers.items()}
+    console.print(tables.gradient_table(measured))
+    patterns = {
+        name: (coverage(layer, PATTERN_SIZE), gradient_pattern(layer, PATTERN_SIZE, (1, 1)))
+        for name, layer in standard_downsamplers().items()
+    }
+    path = options.plots / "gradient_patterns.png"
+    plots.plot_gradient_patterns(patterns, path)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def aliasing(options: Options, console: Console) -> None:
+    """Compare blur filters and shift errors, or measure every stride of MODEL."""
+    if options.model:
+        _stride_aliasing(_subject(options), options, console)
+        return
+    console.print(_filter_table(options.shift))
+    path = options.plots / "filter_responses.png"
+    plots.plot_filter_responses(path)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def stem_comparison(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+    """Compare the stems of five families, and their anti-aliased forms."""
+    console.print(tables.stem_table({name: block_figures(stem) for name, stem in stems().items()}))
+
+
+def bottleneck_comparison(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+    """Compare the bottlenecks v1 and v1.5 of ResNet-50."""
+    console.print(tables.bottleneck_table(bottlenecks()))
+
+
+def shift(options: Options, console: Console) -> None:
+    """Compare what a shift does to each kind of downsampling."""
+    shifts = tuple(dict.fromkeys((0.5, options.shift, 2.0)))
+    console.print(tables.shift_table(shift_errors(shifts), shifts))
+
+
+def everything(options: Options, console: Console) -> None:
+    """Analyse MODEL: cost, receptive fields, aliasing, gradients."""
+    subject = _subject(options)
+    channels, height, width = subject.pictures.shape[1:]
+    console.print(tables.cost_table(cost(subject.network, (channels, height, width))))
+    _receptive_field(subject, options, console)
+    _effective_field(subject, options, console)
+    _stride_aliasing(subject, options, console)
+    _monitor(subject, console)
+
+
+COMMANDS: dict[str, Callable[[Options, Console], None]] = {
+    "outputs": outputs,
+    "blocks": blocks,
+    "receptive-field": receptive_field,
+    "effective-field": effective,
+    "gradients": gradients,
+    "stems": stem_comparison,
+    "bottlenecks": bottleneck_comparison,
+    "shift": shift,
+    "aliasing": aliasing,
+}
+
+
+def _subject(options: Options) -> Subject:
+    return load_subject(options.model, options.downsampling, PICTURES, options.size or DEFAULT_SIZE)
+
+
+def _receptive_field(subject: Subject, options: Options, console: Console) -> None:
+    lines = layer_fields(module_graph(subject.network, subject.pictures[:1]))
+    console.print(tables.field_table(lines))
+    path = options.plots / f"{subject.name}_receptive_field.png"
+    plots.plot_receptive_fields(subject.pictures[0], lines, path)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _effective_field(subject: Subject, options: Options, console: Console) -> None:
+    graph = module_graph(subject.network, subject.pictures[:1])
+    layer = options.layer or last_map_module(subject.network, graph)
+    field = receptive_fields(graph)[graph.index(layer)]
+    seen = effective_field(subject.network, subject.noise(PICTURES), layer)
+    console.print(tables.effective_table(seen, field.rows, layer))
+    path = options.plots / f"{subject.name}_effective_field.png"
+    plots.plot_effective_field(seen, field, path)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _monitor(subject: Subject, console: Console) -> None:
+    lines = own_answer_gradients(subject.network, subject.pictures)
+    console.print(tables.monitor_table(lines))
+    console.print("of the cross entropy of the network's own answers, on its pictures")
+
+
+def _stride_aliasing(subject: Subject, options: Options, console: Console) -> None:
+    lines = stride_aliasing(subject.network, subject.pictures)
+    console.print(tables.aliasing_table(lines))
+    path = options.plots / f"{subject.name}_aliasing.png"
+    plots.plot_stride_aliasing(lines, path)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _filter_table(shift: float) -> Table:
+    """Lay out the filters: gain at the limit of stride 2, leakage, shift errors of layers."""
+    noise = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False, padding_mode="circular")
+    dense = DenseMaxPool2d("circular")
+    title = f"Blur at stride 2: leakage, and error under a shift by {shift:g} px"
+    headers = ("leaks", "relu > blur", "relu > max > blur", "blur > relu")
+    table = tables.new_table(title, "taps", *headers)
+    for taps in range(1, 8):
+        blur = BlurPool2d(taps, 2, "circular")
+        right = nn.Sequential(conv, nn.ReLU(), blur)
+        maximum = nn.Sequential(conv, nn.ReLU(), dense, blur)
+        wrong = nn.Sequential(conv, blur, nn.ReLU())
+        errors = [shift_error(layers, noise, (0.0, shift)) for layers in (right, maximum, wrong)]
+        table.add_row(str(taps), f"{leaked_energy(taps):.2%}", *(f"{e:.3f}" for e in errors))
+    return table
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Parse the command line; see `python -m nyquist.models.analysis --help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nyquist.models.analysis",
+        usage="%(prog)s MODEL [options], or %(prog)s COMMAND [MODEL] [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:16} {run.__doc__}" for name, run in COMMANDS.items()),
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of those below, or MODEL for all")
+    parser.add_argument("model", nargs="?", default="", metavar="MODEL")
+    parser.add_argument("--downsampling", choices=DOWNSAMPLING_KINDS, help="of an architecture")
+    parser.add_argument("--layer", default="", help="to look through (the last map)")
+    parser.add_argument("--size", type=int, help=f"of a picture, pixels ({DEFAULT_SIZE})")
+    parser.add_argument("--layout", choices=("CHW", "HWC"), default="CHW", help="of an ONNX file")
+    parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
+    parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
+    parser.add_argument(
+        "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
+    )
+    parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
+    options = parser.parse_args(arguments)
+    if options.command not in COMMANDS:
+        if options.model:
+            parser.error(f"no command {options.command!r}; choose from {', '.join(COMMANDS)}")
+        options.command, options.model = "", options.command
+    if options.command in ("receptive-field", "effective-field") and not options.model:
+        parser.error(f"{options.command} needs a MODEL")
+    options.sizes = options.sizes or (
+        [56] if options.command == "blocks" else [28, 7, 32, 112, 224]
+    )
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Analyse; return the exit status."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    torch.set_num_threads(1)
+    console = Console()
+    try:
+        COMMANDS.get(options.command, everything)(options, console)
+    except (OSError, ValueError) as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Parameters and multiply-adds of a network, layer by layer, without computing anything."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from nyquist.models.analysis.module_graph import evaluating
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one module costs, its children not counted.
+
+    Attributes:
+        name: of the module, "" for the network itself.
+        kind: its class.
+        parameters: its own, trained or not; buffers are not counted.
+        multiply_adds: of its convolutions and matrix products for one picture; a blur counts, sums,
+            maxima and norms do not.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs for one picture.
+
+    Attributes:
+        layers: the modules that have parameters or multiply, in the order of the network.
+    """
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Sum over all layers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Sum over all layers."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+
+def cost(network: nn.Module, picture_shape: tuple[int, int, int]) -> Cost:
+    """Count what a network costs for one picture, on the meta device.
+
+    Args:
+        network: takes (1, C, H, W); is not changed. A parameter that two modules share is counted
+            once, in the first.
+        picture_shape: (C, H, W).
+    """
+    network = copy.deepcopy(network).to("meta")
+    counter = FlopCounterMode(display=False)
+    with evaluating(network), torch.no_grad(), counter:
+        network(torch.zeros(1, *picture_shape, device="meta"))
+    prefix = type(network).__name__
+    totals = {  # a module's own figure and those of its children
+        name.removeprefix(prefix).removeprefix("."): sum(operators.values()) // 2
+        for name, operators in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    counted: set[int] = set()
+    layers = []
+    for name, module in network.named_modules():
+        path = f"{name}." if name else ""
+        children = sum(totals.get(path + child, 0) for child, _ in module.named_children())
+        own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        counted.update(map(id, own))
+        parameters, work = sum(p.numel() for p in own), totals.get(name, 0) - children
+        if parameters or work:
+            layers.append(LayerCost(name, type(module).__name__, parameters, work))
+    return Cost(tuple(layers))
+
+
+def conv_pool_and_strided(
+    in_channels: int = 64, out_channels: int = 128, size: int = 56
+) -> dict[str, Cost]:
+    """Compare the two ways to halve a map: convolve then pool, or convolve with stride 2.
+
+    The parameters are the same; the first convolves at every position and drops three of four.
+    """
+    shape = (in_channels, size, size)
+
+    def block(stride: int, *pool: nn.Module) -> nn.Module:
+        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(), *pool)
+
+    return {
+        "conv + max pool": cost(block(1, nn.MaxPool2d(2)), shape),
+        "strided conv": cost(block(2), shape),
+    }

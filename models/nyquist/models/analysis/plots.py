@@ -1,0 +1,170 @@
+"""Figures of an analysis, as PNG files.
+
+Without pyplot: no window, no state, so that a test or a thread may draw.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from nyquist.models.analysis.aliasing import StrideAliasing, frequency_response
+from nyquist.models.analysis.effective_field import EffectiveField
+from nyquist.models.analysis.receptive_field import Field, LayerField
+from torch import Tensor
+
+DOTS_PER_INCH = 150
+MOST_BOXES = 8
+FAINTEST = 1e-3
+PADDING_COLOUR = "#9a9a9a"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#f0e442")
+"""Told apart by colour-blind readers too (Okabe and Ito, with one more)."""
+
+
+def plot_receptive_fields(picture: Tensor, lines: Sequence[LayerField], path: Path) -> None:
+    """Draw the field of the middle position of some layers over a picture (C, H, W).
+
+    What lies outside the picture is grey: padding.
+    """
+    figure, axes = _figure(6.4, 5.2)
+    _show_picture(axes, picture)
+    growing = [line for line in lines if min(line.grid) > 1 and line.field.rows.size > 1]
+    distinct = list({line.field: line for line in growing}.values())
+    for colour, line in zip(COLOURS, spread(distinct, MOST_BOXES), strict=False):
+        position = (line.grid[0] // 2, line.grid[1] // 2)
+        label = f"{line.name}: {line.field.rows.size} px"
+        _box(axes, line.field, position, colour, label)
+    axes.set_facecolor(PADDING_COLOUR)
+    axes.autoscale_view()
+    axes.set_title("Theoretical receptive field of the middle position", fontsize=10)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def plot_effective_field(effective: EffectiveField, field: Field, path: Path) -> None:
+    """Draw the effective field with its 95 % square and the theoretical box."""
+    figure, axes = _figure(6.0, 5.0)
+    weights = effective.weights / effective.weights.max()
+    norm = LogNorm(vmin=FAINTEST, vmax=1)
+    image = axes.imshow(weights.clamp(min=FAINTEST).numpy(), cmap="magma", norm=norm)
+    figure.colorbar(image, ax=axes, label="mean size of the gradient, of its largest")
+    _box(axes, field, effective.position, "#56b4e9", f"theory: {field.rows.size} px")
+    side = effective.mass_square()
+    row, column = effective.centroid
+    corner = (round(column) - side / 2, round(row) - side / 2)
+    axes.add_patch(
+        Rectangle(corner, side, side, fill=False, ec="white", ls="--", label=f"95 %: {side} px")
+    )
+    axes.set_facecolor(PADDING_COLOUR)
+    axes.autoscale_view()
+    axes.set_title(f"Effective receptive field over {effective.inputs} inputs", fontsize=10)
+    axes.legend(fontsize=8, loc="upper right", facecolor="#333333", labelcolor="white")
+    axes.set_xlabel("column, pixels")
+    axes.set_ylabel("row, pixels")
+    _save(figure, path)
+
+
+def plot_gradient_patterns(patterns: Mapping[str, tuple[Tensor, Tensor]], path: Path) -> None:
+    """Draw, for each layer, how many outputs reach an input, and what one output hands back."""
+    figure = Figure(figsize=(1.5 * len(patterns) + 0.6, 3.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(patterns), squeeze=False)
+    for column, (name, (counts, single)) in enumerate(patterns.items()):
+        above, below = grid[0][column], grid[1][column]
+        above.imshow(counts.numpy(), cmap="viridis", vmin=0, vmax=9)
+        _annotate(above, counts)
+        above.set_title(name, fontsize=8)
+        limit = max(float(single.abs().max()), 1e-9)
+        below.imshow(single.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        for axes in (above, below):
+            axes.set_xticks([])
+            axes.set_yticks([])
+    grid[0][0].set_ylabel("outputs that reach\nan input", fontsize=8)
+    grid[1][0].set_ylabel("gradient from\noutput [1, 1]", fontsize=8)
+    _save(figure, path)
+
+
+def plot_filter_responses(path: Path, stride: int = 2) -> None:
+    """Draw the frequency response of every blur filter and the limit of a stride."""
+    figure, axes = _figure(6.0, 4.0)
+    frequencies = torch.linspace(0, torch.pi, 200, dtype=torch.float64)
+    for taps, colour in zip(range(1, 8), COLOURS, strict=False):
+        response = frequency_response(taps, frequencies).numpy()
+        axes.plot(frequencies / torch.pi, response, color=colour, label=f"{taps} taps")
+    axes.axvline(1 / stride, color="black", ls=":", lw=1)
+    axes.axvspan(1 / stride, 1, color="black", alpha=0.06)
+    axes.annotate("aliases at stride 2", (0.75, 0.9), ha="center", fontsize=8)
+    axes.set_xlabel("frequency, of pi radians a sample")
+    axes.set_ylabel("gain")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.05)
+    axes.legend(fontsize=8, frameon=False, loc="center right")
+    axes.set_title("Binomial blur: gain cos(w / 2) ** (taps - 1)", fontsize=10)
+    _save(figure, path)
+
+
+def plot_stride_aliasing(lines: Sequence[StrideAliasing], path: Path) -> None:
+    """Draw the energy above the limit, as it enters each stride and as it is sampled."""
+    figure, axes = _figure(6.0, 0.55 * len(lines) + 1.4)
+    places = torch.arange(len(lines)).numpy()
+    entering, sampled = (
+        [getattr(line, part) for line in lines] for part in ("entering", "sampled")
+    )
+    axes.barh(places - 0.2, entering, height=0.38, color=COLOURS[5], label="input of the layer")
+    axes.barh(places + 0.2, sampled, height=0.38, color=COLOURS[1], label="what is sampled")
+    axes.set_yticks(places, [f"{line.name} ({line.kind})" for line in lines], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the energy")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.suptitle("Above the new Nyquist limit, mean removed", fontsize=10)
+    _save(figure, path)
+
+
+def spread(items: Sequence[LayerField], most: int) -> list[LayerField]:
+    """Return at most `most` items, first and last among them, at equal distances."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(at * (len(items) - 1) / (most - 1))] for at in range(most)]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _show_picture(axes: Axes, picture: Tensor) -> None:
+    low, high = picture.min(), picture.max()
+    scaled = ((picture - low) / (high - low).clamp(min=1e-9)).permute(1, 2, 0)
+    if scaled.shape[2] == 3:
+        axes.imshow(scaled.numpy())
+    else:
+        axes.imshow(scaled.mean(2).numpy(), cmap="gray")
+    axes.set_xlabel("column, pixels")
+    axes.set_ylabel("row, pixels")
+
+
+def _box(axes: Axes, field: Field, position: tuple[int, int], colour: str, label: str) -> None:
+    top = field.rows.start + position[0] * field.rows.jump - 0.5
+    left = field.columns.start + position[1] * field.columns.jump - 0.5
+    size = (field.columns.size, field.rows.size)
+    axes.add_patch(Rectangle((left, top), *size, fill=False, ec=colour, lw=1.6, label=label))
+
+
+def _annotate(axes: Axes, counts: Tensor) -> None:
+    for row, column in torch.cartesian_prod(torch.arange(len(counts)), torch.arange(len(counts))):
+        value = int(counts[row, column])
+        colour = "black" if value > 5 else "white"
+        axes.text(column, row, str(value), ha="center", va="center", fontsize=5, color=colour)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=DOTS_PER_INCH)
+    partial.replace(path)

@@ -1,0 +1,71 @@
+"""From a spec to its network: built, loaded, ready to be judged."""
+
+import torch
+from nyquist.models.checkpoints import load_checkpoint
+from nyquist.models.networks.architectures import create, create_from_module
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.samples import read_samples
+from nyquist.models.spec import ModelSpec
+from torch import Tensor, nn
+
+SEED = 0
+SETTLING_PICTURES = 16
+
+
+def load_network(spec: ModelSpec) -> nn.Module:
+    """Build the network of a spec with its weights, in evaluation mode.
+
+    Without a checkpoint its weights come from a fixed seed and its BatchNorm statistics from its
+    samples: such a network knows nothing, and costs what a trained one does.
+
+    Raises:
+        ValueError: the architecture, an option or the checkpoint is not what it should be, the
+            network takes or gives something else than its spec says, or labels do not fit it.
+        TypeError: the architecture has no such option.
+        OSError: the checkpoint cannot be read.
+    """
+    torch.manual_seed(SEED)
+    build = create_from_module if ":" in spec.architecture else create
+    network = build(spec.architecture, **spec.options)
+    classes = class_count(spec, network.eval())
+    if spec.labels and len(spec.labels) != classes:
+        raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
+    if spec.weights is not None:
+        load_checkpoint(network, spec.weights, spec.weights_sha256)
+    else:
+        pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
+        settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
+    return network.eval()
+
+
+def class_count(spec: ModelSpec, network: nn.Module) -> int:
+    """Return the length of the logits of a network in evaluation mode.
+
+    Raises:
+        ValueError: it does not take the input of its spec, or gives something else than logits.
+    """
+    shape = (2, *spec.input)
+    try:
+        with torch.inference_mode():
+            logits = network(torch.zeros(shape))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the network does not take pictures {shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network must give logits (batch, classes), it gave {found}")
+    return logits.shape[1]
+
+
+def settle_statistics(network: nn.Module, pictures: Tensor) -> None:
+    """Set the statistics of every BatchNorm to those of these pictures, float32 (B, C, H, W)."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    network.train()
+    with torch.inference_mode():
+        network(pictures)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

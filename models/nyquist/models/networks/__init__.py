@@ -1,0 +1,1 @@
+"""Architectures, each with any of the six ways of downsampling."""

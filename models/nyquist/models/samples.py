@@ -1,0 +1,204 @@
+"""Real pictures, as a served model takes them: what builds and probes are judged on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from nyquist.models import fashion
+from nyquist.models.choices import SOURCES, nearest
+from nyquist.models.pictures import UNLABELLED as UNLABELLED
+from nyquist.models.pictures import Picture, find_pictures
+from nyquist.models.spec import ModelSpec
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
+CROP = 224
+MOST_PICTURES = 500
+ESPRESSO, TRIPOD = 967, 872
+PHOTOGRAPH_LABELS = {"coffee": ESPRESSO, "camera": TRIPOD}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures and what they show.
+
+    Attributes:
+        images: (N, ...), each as the served model's input wants it.
+        labels: int64 (N,), the right class, or UNLABELLED.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def spread(self, count: int) -> "Samples":
+        """Return at most `count` of them, at equal distances."""
+        chosen = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        return Samples(self.images[chosen].contiguous(), self.labels[chosen])
+
+
+def read_samples(spec: ModelSpec, source: str) -> Samples:
+    """Return pictures as the served model takes them, at the size of its input.
+
+    Args:
+        spec: of the model.
+        source: fashion (500 photographs of Fashion-MNIST, labelled), photographs (five in colour,
+            without labels), imagenet (the same, two of them with their ImageNet classes), or a
+            folder of pictures (see nyquist.models.pictures), of which at most 500 are taken, evenly
+            spread.
+
+    Raises:
+        ValueError: the source is none of these, or a picture cannot be read.
+    """
+    if source == "fashion":
+        samples = fashion_samples()
+    elif source == "photographs":
+        samples = replace(photograph_samples(), labels=torch.full((5,), UNLABELLED))
+    elif source == "imagenet":
+        samples = photograph_samples()
+    elif Path(source).is_dir():
+        return folder_samples(spec, find_pictures(Path(source), spec.labels))
+    else:
+        raise ValueError(
+            f"there are no samples {source!r}; {nearest(source, SOURCES)}, or a folder"
+        )
+    return Samples(fitted(samples.images, spec), samples.labels)
+
+
+def read_calibration(spec: ModelSpec) -> Tensor:
+    """Return the pictures that int8 ranges are taken from, as the served model takes them.
+
+    Those that the spec names; else others than its samples where there are any, and its samples
+    where not. Raises ValueError as read_samples does.
+    """
+    if spec.calibration:
+        return read_samples(spec, spec.calibration).images
+    if spec.samples == "fashion":
+        return fitted(fashion_calibration(), spec)
+    if spec.samples in ("photographs", "imagenet"):
+        return fitted(photograph_calibration(), spec)
+    return read_samples(spec, spec.samples).images
+
+
+def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Bring pictures to the channels, size and type of a served input.
+
+    Args:
+        images: float32 (N, C, H, W) in 0..1, or uint8 (N, H, W, C).
+        spec: of the model.
+    """
+    channels, *size = spec.input
+    pixels = images.dtype == torch.uint8
+    if pixels and spec.datatype == "UINT8" and images.shape[1:] == (*size, channels):
+        return images
+    x = images.permute(0, 3, 1, 2).float() / 255 if pixels else images
+    if x.shape[1] != channels:
+        x = x.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+    if list(x.shape[2:]) != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True)
+    if spec.datatype == "UINT8":
+        return (x * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+    return x.contiguous()
+
+
+def folder_samples(spec: ModelSpec, pictures: Sequence[Picture]) -> Samples:
+    """Return files as the served model takes them: shorter side fitted, centre cut out."""
+    count = min(MOST_PICTURES, len(pictures))
+    places = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+    chosen = [pictures[place] for place in places]
+    images = [read_picture(picture.path, spec.input) for picture in chosen]
+    labels = torch.tensor([picture.label for picture in chosen])
+    return Samples(fitted(torch.from_numpy(np.stack(images)), spec), labels)
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Read a picture upright, as large as it can be cut out of the middle of the file's.
+
+    Args:
+        path: of a file that Pillow reads.
+        shape: channels, height and width that are wanted.
+
+    Returns:
+        uint8 (height, width, channels): 1, grey; 3, RGB; more are the grey one again.
+
+    Raises:
+        ValueError: it is no whole picture.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    resized = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(height, width, -1)
+
+
+def fashion_samples() -> Samples:
+    """Return 500 photographs of Fashion-MNIST, centred: float32 (500, 1, 48, 48), all labelled."""
+    sample = fashion.load_sample()
+    return Samples(fashion.place_centred(sample.images), sample.labels)
+
+
+def fashion_calibration() -> Tensor:
+    """Return 100 photographs that no model is judged on, each placed anywhere, from a seed.
+
+    float32 (100, 1, 48, 48). They are of the training split.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return fashion.place_randomly(fashion.load_calibration(), generator)
+
+
+def photograph_calibration() -> Tensor:
+    """Return the four corners of each photograph of models/data, and their mirror images.
+
+    uint8 (40, 224, 224, 3). The crops are others than those of `photograph_samples`, the
+    photographs are not: no more colour photographs are at hand.
+    """
+    crops = []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        corners = (
+            pixels[rows, columns]
+            for rows in (slice(CROP), slice(-CROP, None))
+            for columns in (slice(CROP), slice(-CROP, None))
+        )
+        crops += [view for corner in corners for view in (corner, corner[:, ::-1])]
+    return torch.from_numpy(np.stack(crops))
+
+
+def wider_photographs(spec: ModelSpec) -> Tensor | None:
+    """Return the photographs of models/data whole, uint8 (5, 256, 256, 3), to take crops of.
+
+    None for a model that takes pictures of another size or type.
+    """
+    if spec.samples not in ("photographs", "imagenet") or spec.shape != (CROP, CROP, 3):
+        return None
+    whole = []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            whole.append(np.asarray(picture.convert("RGB")))
+    return torch.from_numpy(np.stack(whole))
+
+
+def photograph_samples() -> Samples:
+    """Return the colour photographs of models/data, centre crops: uint8 (5, 224, 224, 3).
+
+    Only those carry a label that show an ImageNet class beyond doubt.
+    """
+    images, labels = [], []
+    for path in sorted(PHOTOGRAPHS.glob("*.png")):
+        with Image.open(path) as picture:
+            margin = (picture.width - CROP) // 2
+            crop = picture.crop((margin, margin, margin + CROP, margin + CROP))
+            images.append(np.asarray(crop.convert("RGB")))
+        labels.append(PHOTOGRAPH_LABELS.get(path.stem, UNLABELLED))
+    return Samples(torch.from_numpy(np.stack(images)), torch.tensor(labels))

@@ -1,0 +1,148 @@
+"""What a model is to be, in plain data: read without torch, compared, hashed, sent to a worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+Option = str | int | float
+Layout = Literal["CHW", "HWC"]
+Datatype = Literal["FP32", "UINT8"]
+Precision = Literal["fp32", "fp16", "int8"]
+Output = Literal["logits", "probabilities", "features"]
+Size = tuple[int, int]
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+OUTPUTS: tuple[Output, ...] = ("logits", "probabilities", "features")
+DYNAMIC = -1
+INPUT = "image"
+"""Name of the graph's input."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, then (x - mean) / scale, in float32, axes in the network's order.
+
+    Attributes:
+        layout: order of the axes of one input picture.
+        mean: subtracted from each value, in the input's own units; one, or one for each channel.
+        scale: divisor of each value, likewise.
+        resize: height and width that a picture of any size is brought to, bilinear and
+            anti-aliased; None leaves it as it is.
+
+    Raises:
+        ValueError: the layout is unknown, or a scale not above zero.
+    """
+
+    layout: Layout = "CHW"
+    mean: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    resize: Size | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("CHW", "HWC"):
+            raise ValueError(f"unknown layout {self.layout!r}; choose from CHW, HWC")
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        for scale in scales:
+            if not (isfinite(scale) and scale > 0):
+                raise ValueError(f"scale must be above 0 and finite, got {scale}")
+
+    @property
+    def shift_axes(self) -> tuple[int, int]:
+        """Axes of height and width in a batch of inputs."""
+        return (2, 3) if self.layout == "CHW" else (1, 2)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a build holds a graph to; a miss is not published. Shares are 0..1.
+
+    Attributes:
+        parity: largest difference of an output between PyTorch and onnxruntime, as a share of the
+            spread of PyTorch's: their standard deviation over the classes of a picture, in the
+            root mean square over the pictures.
+        agreement: least share of pictures with the same highest class, near-ties left out.
+        accuracy: least share of right answers on the labelled samples.
+        accuracy_drop: most that PyTorch's accuracy may exceed onnxruntime's by.
+        confidence: least probability of the right label on each labelled sample.
+        consistency: least share of circular shifts that leave the answer as it was.
+        consistency_drop: most that PyTorch's consistency may exceed onnxruntime's by.
+    """
+
+    parity: float = 1e-3
+    agreement: float = 1.0
+    accuracy: float = 0.0
+    accuracy_drop: float = 0.0
+    confidence: float = 0.0
+    consistency: float = 0.0
+    consistency_drop: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model to build.
+
+    Attributes:
+        name: as served.
+        architecture: a name of models.list(), or module:function, which returns an nn.Module.
+        options: of the architecture.
+        weights: a checkpoint; None for seeded fresh weights, which only cost and speed are of.
+        weights_sha256: what its bytes must have; empty for any.
+        labels: names of the classes, in the order of the logits; empty if they have none.
+        samples: pictures that the build is judged on; what samples.read_samples takes.
+        calibration: pictures that int8 ranges are taken from, likewise; empty for the samples.
+        input: channels, height and width that the network takes.
+        datatype: of the served picture: FP32 in (C, H, W), or UINT8 in (H, W, C).
+        preprocessing: what the graph does to it.
+        sizes: other heights and widths that it takes and is proved at; empty for its input's only.
+        outputs: of the graph, logits first.
+        max_batch_size: largest batch that is served.
+        precision: of the graph's arithmetic.
+        limits: what it must hold.
+
+    Raises:
+        ValueError: two fields contradict each other.
+    """
+
+    name: str
+    architecture: str
+    options: Mapping[str, Option]
+    weights: Path | None
+    labels: tuple[str, ...]
+    samples: str
+    input: tuple[int, int, int]
+    datatype: Datatype = "FP32"
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    sizes: tuple[Size, ...] = ()
+    outputs: tuple[Output, ...] = ("logits",)
+    max_batch_size: int = 16
+    precision: Precision = "fp32"
+    limits: Limits = field(default_factory=Limits)
+    weights_sha256: str = ""
+    calibration: str = ""
+
+    def __post_init__(self) -> None:
+        expected = "CHW" if self.datatype == "FP32" else "HWC"
+        if self.preprocessing.layout != expected:
+            raise ValueError(
+                f"{self.datatype} pictures have layout {expected}, got {self.preprocessing.layout}"
+            )
+        if self.outputs[:1] != ("logits",):
+            raise ValueError(f"outputs begin with logits, got {', '.join(self.outputs)}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one served picture; -1 where any of its sizes will do."""
+        return self.picture_shape((DYNAMIC, DYNAMIC) if self.sizes else self.input[1:])
+
+    @property
+    def served_sizes(self) -> tuple[Size, ...]:
+        """Heights and widths that are proved: the network's own first."""
+        return tuple(dict.fromkeys((self.input[1:], *self.sizes)))
+
+    def picture_shape(self, size: Size) -> tuple[int, ...]:
+        """Return the shape of one served picture of this height and width."""
+        if self.preprocessing.layout == "CHW":
+            return (self.input[0], *size)
+        return (*size, self.input[0])

@@ -1,0 +1,64 @@
+"""nyquist-server: serve until Ctrl-C (at once) or SIGTERM (drain first), or check what would be."""
+
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+from nyquist.server.app import Server
+from nyquist.server.check import check
+from nyquist.server.command_line import parse
+from nyquist.server.scheduling.instance import runs_left_behind
+from nyquist.server.settings import Settings, read_settings, unknown_variables
+from nyquist.server.stop_signal import stop_signal
+from nyquist.server.telemetry.logs import configure_logs
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import NyquistError
+
+logger = logging.getLogger("nyquist")
+
+
+async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
+    """Serve until a signal comes; a second one ends the process where it stands.
+
+    Args:
+        settings: of the operator.
+        metrics: where the server counts; None lets it make its own.
+
+    Raises:
+        NyquistError: the server cannot start.
+    """
+    stop = stop_signal()
+    async with Server(settings, metrics) as server:
+        if await stop is signal.SIGTERM:
+            await server.drain(settings.drain_s)
+        logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run nyquist-server; return the exit status."""
+    try:
+        command, flags = parse(arguments)
+        settings = read_settings(flags)
+        configure_logs(settings.log_level, settings.log_format)
+        for line in unknown_variables():
+            logger.warning("%s", line)
+        if command == "check":
+            return check(settings)
+        gc.freeze()  # what is imported stays: a full collection would stop all calls to look at it
+        uvloop.run(serve(settings))
+        if runs_left_behind():
+            logger.error("exiting without a run that does not end")
+            logging.shutdown()
+            os._exit(0)  # or Python would wait for its thread
+    except NyquistError as error:
+        print(f"nyquist-server: error: {error}", file=sys.stderr)  # noqa: T201 - the command line
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

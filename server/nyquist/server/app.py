@@ -1,0 +1,273 @@
+"""The composition root: everything is made here, started in this order and stopped in reverse.
+
+metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain -> gRPC -> models
+-> metrics listener
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from nyquist.server.front.access import exposure, make_gate
+from nyquist.server.front.control_calls import ControlCalls
+from nyquist.server.front.inference_service import SERVICE, InferenceService
+from nyquist.server.front.interceptors import CallLimits, Calls
+from nyquist.server.front.tls import make_credentials, tls_in_words
+from nyquist.server.front.transport import (
+    add_port,
+    check_port,
+    make_grpc_server,
+    request_bytes,
+    request_limit,
+    too_small_for,
+)
+from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.gpu import gpu_metrics
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.serving.registry import Registry
+from nyquist.server.serving.repository import LoadedModel, load_model
+from nyquist.server.serving.served_model import ServedModel
+from nyquist.server.serving.shadow import make_shadow
+from nyquist.server.settings import Settings
+from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.log_control import LogControl
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.telemetry.metrics_listener import metrics_listener
+from nyquist.server.telemetry.trace_settings import TraceSettings
+from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.images import ImageDecoder
+
+logger = logging.getLogger(__name__)
+
+REFUSAL_S = 0.25
+HEALTH_PERIOD_S = 1.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """A running server. `async with Server(settings) as server` starts and stops it.
+
+    Args:
+        settings: of the operator.
+        metrics: where it counts; None makes its own.
+
+    Attributes:
+        port: of gRPC, once started.
+        metrics_port: of the metrics, once started.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self._settings = settings
+        self._gate, self._credentials = make_gate(settings), make_credentials(settings)
+        self._largest_request = 0
+        self._metrics = metrics or Metrics()
+        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
+        self._execution = execution
+        self._images = ImageDecoder(settings.max_image_pixels)
+        self._budget = QueueBudget(settings.max_queue_bytes)
+        self._shadow = make_shadow(settings)
+        self._registry = Registry(
+            settings.repository,
+            lambda folder, version: load_model(folder, execution, version),
+            self._serve,
+            self._metrics,
+        )
+        traced = settings.tracing_endpoint is not None
+        self._traces = TraceSettings(settings.tracing_ratio if traced else None)
+        self._trace: Callable[[Call, str], None] | None = None
+        logs = LogControl(logging.getLogger())
+        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
+        self._service = InferenceService(
+            self._registry, control, settings.default_deadline_s or None
+        )
+        self._health = health.aio.HealthServicer()
+        self._told: set[str] = set()
+        self._stack = AsyncExitStack()
+        self.port = 0
+        self.metrics_port = 0
+
+    async def __aenter__(self) -> "Server":
+        try:
+            check_port(self._settings.host, self._settings.port)
+            self._start_metrics()
+            self._start_tracing()
+            self._start_shadow()
+            await self._load_models()
+            self._watch_gpus()
+            await self._start_grpc()
+            self._run_beside(self._publish_health())
+            self._run_beside(self._gate.keep_current())
+            if self._settings.poll_s:
+                self._run_beside(self._registry.keep_polling(self._settings.poll_s))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._refuse()
+        await self._stack.aclose()
+        logger.info(
+            "stopped: %d requests accepted, %d finished",
+            self._service.accepted,
+            self._service.finished,
+        )
+
+    async def drain(self, seconds: float) -> None:
+        """Say that the server is not ready, and serve on for those who have not heard yet."""
+        self._service.draining = True
+        await self._health.enter_graceful_shutdown()
+        logger.info("draining for %g s: not ready, still answering", seconds)
+        await asyncio.sleep(seconds)
+
+    async def _refuse(self) -> None:
+        """Turn new requests away with a status before gRPC does so without one.
+
+        What lies unread in gRPC's own queue when its server stops is cancelled, which no client
+        takes for a reason to try elsewhere.
+        """
+        self._service.refuse()
+        await asyncio.sleep(REFUSAL_S)
+
+    def _start_metrics(self) -> None:
+        settings = self._settings
+        self._metrics.watch(self._budget)
+        host = settings.metrics_host or settings.host
+        listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
+        self.metrics_port = self._stack.enter_context(listener)
+
+    def _watch_gpus(self) -> None:
+        if gpus := self._stack.enter_context(gpu_metrics()):
+            self._metrics.registry.register(gpus)
+
+    async def _load_models(self) -> None:
+        """Load every model; one that fails is logged and left out, unless CUDA is required."""
+        self._stack.callback(self._images.close)
+        self._stack.push_async_callback(self._registry.close)
+        await self._registry.load_all()
+        if not self._registry.names:
+            raise StartError(f"no model of {self._settings.repository} can be served")
+
+    def _serve(self, loaded: LoadedModel) -> ServedModel:
+        manifest, engine = loaded.manifest, loaded.engines[0]
+        fell_back = any(instance.fell_back for instance in loaded.engines)
+        metrics = self._metrics.model(manifest.name, str(manifest.version))
+        metrics.describe(
+            manifest.graph_sha256,
+            manifest.opset,
+            engine.provider,
+            precision=manifest.precision,
+            fell_back=fell_back,
+        )
+        metrics.queue_limit.set(sum(level.max_size for level in loaded.limits.levels))
+        self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
+        batch_size = loaded.limits.max_batch_size
+        self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
+        if line := too_small_for(manifest, batch_size, self._settings.max_message_bytes):
+            logger.warning("%s", line)
+        if fell_back and self._execution.provider == "cuda":
+            logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
+        logger.info(
+            "loaded %s version %d on %s in %.2f s",
+            manifest.name,
+            manifest.version,
+            engine.provider,
+            loaded.load_s,
+        )
+        mirror = self._shadow.of(manifest, metrics) if self._shadow else None
+        return ServedModel(loaded, metrics, self._images, self._budget, mirror)
+
+    def _start_tracing(self) -> None:
+        if self._settings.tracing_endpoint is None:
+            return
+        try:
+            from nyquist.server.telemetry.tracing import Tracing  # of the extra tracing
+        except ImportError as error:
+            raise StartError("--tracing-endpoint needs the extra tracing of nyquist") from error
+        tracing = Tracing(self._settings.tracing_endpoint, self._traces)
+        self._stack.push_async_callback(asyncio.to_thread, tracing.close)
+        self._trace = tracing.begin
+
+    def _start_shadow(self) -> None:
+        if self._shadow:
+            self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
+            self._shadow.start()
+
+    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the server stops."""
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+    async def _publish_health(self) -> None:
+        """Keep the health service's word true."""
+        while True:
+            await self._registry.wait_for_change(HEALTH_PERIOD_S)
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Tell the health service how each model is, and the whole."""
+        now = self._registry.readiness()
+        now[""] = now[SERVICE] = self._service.ready
+        gone = dict.fromkeys(self._told - now.keys(), False)
+        for service, ready in (now | gone).items():
+            await self._health.set(service, SERVING if ready else NOT_SERVING)
+        self._told = set(now)
+
+    async def _start_grpc(self) -> None:
+        settings = self._settings
+        deadline_s = settings.default_deadline_s or None
+        limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
+        calls = Calls(self._metrics, self._gate, limits, self._trace)
+        calls.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
+        if settings.reflection != "off":
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            servicer = reflection.aio.ReflectionServicer(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+        max_request_bytes = request_limit(self._largest_request, settings)
+        server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
+        self.port = add_port(server, settings.host, settings.port, self._credentials)
+        await server.start()
+        self._stack.push_async_callback(server.stop, settings.grace_s)
+        await self._tell_health()
+        self._say_ready(max_request_bytes)
+
+    def _say_ready(self, max_request_bytes: int) -> None:
+        """Log in one event what runs, where, and who may come in."""
+        settings = self._settings
+        if line := exposure(settings.host, settings):
+            logger.warning("%s", line)
+        models = {
+            name: ", ".join(
+                f"version {one.model.manifest.version} on {one.model.provider}"
+                for one in self._registry.served(name)
+            )
+            for name in self._registry.names
+        }
+        logger.info(
+            "ready: %d models, gRPC on %s:%d, metrics on http://%s:%d/metrics",
+            len(models),
+            settings.host,
+            self.port,
+            settings.metrics_host or settings.host,
+            self.metrics_port,
+            extra={
+                "models": models,
+                "tls": tls_in_words(settings),
+                "access": self._gate.in_words(),
+                "reflection": settings.reflection,
+                "tracing": settings.tracing_endpoint or "off",
+                "shadow": settings.shadow_target if self._shadow else "off",
+                "max_request_bytes": max_request_bytes,
+            },
+        )

@@ -1,0 +1,301 @@
+"""What an artifact is: manifest.json, written by export, checked by the server.
+
+read -> check the fields -> check the bytes of each file it names
+"""
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from nyquist.server.wire.errors import ArtifactError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+CONFIG_FILE = "config.pbtxt"
+LABELS_FILE = "labels.txt"
+REFERENCE_FILE = "reference.safetensors"
+SAMPLES_FILE = "samples.safetensors"
+DEBUG_FILE = "debug.onnx"
+
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+DYNAMIC = -1
+
+Datatype = Literal["FP32", "FP16", "UINT8"]
+
+
+def _plain_path(path: str) -> str:
+    if not _PLAIN_PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is no plain relative path")
+    return path
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Frozen):
+    """One input or output of the graph.
+
+    Attributes:
+        name: as in the graph and on the wire.
+        datatype: as the protocol spells it.
+        shape: without the batch, which stands in front of it and is dynamic; -1 where an axis may
+            have any size from `least` to `most`.
+        least: smallest size of each axis that the build proved; None for that of `shape`.
+        most: greatest, likewise.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[Annotated[int, Field(ge=-1)], ...]
+    least: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    most: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        least, most = self.bounds
+        sizes = list(zip(self.shape, least, most, strict=False))
+        if not len(self.shape) == len(least) == len(most) or not all(
+            0 < low <= high and size in (low, DYNAMIC) and (size == DYNAMIC or low == high)
+            for size, low, high in sizes
+        ):
+            raise ValueError(f"shape {self.shape} does not fit bounds {least} to {most}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Smallest and greatest size of each axis."""
+        return self.least or self.shape, self.most or self.shape
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether one picture of this shape, without the batch, may be sent."""
+        least, most = self.bounds
+        return len(shape) == len(least) and all(
+            low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
+        )
+
+
+class Preprocessing(_Frozen):
+    """What the graph does to a picture first: resize, (x - mean) / scale, axes to NCHW.
+
+    Attributes:
+        layout: order of the axes of one input picture.
+        mean: subtracted from each value, in the input's own units; one, or one for each channel.
+        scale: divisor of each value, likewise.
+        resize: height and width that a picture is brought to, bilinear and anti-aliased.
+    """
+
+    layout: Literal["CHW", "HWC"]
+    mean: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    resize: tuple[int, int] | None = None
+
+
+class Architecture(_Frozen):
+    """How to build the PyTorch network again.
+
+    Attributes:
+        name: for `nyquist.models.networks.architectures.create`, or module:function.
+        options: of that call.
+    """
+
+    name: str
+    options: dict[str, str | int | float]
+
+
+class Tolerances(_Frozen):
+    """What a build, and later the companion, holds the graph to; shares are 0..1.
+
+    Attributes:
+        parity: largest difference of an output between PyTorch and onnxruntime, as a share of the
+            spread of PyTorch's: their standard deviation over the classes of a picture, in the
+            root mean square over the pictures.
+        agreement: least share of pictures with the same highest class, near-ties left out.
+        accuracy: least share of right answers on the labelled samples.
+        accuracy_drop: most that PyTorch's accuracy may exceed onnxruntime's by.
+        confidence: least probability of the right label on each labelled sample.
+        consistency: least share of circular shifts that leave the answer as it was.
+        consistency_drop: most that PyTorch's consistency may exceed onnxruntime's by.
+    """
+
+    parity: float
+    agreement: float
+    accuracy: float
+    accuracy_drop: float
+    confidence: float
+    consistency: float
+    consistency_drop: float
+
+
+class Figures(_Frozen):
+    """What the build measured; shares are 0..1.
+
+    Attributes:
+        parameters: learned values of the network.
+        multiply_adds: of one picture at the input's own size.
+        parity: largest relative difference, over every input that was tried; see Tolerances.
+        max_abs_error: largest absolute difference of an output.
+        mean_abs_error: the mean over all outputs and inputs.
+        agreement: share of the inputs with the same highest class on both sides.
+        batch_invariant: whether a picture's answer has the same bits in every batch.
+        index_margin: least relative distance of a polyphase layer's two largest norms; None for
+            networks without one.
+        accuracy: share of labelled samples that onnxruntime gets right; None without labels.
+        torch_accuracy: the same of PyTorch.
+        confidence: least probability of the right label on a labelled sample.
+        labelled: number of labelled samples.
+        consistency: circular shift consistency of onnxruntime.
+        consistency_error: its standard error.
+        torch_consistency: circular shift consistency of PyTorch on the same shifts.
+        samples: number of pictures that were shifted.
+        int8_share: share of the multiply-adds that are done in int8.
+    """
+
+    parameters: int
+    multiply_adds: int
+    parity: float
+    max_abs_error: float
+    mean_abs_error: float
+    agreement: float
+    batch_invariant: bool
+    index_margin: float | None
+    accuracy: float | None
+    torch_accuracy: float | None
+    confidence: float | None
+    labelled: int
+    consistency: float
+    consistency_error: float
+    torch_consistency: float
+    samples: int
+    int8_share: float = 0.0
+
+
+class Origin(_Frozen):
+    """What an artifact was made from, and how to make it again.
+
+    Attributes:
+        command: arguments of `python export/build.py`, with file names instead of paths.
+        inputs_sha256: of all that the build reads: code, versions, weights, samples, settings.
+        weights_sha256: of the checkpoint; None for seeded fresh weights.
+        built_with: versions of the packages that made it.
+    """
+
+    command: tuple[str, ...]
+    inputs_sha256: str
+    weights_sha256: str | None
+    built_with: dict[str, str]
+
+
+class Manifest(_Frozen):
+    """One version of one model.
+
+    Attributes:
+        name: of the model, as clients ask for it.
+        version: of the model; the name of its folder.
+        input: the picture; an image classifier has one input.
+        outputs: what a request may ask for, each (batch, *shape).
+        precision: of the graph's arithmetic.
+        recipe: which layers an int8 graph quantises; empty for other precisions.
+        files: sha256 of every other file of the artifact, by path below the model's folder. Those
+            in the folder of the version never change; config.pbtxt is the operator's to edit.
+    """
+
+    format: Literal[2] = 2
+    name: Annotated[str, AfterValidator(_plain_path)]
+    version: Annotated[int, Field(gt=0)]
+    input: Tensor
+    outputs: Annotated[tuple[Tensor, ...], Field(min_length=1)]
+    preprocessing: Preprocessing
+    opset: int
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    recipe: str = ""
+    architecture: Architecture
+    tolerances: Tolerances
+    figures: Figures
+    origin: Origin
+    files: dict[Annotated[str, AfterValidator(_plain_path)], str]
+
+    @property
+    def graph_sha256(self) -> str:
+        """Checksum of the graph, hexadecimal: what tells one build of a version from another."""
+        return self.files[f"{self.version}/{MODEL_FILE}"]
+
+    def read_file(self, folder: Path, path: str) -> bytes:
+        """Return the bytes of one file of the artifact, once they fit their checksum.
+
+        Args:
+            folder: of the model, the one that holds config.pbtxt.
+            path: a key of `files`.
+
+        Raises:
+            ArtifactError: the file is not listed, cannot be read, or has changed.
+        """
+        if path not in self.files:
+            raise ArtifactError(f"{folder / path} is not listed in the manifest of {self.name!r}")
+        content = read_plain_file(folder / path)
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.files[path]:
+            raise ArtifactError(
+                f"{folder / path} has sha256 {found}, its manifest says {self.files[path]}"
+            )
+        return content
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_plain_file(path: Path) -> bytes:
+    """Read a file that is no link, of either kind, to something else.
+
+    Raises:
+        ArtifactError: it is one, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise ArtifactError(f"{path} is no file of its own; links are not followed")
+            return file.read()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ArtifactError(f"{path} is no file of its own; links are not followed") from error
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_manifest(folder: Path, version: int) -> Manifest:
+    """Read the manifest of one version of the model in `folder`.
+
+    Raises:
+        ArtifactError: it is missing, is no manifest, or is that of another model or version.
+    """
+    path = folder / str(version) / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise ArtifactError(f"{path}: {field}: {first['msg']}") from error
+    if (manifest.name, manifest.version) != (folder.name, version):
+        raise ArtifactError(
+            f"{path} describes {manifest.name!r} version {manifest.version}, "
+            f"its place is that of {folder.name!r} version {version}"
+        )
+    return manifest

@@ -1,0 +1,1 @@
+"""Between the network and the models: admission, calls, streams, transport security."""

@@ -1,0 +1,1 @@
+"""onnxruntime sessions: planned, opened, tried out, run."""

@@ -1,0 +1,127 @@
+"""What a model is like on this machine, tried out when it is loaded.
+
+session -> timed with all threads and with one -> sessions
+        -> timed batch by batch -> the best batch size
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+from nyquist.server.runtime.engine import CPU, Engine, Execution
+from nyquist.server.runtime.session_settings import SessionSettings
+
+SMALL_S = 0.001
+"""A request is small if its pictures take no longer with one thread."""
+WORTH_IT = 1.8
+"""How many times quicker all threads must be than one to be taken where there is one session."""
+WORTH_IT_ALONE = 1.15
+"""The same, to be taken for requests that are alone."""
+IDEAL = 0.9
+"""The share of what as many sessions of one thread do together that they must reach otherwise."""
+MOST_SESSIONS = 16
+"""Each has the weights in memory; where there are more cores, they share them out."""
+MOST_SMALL = 4
+"""The same of a network whose pictures are small requests."""
+BATCH_S = 0.1
+"""Batches that take longer are not tried out."""
+HANDLING_S = 0.0006
+"""What a run costs beside the model: threads are woken, and answers come in fewer bursts."""
+MORE = 1.03
+"""A larger batch is better if a picture takes less in it by this factor."""
+
+logger = logging.getLogger(__name__)
+
+
+class Sessions(NamedTuple):
+    """How a model is run.
+
+    Attributes:
+        engines: sessions side by side.
+        lone: one more, of all threads, for a request that is alone: for the others it is too dear.
+        spread_from: pictures in a request from which on it is not small; 0 where none is.
+    """
+
+    engines: list[Engine]
+    lone: Engine | None = None
+    spread_from: float = 0.0
+
+
+def open_engines(
+    settings: SessionSettings,
+    execution: Execution,
+    open_engine: Callable[[SessionSettings], Engine],
+    *,
+    fill_cores: bool,
+) -> Sessions:
+    """Open one session with all threads, or sessions of one thread if those are not much slower.
+
+    Threads that have to be woken for each layer cost CPU. Where they save little time, a session
+    on each core answers more pictures. Only where neither the model nor the operator has chosen
+    the threads.
+
+    Args:
+        settings: of the first session.
+        execution: what the operator asks for.
+        open_engine: opens a session and warms it; called in several threads.
+        fill_cores: whether there may be more sessions than this one.
+    """
+    engine = open_engine(settings)
+    threads = engine.threads
+    chosen = settings.intra_op_threads or execution.threads
+    if chosen or threads == 1 or engine.provider != CPU:
+        return Sessions([engine])
+    picture_s = engine.time_batch(1)
+    single = open_engine(replace(settings, intra_op_threads=1))
+    single_s = single.time_batch(1)
+    if single_s > (IDEAL * threads if fill_cores else WORTH_IT) * picture_s:
+        found = Sessions([engine])
+    elif not fill_cores:
+        found = Sessions([single])
+    else:
+        small = single_s <= SMALL_S
+        count = min(threads, MOST_SMALL if small else MOST_SESSIONS)
+        each = 1 if small else threads // count
+        first = [single] if each == 1 else []
+        more = [replace(settings, intra_op_threads=each)] * (count - len(first))
+        with ThreadPoolExecutor(count) as pool:
+            others = list(pool.map(open_engine, more))
+        found = Sessions(
+            first + others,
+            engine if single_s > WORTH_IT_ALONE * picture_s and not small else None,
+            SMALL_S / single_s if small else 0.0,
+        )
+    logger.info(
+        "%d sessions of %d threads%s: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
+        len(found.engines),
+        found.engines[0].threads,
+        " and one of all for lone requests" if found.lone else "",
+        1e3 * single_s,
+        1e3 * picture_s,
+        threads,
+    )
+    return found
+
+
+def best_batch_size(engine: Engine, largest: int) -> int:
+    """Find the batch size from which on a picture takes no less in a larger one.
+
+    What a network computes on the way fits into the caches of a core for few pictures, not for
+    many. A GPU has others, and takes what it gets.
+
+    Args:
+        engine: warm.
+        largest: batch that it may get; returned if larger ones are better as far as was tried.
+    """
+    if engine.provider != CPU:
+        return largest
+    shares_s: dict[int, float] = {}
+    size = 1
+    while size <= largest and size * shares_s.get(1, 0.0) <= BATCH_S:
+        shares_s[size] = (engine.time_batch(size) + HANDLING_S) / size
+        size *= 2
+    least_s = min(shares_s.values())
+    best = min(size for size, share_s in shares_s.items() if share_s <= MORE * least_s)
+    return largest if best == max(shares_s) else best

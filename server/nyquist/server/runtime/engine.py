@@ -1,0 +1,350 @@
+"""One onnxruntime session: a batch in, its outputs out, on the provider that truly runs.
+
+asked for -> plan -> session -> what was got -> warm -> run ... terminate -> probe
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since onnxruntime 1.29
+import onnxruntime as ort
+from nyquist.server.runtime.bound_runs import BoundRuns
+from nyquist.server.runtime.cores import available_cores
+from nyquist.server.runtime.session_settings import SessionSettings
+from nyquist.server.wire.errors import ArtifactError, InferenceFailed, StartError
+
+Provider = Literal["auto", "cuda", "cpu"]
+Array = NDArray[np.generic]
+Asked = tuple[str, dict[str, str]]
+
+GRAPHS = "enable_cuda_graph"
+TENSORRT = "TensorrtExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+ANY_SESSION = SessionSettings()
+SPIN_US = "20"
+"""Microseconds that a thread waits awake for the next layer: waking it would take about as long."""
+TIMING_S = 0.05
+TIMED_RUNS = 5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What onnxruntime is asked for, to the letter.
+
+    Attributes:
+        providers: execution providers with their options, the first choice first.
+        entries: session configuration entries.
+        intra_op_threads: of the session.
+        optimization: name of a GraphOptimizationLevel.
+        memory_arena: of the CPU.
+        must: the provider without which the session is refused; empty for none.
+    """
+
+    providers: tuple[Asked, ...]
+    entries: dict[str, str]
+    intra_op_threads: int
+    optimization: str = "ORT_ENABLE_ALL"
+    memory_arena: bool = True
+    must: str = ""
+
+    @property
+    def graphs(self) -> bool:
+        """Say whether CUDA graphs are asked for."""
+        return any(options.get(GRAPHS) == "1" for _, options in self.providers)
+
+    def without_graphs(self) -> "SessionPlan":
+        """Return the same plan, all but CUDA graphs."""
+        providers = tuple(
+            (name, {**options, GRAPHS: "0"} if GRAPHS in options else options)
+            for name, options in self.providers
+        )
+        return replace(self, providers=providers)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What the operator asks of every session.
+
+    Attributes:
+        provider: cuda, cpu, or auto: CUDA if this onnxruntime has it, the CPU where it fails.
+        require_cuda: refuse to start rather than run any node on the CPU.
+        threads: intra-op threads of a session; 0 shares the cores out to a model's instances.
+
+    Raises:
+        StartError: the CPU is asked for and CUDA required.
+    """
+
+    provider: Provider = "auto"
+    require_cuda: bool = False
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.require_cuda and self.provider == "cpu":
+            raise StartError("--require-cuda contradicts --provider cpu; ask for cuda or auto")
+
+    def plan(self, settings: SessionSettings, available: Sequence[str], cores: int) -> SessionPlan:
+        """Join what the operator and the model ask for.
+
+        The model's number of threads wins over the operator's, --provider cpu over KIND_GPU.
+        Without either, a model's instances share the cores: two sessions with all cores each are
+        slower than one. Threads spin for SPIN_US between two layers and no longer: without end they
+        double the CPU time of a request and starve the event loop. The process-wide thread pool of
+        the Python API cannot be told so; each session has its own.
+
+        Args:
+            settings: of the model's session.
+            available: providers of this onnxruntime.
+            cores: that there are.
+
+        Raises:
+            StartError: CUDA is required and the model asks for the CPU.
+        """
+        if self.require_cuda and settings.device == "cpu":
+            raise StartError("--require-cuda contradicts a model's instance_group of KIND_CPU")
+        entries = {
+            "session.intra_op.allow_spinning": "1",
+            "session.intra_op.spin_duration_us": SPIN_US,
+            "session.inter_op.allow_spinning": "0",
+            **settings.entries,
+        }
+        if self.require_cuda:
+            entries["session.disable_cpu_ep_fallback"] = "1"
+        on_gpu = self.provider != "cpu" and settings.device == "gpu"
+        return SessionPlan(
+            providers=tuple(self._providers(settings, available)),
+            entries=entries,
+            intra_op_threads=settings.intra_op_threads
+            or self.threads
+            or max(1, cores // settings.instances),
+            optimization=settings.optimization,
+            memory_arena=settings.memory_arena,
+            must=CUDA if self.require_cuda or on_gpu else "",
+        )
+
+    def _providers(self, settings: SessionSettings, available: Sequence[str]) -> list[Asked]:
+        if not self._wants_cuda(settings, available):
+            return [(CPU, {})]
+        device = {"device_id": str(settings.device_id)}
+        # EXHAUSTIVE stalls on every new shape, DEFAULT is up to 50 times slower on cuDNN 9
+        # (microsoft/onnxruntime#22705). TF32 has ten bits of a number, and misses parity.
+        cuda = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", **device}
+        tensorrt = settings.tensorrt
+        if tensorrt is None:
+            cuda[GRAPHS] = "1"
+        cuda |= settings.cuda
+        first = [] if tensorrt is None else [(TENSORRT, {**device, **tensorrt})]
+        last: list[Asked] = [] if self.require_cuda else [(CPU, {})]
+        return [*first, (CUDA, cuda), *last]
+
+    def _wants_cuda(self, settings: SessionSettings, available: Sequence[str]) -> bool:
+        if self.require_cuda:
+            return True
+        if self.provider == "cpu" or settings.device == "cpu":
+            return False
+        return self.provider == "cuda" or settings.device == "gpu" or CUDA in available
+
+
+def bucket_sizes(max_batch_size: int, preferred: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return the batch sizes of a CUDA session: 1, 2, 4, ..., the preferred and the largest."""
+    powers = [1 << k for k in range(max_batch_size.bit_length())]
+    return tuple(sorted({*powers, *preferred, max_batch_size}))
+
+
+def missing_rows(size: int, buckets: Sequence[int]) -> int:
+    """Return how many rows a batch of `size` lacks to the next bucket; 0 where there is none."""
+    return min((bucket - size for bucket in buckets if bucket >= size), default=0)
+
+
+def pad_batch(batch: Array, rows: int) -> Array:
+    """Append rows of zeros. (B, ...) -> (B + rows, ...)."""
+    if not rows:
+        return batch
+    return np.concatenate([batch, np.zeros((rows, *batch.shape[1:]), batch.dtype)])
+
+
+class Engine:
+    """A session for one caller at a time: two callers of one session are slower than one.
+
+    Args:
+        model: the bytes of an ONNX file; from bytes, no file beside it can be pulled in.
+        execution: what the operator asks for.
+        max_batch_size: the largest batch that `run` will be given.
+        settings: what the model asks for.
+
+    Raises:
+        ArtifactError: onnxruntime cannot open the model, or the GPU it asks for is not to be had.
+        StartError: CUDA is required and not to be had.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        execution: Execution,
+        max_batch_size: int,
+        settings: SessionSettings = ANY_SESSION,
+    ) -> None:
+        available = ort.get_available_providers()
+        plan = execution.plan(settings, available, available_cores())
+        try:
+            self._session, self._graphs = open_runs(model, plan, settings, available)
+        except ArtifactError as error:
+            if execution.require_cuda:
+                raise StartError(f"CUDA is required: {error}") from error
+            raise
+        self.provider: str = self._session.get_providers()[0]
+        self.threads = plan.intra_op_threads
+        self.fell_back = plan.providers[0][0] != self.provider
+        self._buckets: tuple[int, ...] = ()
+        if self._graphs or self.provider == TENSORRT:
+            self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
+        elif self.provider == CUDA:  # another size than in the run before costs up to 0.5 s
+            self._buckets = (max_batch_size,)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        (self._input,) = self._session.get_inputs()
+        self._run_options = ort.RunOptions()
+        self._probe: Array | None = None
+
+    def padding(self, size: int) -> int:
+        """Return how many empty rows `run` adds to a batch of this size; 0 on the CPU."""
+        return missing_rows(size, self._buckets) if self._buckets else 0
+
+    def run(self, batch: Array) -> dict[str, Array]:
+        """Compute every output of the graph. batch: (B, ...) -> {name: (B, ...)}.
+
+        Raises:
+            InferenceFailed: onnxruntime failed.
+        """
+        size = len(batch)
+        missing = self.padding(size)
+        padded = pad_batch(batch, missing) if missing else batch
+        try:
+            if self._graphs is not None:
+                outputs = self._graphs.run(padded)
+            else:
+                feeds = {self._input.name: padded}
+                outputs = self._session.run(self._outputs, feeds, self._run_options)
+        except Exception as error:
+            raise InferenceFailed("the model failed on this batch") from error
+        if missing:
+            outputs = [output[:size] for output in outputs]
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def warm(self, picture: Array, size: int = 1) -> None:
+        """Run what will be run later, so that no request pays for its set-up.
+
+        Args:
+            picture: one input.
+            size: of the batch; on CUDA each of the sizes that will be run instead.
+
+        Raises:
+            InferenceFailed: the session loads but does not run (a missing cuDNN, say).
+        """
+        self._probe = picture[None].copy()
+        for rows in self._buckets or (size,):
+            self.run(np.repeat(self._probe, rows, axis=0))
+
+    def time_batch(self, size: int) -> float:
+        """Return the least time that so many pictures take, in a few runs. Once it is warm."""
+        assert self._probe is not None  # noqa: S101 - for mypy: it is warm
+        batch = np.repeat(self._probe, size, axis=0)
+        times: list[float] = []
+        while len(times) < 2 or (len(times) < TIMED_RUNS and sum(times) < TIMING_S):
+            began = perf_counter()
+            self.run(batch)
+            times.append(perf_counter() - began)
+        return min(times)
+
+    def probe(self) -> None:
+        """Run the picture of `warm` again, to learn whether the session still works.
+
+        Raises:
+            InferenceFailed: it does not.
+        """
+        self._run_options.terminate = False
+        if self._graphs is not None:
+            self._graphs.resume()
+        if self._probe is not None:
+            self.run(self._probe)
+
+    def terminate(self) -> None:
+        """Ask the run in progress to end, from another thread; all others fail until `probe`.
+
+        onnxruntime looks between two nodes of the graph: one that never ends is not ended by this.
+        """
+        self._run_options.terminate = True
+        if self._graphs is not None:
+            self._graphs.terminate()
+
+
+def open_runs(
+    model: bytes, plan: SessionPlan, settings: SessionSettings, available: Sequence[str]
+) -> tuple[ort.InferenceSession, BoundRuns | None]:
+    """Open a session and, on CUDA, the graphs by which it runs; None if it runs without.
+
+    Whenever the batch has another size than in the run before, cuDNN plans every convolution anew.
+    A graph that was captured for each size needs no plan.
+
+    Raises:
+        ArtifactError: it cannot be opened, or not with the graphs that the model insists on.
+    """
+    try:
+        session = open_session(model, plan, available)
+        if not plan.graphs or session.get_providers()[0] != CUDA:
+            return session, None
+        graphs = BoundRuns(session, "cuda", settings.device_id)
+        graphs.check()
+    except ArtifactError as error:
+        if not plan.graphs or settings.cuda.get(GRAPHS):
+            raise
+        session = open_session(model, plan.without_graphs(), available)
+        logger.warning("no CUDA graphs, each batch is filled up to the largest: %s", error)
+        return session, None
+    return session, graphs
+
+
+@cache
+def find_cuda() -> None:
+    """Load CUDA and cuDNN where the extra cuda has put them: no loader looks for them there."""
+    ort.preload_dlls()
+
+
+def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:
+    """Open a session as planned. onnxruntime drops a provider that it cannot have in silence.
+
+    Raises:
+        ArtifactError: it cannot be opened, or only without the provider that the plan insists on.
+    """
+    if plan.must and plan.must not in available:
+        raise ArtifactError(
+            f"{plan.must} is asked for and this onnxruntime has none: install the extra gpu, not "
+            "cpu, or choose --provider cpu"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = plan.intra_op_threads
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, plan.optimization)
+    options.enable_cpu_mem_arena = plan.memory_arena
+    options.log_severity_level = 3  # what a fallback means is logged by the server, in one line
+    for key, value in plan.entries.items():
+        options.add_session_config_entry(key, value)
+    known = [asked for asked in plan.providers if asked[0] in available]
+    if any(name != CPU for name, _ in known):
+        find_cuda()
+    try:
+        session = ort.InferenceSession(model, options, providers=known)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"onnxruntime cannot open the model: {reason}") from error
+    if plan.must and plan.must not in session.get_providers():
+        raise ArtifactError(f"{plan.must} is asked for and no such device answers")
+    return session

@@ -1,0 +1,1 @@
+"""Which request runs when, with which others, on which instance."""

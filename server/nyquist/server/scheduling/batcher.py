@@ -1,0 +1,304 @@
+"""Turn single requests into batches, and share them out to the instances of a model.
+
+submit -> waiting room -> a free instance runs a batch -> deliver
+
+All of it happens on the event loop. While batches run the next one gathers: no timer is needed to
+fill it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+from nyquist.server.scheduling.deadlines import Deadlines
+from nyquist.server.scheduling.instance import Batch, Instance, Runner
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.waiting_room import BatchLimits, Outputs, Ticket, WaitingRoom
+from nyquist.server.telemetry.metrics import ModelMetrics
+from nyquist.server.wire.errors import (
+    DeadlinePassed,
+    InferenceFailed,
+    NyquistError,
+    QueueTimeout,
+    Stopping,
+)
+
+Array = NDArray[Any]
+
+GATHER_S = 0.0002
+"""Where no other comes for so long, nobody is expected any more."""
+EAGER = 2
+"""Instances that work for small requests too, where the loop is left a core."""
+ALONE = 4
+"""Runs in a row with nobody beside them after which a caller is taken to be alone."""
+OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
+
+
+class Wishes(NamedTuple):
+    """What a caller may say about its place in the queue.
+
+    Attributes:
+        deadline: when the answer is of no use any more, on the clock of the event loop.
+        priority: its level, 1 the highest; 0 is the model's default.
+        timeout_s: how long it will wait, where the model's queue policy heeds that; 0: no wish.
+    """
+
+    deadline: float | None = None
+    priority: int = 0
+    timeout_s: float = 0.0
+
+
+NO_WISHES = Wishes()
+
+
+class Batcher:
+    """The one owner of a model's queue and of the instances that run it.
+
+    A run that fails is repeated request by request, so that a bad one does not disturb its
+    neighbours. If nothing succeeds, not even a probe with an input that is known to be good, the
+    instance is out of service and the model not ready, until a later probe succeeds. So it is with
+    a run that takes longer than it may: its callers are told, it is asked to end, and its instance
+    is probed once it has.
+
+    Callers that were answered together come back together, one after the other. So an instance that
+    becomes free before as many wait again goes on when nobody comes any more: few runs of many
+    requests cost less than many of few. Who is alone is not kept waiting, and where the model is
+    slower than its callers the next batch has gathered before it is free.
+
+    Args:
+        runners: of the instances, each used by one thread.
+        limits: of the batches and of the queue.
+        metrics: of the model.
+        budget: of bytes, shared with the other models.
+        first_probe_s: until an instance out of service is probed again.
+        last_word_s: for what is still in a thread at the end, once it has been asked to end.
+        lone: another instance, that is quicker and costs more: for who is alone.
+
+    Attributes:
+        closing: whether it is being closed.
+    """
+
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        limits: BatchLimits,
+        metrics: ModelMetrics,
+        budget: QueueBudget,
+        first_probe_s: float = 1.0,
+        last_word_s: float = 5.0,
+        lone: Runner | None = None,
+    ) -> None:
+        self._limits, self._metrics, self._budget = limits, metrics, budget
+        self._last_word_s = last_word_s
+        self._loop = asyncio.get_running_loop()
+        self._room = WaitingRoom(limits)
+        self._deadlines = Deadlines(self._give_up)
+        self._running: deque[Batch] = deque()
+        make = partial(
+            Instance, limits=limits, metrics=metrics, owner=self, first_probe_s=first_probe_s
+        )
+        self._instances = [make(runner) for runner in runners]
+        self._lone = self._idle_lone = None if lone is None else make(lone)
+        self._idle = list(self._instances)
+        self._eager = max(1, min(EAGER, len(runners) - 1))
+        self._dispatch_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._last, self._gathers, self._came, self._came_at = 1, False, 0, 0.0
+        self._alone = ALONE
+        self._empty = asyncio.Event()
+        self.closing, self._sound, self._useless = False, True, False
+        metrics.ready.set(1)
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are taken and every instance answers."""
+        return self._sound and not self.closing
+
+    @property
+    def _all(self) -> list[Instance]:
+        return self._instances if self._lone is None else [*self._instances, self._lone]
+
+    @property
+    def _enough_run(self) -> bool:
+        """Whether requests are so small that another instance would only take the loop's core."""
+        small = self._room.pictures < self._limits.spread_from * len(self._room)
+        return small and len(self._running) >= self._eager
+
+    async def submit(self, pictures: Array, wishes: Wishes = NO_WISHES) -> Outputs:
+        """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
+
+        A caller that is cancelled leaves the queue at once, and its neighbours alone.
+
+        Args:
+            pictures: checked already, C-contiguous; at most max_batch_size of them.
+            wishes: of the caller.
+
+        Raises:
+            QueueFull: as many requests wait, or bytes are held, as may.
+            QueueTimeout: it waited longer than its queue policy allows.
+            Stopping: the batcher is being closed.
+            DeadlinePassed: it was not answered in time.
+            InferenceFailed: the run failed or took too long, or no instance is in service.
+        """
+        if self.closing:
+            raise Stopping("Server is stopping and has stopped accepting new inference requests")
+        if self._useless:
+            raise InferenceFailed(OUT_OF_SERVICE)
+        level = self._limits.level_of(wishes.priority)
+        ticket = Ticket(pictures, self._loop.create_future(), level)
+        self._budget.take(pictures.nbytes)
+        try:
+            self._room.admit(ticket)
+        except NyquistError:
+            self._budget.give_back(pictures.nbytes)
+            raise
+        self._note_change()
+        timer = self._timer_of(ticket, wishes)
+        if wishes.deadline is not None:
+            self._deadlines.watch(ticket, wishes.deadline)
+        try:
+            return await ticket.answer
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._deadlines.forget(ticket, None)
+            if ticket.waits:
+                self._forget(ticket)
+
+    async def close(self) -> None:
+        """Refuse new requests, answer those that wait, stop the threads."""
+        self.closing = True
+        self._metrics.ready.set(0)
+        self._note_change()
+        if self._room or self._running:
+            await self._empty.wait()
+        self._deadlines.close()
+        for instance in self._all:
+            await instance.close(self._last_word_s)
+
+    def free(self, instance: Instance) -> None:
+        """Give an instance that is free its next batch, if there is one."""
+        if instance is self._lone:
+            self._idle_lone = instance
+        else:
+            self._idle.append(instance)
+        self._gathers = len(self._room) < self._last > 1
+        self._note_change()
+
+    def deliver(self, batch: Batch) -> None:
+        """Hand out the answers of a batch: at once, or in the order in which batches began."""
+        if self._limits.preserve_ordering:
+            while self._running and self._running[0].answers is not None:
+                self._hand_out(self._running.popleft())
+        else:
+            self._running.remove(batch)
+            self._hand_out(batch)
+        self._note_change()
+
+    def heed_soundness(self) -> None:
+        """Show whether an instance is out of service; without any for all, nobody need wait."""
+        self._sound = all(instance.sound for instance in self._all)
+        self._useless = not any(instance.sound for instance in self._instances)
+        if not self.closing:  # a newer load of the model may have the gauge by now
+            self._metrics.ready.set(int(self._sound))
+        if self._useless:
+            for ticket in list(self._room):
+                self._forget(ticket)
+                _fail(ticket, InferenceFailed(OUT_OF_SERVICE))
+
+    def _timer_of(self, ticket: Ticket, wishes: Wishes) -> asyncio.TimerHandle | None:
+        """Set the timer that the queue policy of a ticket asks for, if any."""
+        policy = self._limits.levels[ticket.level - 1]
+        timeout_s = policy.timeout_of(wishes.timeout_s)
+        if not timeout_s:
+            return None
+        heed = self._room.postpone if policy.delay else self._reject
+        return self._loop.call_later(timeout_s, heed, ticket)
+
+    def _reject(self, ticket: Ticket) -> None:
+        if self._forget(ticket):
+            _fail(ticket, QueueTimeout("Request timeout expired"))
+
+    def _give_up(self, ticket: Ticket) -> None:
+        self._forget(ticket)
+        _fail(ticket, DeadlinePassed("Request timeout expired"))
+
+    def _forget(self, ticket: Ticket) -> bool:
+        """Take a ticket out of the waiting room; say whether it still was there."""
+        if not self._room.remove(ticket):
+            return False
+        self._budget.give_back(ticket.pictures.nbytes)
+        self._note_change()
+        return True
+
+    def _note_change(self) -> None:
+        """Look for work to share out, after what else this turn of the loop brings."""
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._idle and self._room and not self._enough_run:
+            now = monotonic()
+            if self._gathers and self._others_come(now):
+                self._note_change()
+                break
+            tickets, due = self._room.next_batch(float("inf") if self.closing else now)
+            if not tickets:
+                self._timer = self._loop.call_at(due, self._dispatch)
+                break
+            self._start(self._instance_for(tickets), tickets)
+        self._metrics.queue_depth.value = len(self._room)
+        if self.closing and not self._room and not self._running:
+            self._empty.set()
+
+    def _others_come(self, now: float) -> bool:
+        """Say whether there is room for more, and the last came just now."""
+        waiting = len(self._room)
+        if waiting != self._came:
+            self._came, self._came_at = waiting, now
+        self._gathers = (
+            waiting < self._limits.full_size and now - self._came_at < GATHER_S and not self.closing
+        )
+        return self._gathers
+
+    def _instance_for(self, tickets: list[Ticket]) -> Instance:
+        """Take an idle instance: the one for who is alone, where that has been so for a while."""
+        alone = len(tickets) == len(self._room) == 1 and not self._running
+        self._alone = self._alone + 1 if alone else 0
+        lone = self._idle_lone
+        if lone is None or self._alone < ALONE:
+            return self._idle.pop()
+        self._idle_lone = None
+        return lone
+
+    def _start(self, instance: Instance, tickets: list[Ticket]) -> None:
+        """Take tickets out of the waiting room, and let them run together."""
+        for ticket in tickets:
+            self._room.remove(ticket)
+        self._last, self._came = len(tickets), 0
+        batch = Batch(tickets)
+        self._running.append(batch)
+        instance.start(batch)
+
+    def _hand_out(self, batch: Batch) -> None:
+        for ticket, answer in zip(batch.tickets, batch.answers or (), strict=True):
+            self._budget.give_back(ticket.pictures.nbytes)
+            if isinstance(answer, InferenceFailed):
+                _fail(ticket, answer)
+            elif not ticket.answer.done():
+                ticket.answer.set_result(answer)
+
+
+def _fail(ticket: Ticket, error: NyquistError) -> None:
+    if not ticket.answer.done():
+        ticket.answer.set_exception(error)
+        ticket.answer.exception()  # or asyncio would log it where the caller leaves just now

@@ -1,0 +1,1 @@
+"""The models that are served: read from the repository, loaded, asked, mirrored."""

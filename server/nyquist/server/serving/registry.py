@@ -1,0 +1,447 @@
+"""The models that are served, by name and version, and how they come and go.
+
+load: version policy -> the new one loaded and warmed -> swapped in -> the old one drained, closed
+unload: no new requests -> those in flight end -> closed -> memory given back
+
+A name that comes from a caller is looked up among the folders that are there; it is never made
+part of a path.
+"""
+
+import asyncio
+import ctypes
+import gc
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
+from nyquist.server.serving.repository import (
+    LoadedModel,
+    complete_versions,
+    model_folders,
+    read_policy,
+)
+from nyquist.server.serving.served_model import ServedModel
+from nyquist.server.telemetry.metrics import Metrics
+from nyquist.server.wire.errors import (
+    ArtifactError,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    NyquistError,
+    StartError,
+)
+from nyquist.server.wire.pb import model_config_pb2
+
+WORKER_DIED = "the model's worker has died, fails, or does not come back from a run"
+UNLOADED = "unloaded"
+
+_ABSOLUTE_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s'\":]+/)*")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+
+Loader = Callable[[Path, int], LoadedModel]
+logger = logging.getLogger(__name__)
+
+
+class Serving:
+    """One loaded version; `with` it for each request that uses it.
+
+    Attributes:
+        model: what answers.
+        config: its config.pbtxt.
+        mark: of the files that it was loaded from.
+    """
+
+    def __init__(
+        self, model: ServedModel, config: model_config_pb2.ModelConfig, mark: Mark
+    ) -> None:
+        self.model, self.config, self.mark = model, config, mark
+        self._users, self._retired = 0, False
+        self._idle = asyncio.Event()
+
+    def __enter__(self) -> ServedModel:
+        """Keep the model open for the length of a request."""
+        self._users += 1
+        return self.model
+
+    def __exit__(self, *exception: object) -> None:
+        self._users -= 1
+        if self._retired and not self._users:
+            self._idle.set()
+
+    async def retire(self) -> None:
+        """Wait for the requests in flight, then close the model. None may start any more."""
+        self._retired = True
+        if self._users:
+            await self._idle.wait()
+        await self.model.close()
+
+
+@dataclass(eq=False)
+class _Version:
+    """What is known of one version."""
+
+    serving: Serving | None = None
+    busy: str = ""
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        if self.serving is None:
+            return self.busy or "UNAVAILABLE"
+        return "READY" if self.serving.model.ready else "UNAVAILABLE"
+
+    @property
+    def why(self) -> str:
+        return WORKER_DIED if self.serving and self.state == "UNAVAILABLE" else self.reason
+
+
+@dataclass(eq=False)
+class _Model:
+    """What is known of one model: its versions, and the files as they last were."""
+
+    versions: dict[int, _Version] = field(default_factory=dict)
+    seen: Mark | None = None
+    reason: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def serving(self) -> list[Serving]:
+        """What is served, the highest version first."""
+        numbers = sorted(self.versions, reverse=True)
+        return [found for number in numbers if (found := self.versions[number].serving)]
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One line of the repository's index.
+
+    Attributes:
+        name: of the model.
+        version: empty where none is known.
+        state: LOADING, READY, UNLOADING or UNAVAILABLE; empty for a model never loaded.
+        reason: why it is not ready.
+    """
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+class Registry:
+    """The one owner of what is served.
+
+    Args:
+        repository: folder of the models.
+        loader: opens and warms one version; called in a thread.
+        serve: makes a loaded model answer; called on the event loop.
+        metrics: whose series of a model end with it.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        loader: Loader,
+        serve: Callable[[LoadedModel], ServedModel],
+        metrics: Metrics,
+    ) -> None:
+        self._repository, self._loader, self._serve = repository, loader, serve
+        self._metrics = metrics
+        self._models: dict[str, _Model] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything that is served answers."""
+        return all(one.model.ready for model in self._models.values() for one in model.serving)
+
+    def readiness(self) -> dict[str, bool]:
+        """Say for each model that is known whether some version of it answers."""
+        return {
+            name: any(one.model.ready for one in model.serving)
+            for name, model in self._models.items()
+        }
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Wait until something has been loaded or unloaded, or for `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        self._changed.clear()
+
+    def find(self, name: str, version: int | None) -> Serving:
+        """Return what serves a model: the version asked for, or the highest that is ready.
+
+        Raises:
+            ModelNotFound: no such model or version is known, or none of it is served.
+            ModelNotReady: the version is known and not served.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFound(f"Request for unknown model: '{name}' is not found")
+        if version is None:
+            serving = model.serving
+            if not serving:
+                raise ModelNotFound(
+                    f"Request for unknown model: '{name}' has no available versions"
+                )
+            for one in serving:
+                if one.model.ready:
+                    return one
+            return serving[0]
+        known = model.versions.get(version)
+        if known is None:
+            raise ModelNotFound(
+                f"Request for unknown model: '{name}' version {version} is not found"
+            )
+        if known.serving is None:
+            raise ModelNotReady(
+                f"Request for unknown model: '{name}' version {version} is not at ready state"
+            )
+        return known.serving
+
+    def served(self, name: str) -> list[Serving]:
+        """Return every version of a model that is served, the lowest first."""
+        model = self._models.get(name)
+        return model.serving[::-1] if model else []
+
+    @property
+    def names(self) -> list[str]:
+        """The models of which some version is served."""
+        return sorted(name for name, model in self._models.items() if model.serving)
+
+    async def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
+        """List what is served, what could not be, and what lies in the repository beside it."""
+        entries = [
+            entry
+            for name, model in self._models.items()
+            for entry in _entries(name, model)
+            if entry.state == "READY" or not ready_only
+        ]
+        if not ready_only:
+            names = {folder.name for folder in await self._folders()}
+            entries += [IndexEntry(name) for name in names - self._models.keys()]
+        return sorted(entries, key=lambda entry: (entry.name, entry.version))
+
+    async def load_all(self) -> None:
+        """Load every model of the repository; one that fails is logged and left out.
+
+        Raises:
+            StartError: CUDA is required and not to be had.
+            ArtifactError: the repository is no folder.
+        """
+        for folder in await self._folders():
+            try:
+                await self._bring_up(folder)
+            except StartError:
+                raise
+            except NyquistError as error:
+                logger.error("model %s is not served: %s", folder.name, error)  # noqa: TRY400 - one line is all
+
+    async def load(self, name: str) -> None:
+        """Load a model, or what has changed of it since it was loaded.
+
+        A caller who leaves does not stop it half-way.
+
+        Raises:
+            LoadFailed: it is not there or cannot be loaded; what was served still is.
+        """
+        folders = {folder.name: folder for folder in await self._folders()}
+        if name not in folders:
+            raise LoadFailed(f"failed to load '{name}', failed to poll from model repository")
+        try:
+            await self._finish(self._bring_up(folders[name]))
+        except StartError as error:
+            raise self._failed(name, self._public(error)) from error
+
+    async def unload(self, name: str) -> None:
+        """Take no more requests for a model, answer those in flight, give its memory back.
+
+        Raises:
+            ModelNotFound: it was never loaded.
+        """
+        if name not in self._models:
+            raise ModelNotFound(f"Request for unknown model: '{name}' is not found")
+        await self._finish(self._take_down(name))
+
+    async def poll(self) -> None:
+        """Load what has appeared or changed, unload what is gone; one failure stops no other."""
+        try:
+            folders = await self._folders()
+        except NyquistError as error:
+            logger.error("the repository cannot be looked at: %s", error)  # noqa: TRY400 - one line is all
+            return
+        for folder in folders:
+            try:
+                await self._poll_model(folder)
+            except NyquistError as error:
+                logger.error("model %s: %s", folder.name, error)  # noqa: TRY400 - one line is all
+            except Exception:
+                logger.exception("unexpected error in looking at %s", folder.name)
+        for name in self._models.keys() - {folder.name for folder in folders}:
+            logger.info("model %s is gone from the repository", name)
+            await self._take_down(name)
+            del self._models[name]
+            self._metrics.load_failures.remove(name)
+
+    async def keep_polling(self, interval_s: float) -> None:
+        """Poll again `interval_s` after each time."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._finish(self.poll())
+
+    async def close(self) -> None:
+        """Let loads that run end, then close every model."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for model in self._models.values():
+            for serving in model.serving:
+                await serving.retire()
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` to its end, also if the caller is cancelled."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _folders(self) -> list[Path]:
+        try:
+            return await asyncio.to_thread(model_folders, self._repository)
+        except OSError as error:
+            raise ArtifactError(f"{self._repository} cannot be read: {error.strerror}") from error
+
+    async def _poll_model(self, folder: Path) -> None:
+        known = self._models.get(folder.name)
+        if known and known.seen == await asyncio.to_thread(mark_of, folder):
+            return
+        await self._bring_up(folder)
+
+    async def _bring_up(self, folder: Path) -> None:
+        """Do as `_load_wanted` does, and count it if it fails."""
+        with self._metrics.load_failures.labels(folder.name).count_exceptions():
+            await self._load_wanted(folder)
+
+    async def _load_wanted(self, folder: Path) -> None:
+        """Load the wanted versions; once all of them are served, retire the others.
+
+        Raises:
+            LoadFailed: not all of them are.
+            StartError: CUDA is required and not to be had.
+        """
+        model = self._models.setdefault(folder.name, _Model())
+        async with model.lock:
+            model.reason = ""
+            try:
+                model.seen = await asyncio.to_thread(mark_of, folder)
+                wanted = await asyncio.to_thread(_wanted, folder)
+            except NyquistError as error:
+                model.reason = self._public(error)
+                raise self._failed(folder.name, model.reason) from error
+            failures = [
+                f"version {number}: {reason}"
+                for number in wanted
+                if (reason := await self._load_version(folder, number))
+            ]
+            if failures:
+                raise self._failed(folder.name, "; ".join(failures))
+            for number in model.versions.keys() - set(wanted):
+                await self._retire_version(folder.name, number)
+
+    async def _load_version(self, folder: Path, number: int) -> str:
+        """Swap in a version if its files have changed; return why not, where it fails."""
+        version = self._models[folder.name].versions.setdefault(number, _Version())
+        try:
+            mark = await asyncio.to_thread(mark_of, folder, number)
+            old = version.serving
+            if old and old.mark == mark and old.model.ready:
+                return ""
+            version.busy = "LOADING"
+            self._changed.set()
+            loaded = await asyncio.to_thread(self._loader, folder, number)
+            version.serving = Serving(self._serve(loaded), loaded.config, mark)
+            version.reason = ""
+        except StartError:
+            raise
+        except NyquistError as error:
+            version.reason = self._public(error)
+            return version.reason
+        except Exception:
+            logger.exception("unexpected error in loading %s", folder.name)
+            version.reason = "internal error; see the log"
+            return version.reason
+        finally:
+            version.busy = ""
+            self._changed.set()
+        if old:
+            await old.retire()
+            self._metrics.ready.labels(folder.name, str(number)).set(1)  # the old one cleared it
+            del loaded, old
+            await asyncio.to_thread(give_memory_back)
+        return ""
+
+    async def _take_down(self, name: str) -> None:
+        model = self._models[name]
+        async with model.lock:
+            for number in list(model.versions):
+                await self._retire_version(name, number)
+
+    async def _retire_version(self, name: str, number: int) -> None:
+        version = self._models[name].versions[number]
+        serving, version.serving = version.serving, None
+        if serving is None:
+            return
+        version.busy, version.reason = "UNLOADING", UNLOADED
+        self._changed.set()
+        await serving.retire()
+        version.busy = ""
+        self._metrics.forget(name, str(number))
+        logger.info("unloaded %s version %d", name, number)
+        del serving
+        await asyncio.to_thread(give_memory_back)
+
+    def _failed(self, name: str, reason: str) -> LoadFailed:
+        served = [str(one.model.manifest.version) for one in self.served(name)]
+        if served:
+            return LoadFailed(
+                f"failed to load '{name}': {reason}; version {', '.join(served)} is served on"
+            )
+        return LoadFailed(f"failed to load '{name}', no version is available: {reason}")
+
+    def _public(self, error: NyquistError) -> str:
+        """Return the text of an error without the server's paths and addresses."""
+        logger.debug("load failed", exc_info=error)
+        line = (str(error).splitlines() or [""])[0].replace(f"{self._repository}/", "")
+        return _ADDRESS.sub("(address)", _ABSOLUTE_FOLDERS.sub("", line))
+
+
+def give_memory_back() -> None:
+    """Collect what has no owner any more, and let glibc return its free pages to the system."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _wanted(folder: Path) -> list[int]:
+    """Return the versions that a model's policy wants."""
+    try:
+        complete = complete_versions(folder)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
+    return wanted_versions(complete, read_policy(folder), folder.name)
+
+
+def _entries(name: str, model: _Model) -> list[IndexEntry]:
+    if not model.versions:
+        return [IndexEntry(name, state="UNAVAILABLE", reason=model.reason)]
+    return [
+        IndexEntry(name, str(number), version.state, version.why)
+        for number, version in sorted(model.versions.items())
+    ]

@@ -1,0 +1,332 @@
+"""Everything an operator can set.
+
+flags -> NYQUIST_* of the environment -> the TOML file that --config names -> defaults
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from nyquist.server.wire.errors import StartError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "NYQUIST_"
+COMPANION_PREFIX = "NYQUIST_COMPANION_"
+"""The companion's variables, which may stand beside the server's."""
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+# What Kubernetes puts into a pod's environment for a Service that is called nyquist.
+_SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?)")
+
+
+class ModelSettings(BaseModel):
+    """Models, and what runs them."""
+
+    repository: Path = Field(Path("model_repository"), description="folder that holds the models")
+    provider: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="execution provider; auto is CUDA where there is one, else the CPU"
+    )
+    require_cuda: bool = Field(
+        default=False, description="refuse to start rather than run on the CPU"
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
+        "or gives each core a session of one thread where more save little time",
+    )
+    poll_s: float = Field(
+        0.0,
+        ge=0,
+        description="seconds between looks for changed models; 0: load and unload by call instead",
+    )
+
+
+class NetworkSettings(BaseModel):
+    """Addresses."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
+    metrics_host: str | None = Field(
+        None, description="address of the metrics; none: that of --host"
+    )
+    metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")
+
+
+class ListenerSecurity(BaseModel):
+    """Encryption, and who may call."""
+
+    tls_certificate: Path | None = Field(
+        None, description="PEM file: the server's certificate and its chain; turns TLS on"
+    )
+    tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file: callers must show a certificate that one of these signed"
+    )
+    token: SecretStr | None = Field(
+        None, description="token that callers must send; no flag, because others can read flags"
+    )
+    token_file: Path | None = Field(
+        None, description="file with tokens, one a line; any of them lets a caller in"
+    )
+    health_access: Literal["open", "token"] = Field(
+        "open", description="who may ask for health and readiness: all, or who has a token"
+    )
+    reflection: Literal["open", "token", "off"] = Field(
+        "token", description="who may ask for the service's description; off: nobody"
+    )
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key come together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        return self
+
+
+class SecuritySettings(ListenerSecurity):
+    """Encryption, and who may call what."""
+
+    repository_token: SecretStr | None = Field(
+        None, description="token that may load and unload models too, and change settings"
+    )
+    repository_token_file: Path | None = Field(
+        None, description="file with such tokens, one a line"
+    )
+
+
+class CallSettings(BaseModel):
+    """What calls may take."""
+
+    max_message_bytes: int = Field(
+        64 * 1024 * 1024,
+        gt=0,
+        le=2**31 - 1,
+        description="largest message; requests are held to less where the models need less",
+    )
+    max_metadata_bytes: int = Field(
+        16 * 1024, ge=1024, le=2**20, description="headers of one call, names and values together"
+    )
+    max_concurrent_rpcs: int = Field(
+        2048, gt=0, description="calls at a time; one more is RESOURCE_EXHAUSTED, health is not"
+    )
+    default_deadline_s: float = Field(
+        60.0, ge=0, description="deadline of a call that comes without one; 0: none"
+    )
+    min_ping_interval_s: float = Field(
+        10.0, gt=0, description="connections whose idle keepalive pings come faster are closed"
+    )
+    max_connection_age_s: float = Field(
+        0.0, ge=0, description="connections are renewed after this, to spread them; 0: never"
+    )
+
+
+class LimitSettings(CallSettings):
+    """What one caller, or all of them together, may ask for."""
+
+    max_queue_bytes: int = Field(
+        512 * 1024 * 1024, gt=0, description="pictures held for all models together"
+    )
+    max_image_pixels: int = Field(
+        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
+    )
+
+
+class ShadowSettings(BaseModel):
+    """A copy of live traffic, for a companion."""
+
+    shadow_target: str | None = Field(
+        None, description="host:port of the companion that gets a share of the inferences"
+    )
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of them, 0 to 1, with their answers; 0: none"
+    )
+    shadow_ca: Path | None = Field(
+        None, description="PEM file: who signed the companion's certificate; turns TLS to it on"
+    )
+    shadow_token_file: Path | None = Field(None, description="file with the token for it")
+
+
+class TracingSettings(BaseModel):
+    """Traces, sent to an OpenTelemetry collector."""
+
+    tracing_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="http://host:port or https://host:port of the collector, OTLP over gRPC",
+    )
+    tracing_ratio: float = Field(
+        0.01, ge=0, le=1, description="share of the calls traced whose callers have not decided it"
+    )
+
+
+class StopSettings(BaseModel):
+    """How the server stops."""
+
+    drain_s: float = Field(
+        5.0, ge=0, description="seconds of service after SIGTERM, with readiness off"
+    )
+    grace_s: float = Field(
+        30.0, ge=0, description="seconds that running calls have to end when a connection closes"
+    )
+
+
+class LogSettings(BaseModel):
+    """The log, on standard error."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level; debug has a line for each call"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console at a terminal, else json, one object a line"
+    )
+
+
+GROUPS: tuple[type[BaseModel], ...] = (
+    ModelSettings,
+    NetworkSettings,
+    SecuritySettings,
+    LimitSettings,
+    ShadowSettings,
+    TracingSettings,
+    StopSettings,
+    LogSettings,
+)
+
+
+class Settings(
+    ModelSettings,
+    NetworkSettings,
+    SecuritySettings,
+    LimitSettings,
+    ShadowSettings,
+    TracingSettings,
+    StopSettings,
+    LogSettings,
+    BaseSettings,
+):
+    """Serve a repository of ONNX image classifiers over gRPC (Open Inference Protocol v2)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    config: Path | None = Field(
+        None, description="TOML file with options by their long names, as in max_message_bytes = 1"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the places that options come from, the first one winning.
+
+        No .env file is read, because compose has one of its own; secrets have their files.
+        """
+        del cls  # it is settings_cls
+        return init_settings, env_settings, _File(settings_cls)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        if self.shadow_share and self.shadow_target is None:
+            raise ValueError("--shadow-share needs --shadow-target")
+        for name in ("token", "repository_token"):
+            if getattr(self, name) and getattr(self, f"{name}_file"):
+                raise ValueError(
+                    f"{PREFIX}{name.upper()} and {flag(f'{name}_file')} exclude each other"
+                )
+        return self
+
+
+class _File(PydanticBaseSettingsSource):
+    """The TOML file that a source before this one names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base class's signature
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        named = self.current_state.get("config")
+        if named is None:
+            return {}
+        path = Path(named)
+        try:
+            options = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StartError(f"--config {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise StartError(f"--config {path} is no TOML: {error}") from error
+        known = {*file_options()}
+        for name in options:
+            if name not in known:
+                raise StartError(f"--config {path} has {name!r}, {_rather(name, known)}")
+        return options
+
+
+def read_settings(flags: Mapping[str, Any]) -> Settings:
+    """Make the settings of these flags, the environment and the file that they name.
+
+    Raises:
+        StartError: a value is wrong; the message names it and what would be right.
+    """
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise StartError(first_mistake(error)) from error
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Return a line for the first wrong value, and never that of a secret."""
+    first = error.errors(include_context=False)[0]
+    name = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return message
+    if "token" in name and "file" not in name:
+        return f"{name}: {message}"  # never the value
+    return f"{name}: {message}, got {first['input']!r}"
+
+
+def flag(name: str) -> str:
+    """Return how an option is spelled on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def is_secret(name: str, settings: type[BaseModel] = Settings) -> bool:
+    """Say whether an option's value must stand neither on the command line nor in the file."""
+    return "SecretStr" in str(settings.model_fields[name].annotation)
+
+
+def file_options() -> list[str]:
+    """Return the options that the TOML file may have."""
+    return [name for name in Settings.model_fields if name != "config" and not is_secret(name)]
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a line for each variable that looks like an option and is none."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return [
+        f"{name} is no option, {_rather(name, known)}"
+        for name in sorted(environment)
+        if name.startswith(PREFIX)
+        and name not in known
+        and not name.startswith(COMPANION_PREFIX)
+        and not _SERVICE_LINK.fullmatch(name)
+    ]
+
+
+def _rather(name: str, known: set[str]) -> str:
+    close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else "see nyquist-server --help"

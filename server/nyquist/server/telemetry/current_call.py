@@ -1,0 +1,103 @@
+"""The call that is being answered: what its metadata says of it, read when it is asked for.
+
+metadata -> bind_call -> current_call: request id, trace context
+"""
+
+import re
+import secrets
+from collections.abc import Iterable
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Protocol, TypeAlias
+
+import grpc
+from nyquist.server.wire.trace_context import TRACE_PARENT, TraceContext, parse_trace_parent
+
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+Version: TypeAlias = tuple[str, str]
+"""A model's name and its version."""
+
+REQUEST_ID = "x-request-id"
+NO_SHADOW = "x-nyquist-no-shadow"
+"""Sent with calls that are not to be mirrored: the companion's own would come back to it."""
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+
+
+class Spans(Protocol):
+    """What becomes of a call in a trace; times are those of perf_counter, in seconds."""
+
+    def meet(self, version: Version) -> None:
+        """Note which version answers: of a stream, the one that answers its first request."""
+
+    def stage(
+        self, version: Version, name: str, began_s: float, ended_s: float, batch_size: int = 0
+    ) -> None:
+        """Note a stage that is over, in which version, and how many pictures ran together in it."""
+
+    def end(self, code: grpc.StatusCode) -> None:
+        """Note the end of the call."""
+
+
+class Call:
+    """One call by its metadata.
+
+    Attributes:
+        spans: of it; None where calls are not traced.
+    """
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self.spans: Spans | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The metadata that is text; of a key that came twice, the last."""
+        return {key: value for key, value in self._metadata if isinstance(value, str)}
+
+    @cached_property
+    def request_id(self) -> str:
+        """The caller's, or a new one where it sent none that is plain."""
+        for key, value in self._metadata:
+            if key == REQUEST_ID and isinstance(value, str) and _PLAIN_ID.fullmatch(value):
+                return value
+        return secrets.token_hex(8)
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """The W3C trace context that it came with."""
+        for key, value in self._metadata:
+            if key == TRACE_PARENT and isinstance(value, str):
+                return parse_trace_parent(value)
+        return None
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What a line of the log says of it."""
+        ids = {"request_id": self.request_id}
+        return ids | {"trace_id": self.trace.trace_id} if self.trace else ids
+
+    def sent(self, key: str) -> bool:
+        """Say whether it came with a key, whatever the value."""
+        return any(name == key for name, _ in self._metadata)
+
+
+NO_CALL = Call(())
+_call: ContextVar[Call] = ContextVar("call", default=NO_CALL)
+
+
+def bind_call(metadata: Metadata) -> Call:
+    """Make the call with this metadata the current one, for all that is done for it."""
+    call = Call(metadata)
+    _call.set(call)
+    return call
+
+
+def current_call() -> Call:
+    """Return the call that is being answered; NO_CALL outside of any."""
+    return _call.get()
+
+
+def current_spans() -> Spans | None:
+    """Return the spans of the call that is being answered; None where calls are not traced."""
+    return _call.get().spans

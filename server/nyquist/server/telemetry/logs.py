@@ -1,0 +1,52 @@
+"""The log: every module's lines through structlog, each with the call that it belongs to.
+
+logging, structlog -> request id, trace id -> JSON or a line for eyes -> standard error
+
+Nothing here prints local variables of a traceback: they hold pixels, and may hold tokens.
+"""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from nyquist.server.telemetry.current_call import NO_CALL, current_call
+from structlog.types import EventDict, Processor, WrappedLogger
+
+
+def configure_logs(level: str, format_asked: Literal["auto", "json", "console"]) -> None:
+    """Send the log of the whole process to standard error, one event a line."""
+    console = format_asked == "console" or (format_asked == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        _add_ids,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *_renderers(console=console),
+        ],
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
+    logging.getLogger("nyquist").setLevel(level.upper())
+
+
+def _renderers(*, console: bool) -> list[Processor]:
+    if console:
+        plain = structlog.dev.plain_traceback
+        colours = sys.stderr.isatty()
+        return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _add_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    call = current_call()
+    return event if call is NO_CALL else {**call.ids, **event}

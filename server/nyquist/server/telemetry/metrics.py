@@ -1,0 +1,336 @@
+"""What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
+
+from asyncio import CancelledError
+from collections.abc import Sequence
+from importlib.metadata import version
+from threading import Lock
+from time import perf_counter
+
+from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.waiting_room import Ticket
+from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.light_metrics import LightCounter, LightGauge, LightHistogram
+from nyquist.server.telemetry.model_statistics import Statistics
+from nyquist.server.telemetry.triton_metrics import TritonCollector
+from nyquist.server.wire.errors import NyquistError
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
+
+LATENCY_EDGES_S = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+STAGES = ("decode", "queue", "batch", "infer", "encode")
+REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
+MODEL = ("model", "version")
+CALL = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class ModelMetrics:
+    """The series of one version of one model, created at zero, and its statistics."""
+
+    def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
+        self._metrics, self._labels, self._lock = metrics, (name, version), Lock()
+        self.statistics = metrics.statistics[name, version] = Statistics()
+        self.duration = metrics.request_duration.labels(name, version)
+        stages = (metrics.stage_duration.labels(name, version, stage) for stage in STAGES)
+        self._decode, self._queue, self._gather, self._infer, self._encode = stages
+        self.batch_size = metrics.batch_size.labels(name, version)
+        self.padding_rows = metrics.padding_rows.labels(name, version)
+        self.queue_depth = metrics.queue_depth.labels(name, version)
+        self.queue_limit = metrics.queue_limit.labels(name, version)
+        self.inflight = metrics.inflight.labels(name, version)
+        self.ready = metrics.ready.labels(name, version)
+        self.shadow_mirrored = metrics.shadow_mirrored.labels(name, version)
+        self.shadow_dropped = metrics.shadow_dropped.labels(name, version)
+        self.rejected = {
+            reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
+        }
+
+    def taken(self, call: Call) -> None:
+        """Note that a request for the model has been taken in."""
+        self.inflight.value += 1
+        if call.spans is not None:
+            call.spans.meet(self._labels)
+
+    def decoded(self, call: Call, began: float, ended: float) -> None:
+        """Note that a request was decoded. All times are of perf_counter, in seconds."""
+        self._decode.observe(ended - began)
+        if call.spans is not None:
+            call.spans.stage(self._labels, "decode", began, ended)
+
+    def ran(self, tickets: Sequence[Ticket], pictures: int, times: Sequence[float]) -> None:
+        """Note a run.
+
+        Args:
+            tickets: that rode in it.
+            pictures: of all of them.
+            times: when it began, when the pictures were put together, and when it ended.
+        """
+        began, gathered, ended = times
+        waits = [began - ticket.arrived for ticket in tickets]
+        with self._lock:  # instances may run at a time
+            for wait in waits:
+                self._queue.observe(wait)
+            self._gather.observe(gathered - began)
+            self._infer.observe(ended - gathered)
+            self.batch_size.observe(pictures)
+        self.statistics.ran(len(tickets), pictures, sum(waits), gathered - began, ended - gathered)
+        for ticket in tickets:
+            if (spans := ticket.spans) is not None:
+                spans.stage(self._labels, "queue", ticket.arrived, began)
+                spans.stage(self._labels, "batch", began, gathered, pictures)
+                spans.stage(self._labels, "infer", gathered, ended, pictures)
+
+    def padded(self, rows: int) -> None:
+        """Note the empty rows that were added to a batch."""
+        with self._lock:
+            self.padding_rows.value += rows
+
+    def answered(self, call: Call, began: float, computed: float) -> None:
+        """Note that a request has its answer, with its trace as an exemplar if it is sampled.
+
+        Args:
+            call: that it came in.
+            began: when its bytes came.
+            computed: when its outputs did.
+        """
+        ended = perf_counter()
+        self.inflight.value -= 1
+        self._encode.observe(ended - computed)
+        self.statistics.answered(ended - began, ended - computed)
+        if call.spans is not None:
+            call.spans.stage(self._labels, "encode", computed, ended)
+        trace = call.trace
+        if trace is not None and trace.sampled:
+            self.duration.observe(ended - began, {"trace_id": trace.trace_id})
+        else:
+            self.duration.observe(ended - began)
+
+    def failed(self, error: BaseException, began: float) -> None:
+        """Note that a request gets no answer."""
+        self.inflight.value -= 1
+        self.statistics.failed(error, perf_counter() - began)
+        if isinstance(error, NyquistError):
+            self.rejected[error.reason].inc()
+        elif isinstance(error, CancelledError):
+            self.rejected["cancelled"].inc()
+
+    def describe(
+        self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool
+    ) -> None:
+        """Say what runs: the graph's checksum, opset and precision, and the execution provider."""
+        self._metrics.info.remove_by_labels(dict(zip(MODEL, self._labels, strict=True)))
+        facts = (sha256, str(opset), precision, provider)
+        self._metrics.info.labels(*self._labels, *facts).set(1)
+        self._metrics.fallback.labels(*self._labels).inc(int(fell_back))
+
+
+class CallMetrics:
+    """The process, its release and its calls, on a registry of their own.
+
+    Args:
+        build_info: name of the gauge that tells the release.
+
+    Attributes:
+        registry: what is scraped.
+    """
+
+    def __init__(self, build_info: str) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(GC_COLLECTOR)
+        registry.register(PLATFORM_COLLECTOR)
+        build = Gauge(build_info, "The release that runs.", ("version",), registry=registry)
+        build.labels(version("nyquist")).set(1)
+        self._create_call_metrics(registry)
+
+    def _create_call_metrics(self, registry: CollectorRegistry) -> None:
+        """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
+        self.started = LightCounter(
+            "grpc_server_started_total", "RPCs started on the server.", CALL, registry=registry
+        )
+        self.received = LightCounter(
+            "grpc_server_msg_received_total",
+            "Messages of RPCs received on the server.",
+            CALL,
+            registry=registry,
+        )
+        self.sent = LightCounter(
+            "grpc_server_msg_sent_total",
+            "Messages of RPCs sent by the server.",
+            CALL,
+            registry=registry,
+        )
+        self.handled = LightCounter(
+            "grpc_server_handled_total",
+            "RPCs completed on the server, by status code.",
+            (*CALL, "grpc_code"),
+            registry=registry,
+        )
+        self.handling = LightHistogram(
+            "grpc_server_handling_seconds",
+            "Time from the start of an RPC to its end.",
+            CALL,
+            registry,
+            LATENCY_EDGES_S,
+        )
+
+
+class Metrics(CallMetrics):
+    """Every collector of the server.
+
+    Attributes:
+        statistics: of each loaded version, by model and version.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("nyquist_build_info")
+        self.statistics: dict[tuple[str, str], Statistics] = {}
+        self._create_queue_metrics(self.registry)
+        self._create_model_metrics(self.registry)
+        self._create_shadow_metrics(self.registry)
+        self._of_versions = (
+            self.request_duration,
+            self.stage_duration,
+            self.batch_size,
+            self.padding_rows,
+            self.queue_depth,
+            self.queue_limit,
+            self.inflight,
+            self.rejected,
+            self.ready,
+            self.info,
+            self.fallback,
+            self.load_duration,
+            self.shadow_mirrored,
+            self.shadow_dropped,
+        )
+        self.registry.register(TritonCollector(self.statistics, self.queue_depth))
+
+    def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
+        self.queue_bytes = Gauge(
+            "nyquist_queue_bytes",
+            "Bytes of pictures held for all models, waiting or running.",
+            registry=registry,
+        )
+        self.queue_bytes_limit = Gauge(
+            "nyquist_queue_bytes_limit",
+            "Bytes of pictures that may be held; a request beyond them is refused.",
+            registry=registry,
+        )
+        self.queue_depth = LightGauge(
+            "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
+        )
+        self.queue_limit = Gauge(
+            "nyquist_queue_limit",
+            "Requests that may wait for the model, over all priority levels.",
+            MODEL,
+            registry=registry,
+        )
+
+    def _create_model_metrics(self, registry: CollectorRegistry) -> None:
+        self.request_duration = LightHistogram(
+            "nyquist_request_duration_seconds",
+            "Time from the bytes of a ModelInfer request to those of its answer.",
+            MODEL,
+            registry,
+            LATENCY_EDGES_S,
+        )
+        self.stage_duration = LightHistogram(
+            "nyquist_stage_duration_seconds",
+            "The same by stage; batch and infer count once a batch, the others once a request.",
+            (*MODEL, "stage"),
+            registry,
+            LATENCY_EDGES_S,
+        )
+        self.batch_size = LightHistogram(
+            "nyquist_batch_size",
+            "Pictures that ran together.",
+            MODEL,
+            registry,
+            BATCH_EDGES,
+        )
+        self.padding_rows = LightCounter(
+            "nyquist_padding_rows_total",
+            "Empty rows added to reach a warmed batch size.",
+            MODEL,
+            registry=registry,
+        )
+        self.inflight = LightGauge(
+            "nyquist_inflight_requests",
+            "Requests taken in and not answered.",
+            MODEL,
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "nyquist_rejected_total",
+            "Requests that got no answer, by reason.",
+            (*MODEL, "reason"),
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "nyquist_model_ready", "1 while the model takes requests.", MODEL, registry=registry
+        )
+        self.info = Gauge(
+            "nyquist_model_info",
+            "What is loaded, and the execution provider that runs it.",
+            (*MODEL, "sha256", "opset", "precision", "provider"),
+            registry=registry,
+        )
+        self.fallback = Counter(
+            "nyquist_provider_fallback_total",
+            "Sessions that asked for CUDA and got the CPU.",
+            MODEL,
+            registry=registry,
+        )
+        self.load_duration = Gauge(
+            "nyquist_model_load_duration_seconds",
+            "Time to read, open and warm the model.",
+            MODEL,
+            registry=registry,
+        )
+        self.load_failures = Counter(
+            "nyquist_model_load_failures_total",
+            "Attempts to load the model that failed; what was served before is served on.",
+            ("model",),
+            registry=registry,
+        )
+
+    def _create_shadow_metrics(self, registry: CollectorRegistry) -> None:
+        self.shadow_mirrored = Counter(
+            "nyquist_shadow_mirrored_total",
+            "Inferences handed to the companion.",
+            MODEL,
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "nyquist_shadow_dropped_total",
+            "Inferences chosen for the companion and not handed to it: it is away or too slow.",
+            MODEL,
+            registry=registry,
+        )
+
+    def watch(self, budget: QueueBudget) -> None:
+        """Show the bytes of a budget, read when they are asked for."""
+        self.queue_bytes.set_function(lambda: budget.held_bytes)
+        self.queue_bytes_limit.set(budget.max_bytes)
+
+    def model(self, name: str, version: str) -> ModelMetrics:
+        """Return the series of a model, created at zero."""
+        return ModelMetrics(self, name, version)
+
+    def forget(self, name: str, version: str) -> None:
+        """End every series of a version that is not served any more."""
+        self.statistics.pop((name, version), None)
+        for collector in self._of_versions:
+            collector.remove_by_labels({"model": name, "version": version})

@@ -1,0 +1,82 @@
+"""Triton's metrics by Triton's names, for its dashboards and autoscalers.
+
+Statistics, queue depth -> families, made when they are asked for: a request pays nothing
+"""
+
+from collections.abc import Iterator, Mapping
+
+from nyquist.server.telemetry.light_metrics import LightGauge
+from nyquist.server.telemetry.model_statistics import Statistics
+from nyquist.server.wire.pb import inference_pb2 as pb
+from prometheus_client.core import Metric, UnknownMetricFamily
+from prometheus_client.registry import Collector
+
+MODEL = ("model", "version")
+COUNTS = {
+    "nv_inference_request_success": "Requests answered.",
+    "nv_inference_count": "Pictures computed.",
+    "nv_inference_exec_count": "Runs of the model.",
+}
+DURATIONS = {
+    "nv_inference_request_duration_us": "Time of answered requests, in microseconds.",
+    "nv_inference_queue_duration_us": "Time that requests waited, in microseconds.",
+    "nv_inference_compute_input_duration_us": "Time to gather batches, in microseconds.",
+    "nv_inference_compute_infer_duration_us": "Time of the runs, in microseconds.",
+    "nv_inference_compute_output_duration_us": "Time to encode answers, in microseconds.",
+}
+FAILURE = "nv_inference_request_failure"
+PENDING = "nv_inference_pending_request_count"
+
+
+class TritonCollector(Collector):
+    """Reads the statistics of all loaded versions at each scrape.
+
+    The families are of unknown type: a counter of theirs has no _total, which neither text format
+    allows. rate() and increase() ask for no type.
+
+    Args:
+        statistics: by model and version; may change meanwhile.
+        queue_depth: of each of them.
+    """
+
+    def __init__(
+        self, statistics: Mapping[tuple[str, str], Statistics], queue_depth: LightGauge
+    ) -> None:
+        self._statistics, self._queue_depth = statistics, queue_depth
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the families as they stand."""
+        families = {
+            name: UnknownMetricFamily(name, text, labels=MODEL)
+            for name, text in (COUNTS | DURATIONS).items()
+        }
+        failure = UnknownMetricFamily(FAILURE, "Requests not answered.", labels=(*MODEL, "reason"))
+        for labels, statistics in list(self._statistics.items()):
+            for name, value in _values(statistics.message(*labels)).items():
+                families[name].add_metric(labels, value)
+            for reason, count in statistics.failures().items():
+                failure.add_metric((*labels, reason), count)
+        yield from families.values()
+        yield failure
+        yield self._pending()
+
+    def _pending(self) -> Metric:
+        pending = UnknownMetricFamily(PENDING, "Requests that wait to be run.", labels=MODEL)
+        for family in self._queue_depth.collect():
+            for sample in family.samples:
+                pending.add_metric([sample.labels[name] for name in MODEL], sample.value)
+        return pending
+
+
+def _values(counted: pb.ModelStatistics) -> dict[str, float]:
+    stages = counted.inference_stats
+    counts = (stages.success.count, counted.inference_count, counted.execution_count)
+    durations = (
+        stages.success,
+        stages.queue,
+        stages.compute_input,
+        stages.compute_infer,
+        stages.compute_output,
+    )
+    times_us = (duration.ns // 1000 for duration in durations)
+    return dict(zip((*COUNTS, *DURATIONS), (*counts, *times_us), strict=True))

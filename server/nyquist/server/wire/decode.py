@@ -1,0 +1,323 @@
+"""Decode a request and check it against the model, before it is queued.
+
+ModelInferRequest -> the one input, checked -> array, or image files -> InferCall
+
+Texts of errors are those that Triton's users know, where Triton has one.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from numpy.typing import NDArray
+from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.wire import tensors
+from nyquist.server.wire.errors import InvalidRequest, NotServed
+from nyquist.server.wire.images import ImageDecoder, canvas_of
+from nyquist.server.wire.pb import inference_pb2 as pb
+
+RESERVED_PREFIX = "triton_"
+NOT_RESERVED = "triton_enable_empty_final_response"
+SHARED_MEMORY = "shared_memory_"
+UINT8_MAX = 255
+IMAGE_DATATYPE = "BYTES"
+
+
+Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """One output that the caller wants.
+
+    Attributes:
+        name: of the output.
+        classes: 0 for the tensor itself, k for the k highest classes with their labels.
+    """
+
+    name: str
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class InferCall:
+    """A request that fits the model.
+
+    Attributes:
+        pictures: (B, *input shape), 1 <= B <= max_batch_size, a view of the request's bytes; or B
+            image files, to be decoded.
+        outputs: what to answer, in the caller's order.
+        typed: answer in typed contents, because the request came in them.
+    """
+
+    pictures: NDArray[Any] | tuple[bytes, ...]
+    outputs: tuple[RequestedOutput, ...]
+    typed: bool
+
+
+def decode_call(
+    request: pb.ModelInferRequest, manifest: Manifest, max_batch_size: int
+) -> InferCall:
+    """Check a request against the model it names, and return its array and wishes.
+
+    Raises:
+        InvalidRequest: input, shape, datatype, size, output or parameter is not the model's.
+        NotServed: a tensor is to travel in shared memory.
+    """
+    _check_parameters(request)
+    tensor = _the_input(request, manifest)
+    pictures: NDArray[Any] | tuple[bytes, ...]
+    if tensor.datatype == IMAGE_DATATYPE:
+        _check_file_shape(tensor, manifest, max_batch_size)
+        pictures, typed = _image_files(request, tensor, manifest)
+    else:
+        shape = _checked_shape(tensor, manifest, max_batch_size)
+        pictures, typed = _pictures(request, tensor, shape, manifest)
+    return InferCall(pictures, _requested_outputs(request, manifest), typed)
+
+
+def _check_parameters(request: pb.ModelInferRequest) -> None:
+    for key in request.parameters:
+        if key.startswith(RESERVED_PREFIX) and key != NOT_RESERVED:
+            raise InvalidRequest(
+                f"parameter keys starting with '{RESERVED_PREFIX}' are reserved, got '{key}'"
+            )
+
+
+def _check_memory(tensor: Tensor) -> None:
+    """Refuse shared memory: it is where the worst holes of other servers were."""
+    if any(key.startswith(SHARED_MEMORY) for key in tensor.parameters):
+        raise NotServed(f"shared memory is not served; send or receive '{tensor.name}' as bytes")
+
+
+def _the_input(
+    request: pb.ModelInferRequest, manifest: Manifest
+) -> pb.ModelInferRequest.InferInputTensor:
+    expected = manifest.input
+    got = [tensor.name for tensor in request.inputs]
+    if expected.name not in got:
+        raise InvalidRequest(
+            f"expected 1 inputs but got {len(got)} inputs for model '{manifest.name}'. "
+            f"Got input(s) {got}, but missing required input(s) ['{expected.name}']. "
+            "Please provide all required input(s)."
+        )
+    if len(got) > 1:
+        extra = sorted(got)
+        extra.remove(expected.name)
+        raise InvalidRequest(
+            f"unexpected inference input(s) {extra} for model '{manifest.name}', "
+            f"which has the one input '{expected.name}'"
+        )
+    tensor = request.inputs[0]
+    _check_memory(tensor)
+    image = tensor.datatype == IMAGE_DATATYPE and canvas_of(manifest) is not None
+    if tensor.datatype != expected.datatype and not image:
+        raise InvalidRequest(
+            f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
+            f"but model '{manifest.name}' expects '{expected.datatype}'"
+        )
+    return tensor
+
+
+def _checked_shape(
+    tensor: pb.ModelInferRequest.InferInputTensor, manifest: Manifest, max_batch_size: int
+) -> list[int]:
+    shape = list(tensor.shape)
+    where = f"for input '{tensor.name}' for model '{manifest.name}'"
+    if not shape:
+        raise InvalidRequest(
+            f"input '{tensor.name}' has no shape but model requires batch dimension "
+            f"for '{manifest.name}'"
+        )
+    if min(shape) < 0:
+        raise InvalidRequest(f"All input dimensions should be specified {where}, got {shape}")
+    if not manifest.input.fits(shape[1:]):
+        least, most = manifest.input.bounds
+        bounds = f" from {list(least)} to {list(most)}" if least != most else ""
+        raise InvalidRequest(
+            f"unexpected shape {where}. Expected {[-1, *manifest.input.shape]}{bounds}, "
+            f"got {shape}. NOTE: the first dimension is the batch"
+        )
+    _check_batch(shape[0], manifest, max_batch_size)
+    return shape
+
+
+def _check_batch(size: int, manifest: Manifest, max_batch_size: int) -> None:
+    if not 1 <= size <= max_batch_size:
+        raise InvalidRequest(
+            f"inference request batch-size must be <= {max_batch_size} for '{manifest.name}', "
+            f"and at least 1, got {size}"
+        )
+
+
+def _check_file_shape(
+    tensor: pb.ModelInferRequest.InferInputTensor, manifest: Manifest, max_batch_size: int
+) -> None:
+    shape = list(tensor.shape)
+    if not shape or shape[1:] not in ([], [1]):
+        raise InvalidRequest(
+            f"unexpected shape for input '{tensor.name}' for model '{manifest.name}'. "
+            f"Expected [-1] or [-1, 1] for image files, got {shape}"
+        )
+    _check_batch(shape[0], manifest, max_batch_size)
+
+
+def _image_files(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    manifest: Manifest,
+) -> tuple[tuple[bytes, ...], bool]:
+    count, where = tensor.shape[0], f"input '{tensor.name}' for model '{manifest.name}'"
+    raw, typed = _contents(request, tensor, manifest)
+    if typed:
+        if typed != "bytes_contents":
+            raise InvalidRequest(
+                f"unexpected explicit tensor data for {where}: got {typed}, "
+                "expected bytes_contents for datatype 'BYTES'"
+            )
+        files = list(tensor.contents.bytes_contents)
+    else:
+        try:
+            files = tensors.parse_bytes_elements(raw, limit=count + 1)
+        except ValueError as error:
+            what, _, found = str(error).partition(", ")
+            raise InvalidRequest(f"{what} for inference {where}, {found}") from error
+    if len(files) > count:
+        raise InvalidRequest(
+            f"unexpected number of string elements {len(files)} for inference {where}, "
+            f"expecting {count}"
+        )
+    if len(files) < count:
+        raise InvalidRequest(
+            f"expected {count} string elements for inference {where}, got {len(files)}"
+        )
+    return tuple(files), bool(typed)
+
+
+def _pictures(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    shape: list[int],
+    manifest: Manifest,
+) -> tuple[NDArray[Any], bool]:
+    where = f"for model '{manifest.name}'"
+    raw, field = _contents(request, tensor, manifest)
+    if field:
+        return _from_typed(field, tensor, shape, where), True
+    return _from_raw(raw, tensor, shape, where), False
+
+
+def _contents(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    manifest: Manifest,
+) -> tuple[bytes, str]:
+    """Return the raw contents of the input, or the name of the typed field that holds it."""
+    where = f"for model '{manifest.name}'"
+    field = tensors.filled_field(tensor.contents)
+    if request.raw_input_contents:
+        if field is not None:
+            raise InvalidRequest(
+                "contents field must not be specified when using raw_input_contents "
+                f"for '{tensor.name}' {where}"
+            )
+        if len(request.raw_input_contents) != 1:
+            raise InvalidRequest(
+                f"expected 1 raw_input_contents, one for each input, "
+                f"got {len(request.raw_input_contents)} {where}"
+            )
+        return request.raw_input_contents[0], ""
+    if field is None:
+        raise InvalidRequest(
+            f"unable to find data for input tensor '{tensor.name}' {where} in request."
+        )
+    return b"", field
+
+
+def _from_raw(
+    raw: bytes, tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str
+) -> NDArray[Any]:
+    expected = prod(shape) * tensors.DTYPES[tensor.datatype].itemsize
+    if len(raw) != expected:
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{tensor.name}' {where}. "
+            f"Expected {expected}, got {len(raw)}"
+        )
+    return tensors.from_raw(raw, tensor.datatype, shape)
+
+
+def _from_typed(
+    field: str, tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str
+) -> NDArray[Any]:
+    expected = tensors.TYPED_FIELDS.get(tensor.datatype, "raw_input_contents")
+    if field != expected:
+        raise InvalidRequest(
+            f"unexpected explicit tensor data for input tensor '{tensor.name}' {where}: "
+            f"got {field}, expected {expected} for datatype '{tensor.datatype}'"
+        )
+    elements = getattr(tensor.contents, field)
+    if len(elements) != prod(shape):
+        raise InvalidRequest(
+            f"expected {prod(shape)} elements for input '{tensor.name}' {where}, "
+            f"got {len(elements)}"
+        )
+    if tensor.datatype == "UINT8" and max(elements) > UINT8_MAX:
+        raise InvalidRequest(
+            f"elements of input '{tensor.name}' {where} must be in 0..{UINT8_MAX}, "
+            f"got {max(elements)}"
+        )
+    return tensors.from_elements(elements, tensor.datatype, shape)
+
+
+def _requested_outputs(
+    request: pb.ModelInferRequest, manifest: Manifest
+) -> tuple[RequestedOutput, ...]:
+    known = [output.name for output in manifest.outputs]
+    if not request.outputs:
+        return tuple(RequestedOutput(name) for name in known)
+    names = [output.name for output in request.outputs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest(
+            f"an output is requested more than once for model '{manifest.name}', "
+            f"got {_shortened(names)}"
+        )
+    for output in request.outputs:
+        _check_memory(output)
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(
+                f"unexpected inference output '{name}' for model '{manifest.name}', "
+                f"which has {known}"
+            )
+    return tuple(RequestedOutput(output.name, _classes(output)) for output in request.outputs)
+
+
+def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
+    if "classification" not in output.parameters:
+        return 0
+    parameter = output.parameters["classification"]
+    if parameter.WhichOneof("parameter_choice") != "int64_param" or parameter.int64_param < 1:
+        raise InvalidRequest(
+            "invalid value for 'classification' parameter, expected int64_param of at least 1"
+        )
+    return parameter.int64_param
+
+
+def _shortened(names: list[str], limit: int = 8) -> str:
+    return f"{names[:limit]}{' ...' if len(names) > limit else ''}"
+
+
+async def opened_pictures(
+    call: InferCall, manifest: Manifest, images: ImageDecoder, deadline: float | None
+) -> NDArray[Any]:
+    """Return the array of a call, with image files decoded. -> (B, *input shape).
+
+    Raises:
+        NyquistError: as ImageDecoder.decode says.
+    """
+    if not isinstance(call.pictures, tuple):
+        return call.pictures
+    canvas = canvas_of(manifest)
+    if canvas is None:
+        raise InvalidRequest(f"model '{manifest.name}' takes no image files")
+    return await images.decode(call.pictures, canvas, deadline)

@@ -1,0 +1,145 @@
+"""Encode the outputs of a model as the response that the request asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.wire import tensors
+from nyquist.server.wire.decode import InferCall
+from nyquist.server.wire.pb import inference_pb2 as pb
+
+ID, RAW_OUTPUT = 3, 6
+"""Fields of ModelInferResponse."""
+
+
+def encode_response(
+    request_id: str,
+    call: InferCall,
+    arrays: dict[str, NDArray[Any]],
+    manifest: Manifest,
+    labels: Sequence[str],
+) -> bytes:
+    """Serialise a ModelInferResponse.
+
+    Args:
+        request_id: echoed.
+        call: names the outputs, in the caller's order, and the style of contents.
+        arrays: each output, (B, *shape).
+        manifest: of the model that answers.
+        labels: of the classes, in their order; may be empty.
+    """
+    response = pb.ModelInferResponse(
+        model_name=manifest.name, model_version=str(manifest.version), id=request_id
+    )
+    datatypes = {output.name: output.datatype for output in manifest.outputs}
+    for wanted in call.outputs:
+        array = arrays[wanted.name]
+        if wanted.classes:
+            classes = highest_classes(array, wanted.classes, labels)
+            shape = (len(array), len(classes) // len(array))
+            _add_bytes(response, wanted.name, shape, classes, typed=call.typed)
+        else:
+            _add_array(response, wanted.name, datatypes[wanted.name], array, typed=call.typed)
+    return response.SerializeToString()
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """An answer in raw contents but for its id and its numbers; the rest never changes.
+
+    Attributes:
+        before_id: model and version, as they are on the wire.
+        outputs: names, datatypes and shapes, likewise.
+        contents: of each output its name, its size in bytes, and the field that begins it.
+    """
+
+    before_id: bytes
+    outputs: bytes
+    contents: tuple[tuple[str, int, bytes], ...]
+
+    @classmethod
+    def of(cls, call: InferCall, manifest: Manifest, batch: int) -> "AnswerForm | None":
+        """Return the form of the answers to a call, or None if they are of another kind."""
+        tensors_out = {output.name: output for output in manifest.outputs}
+        wanted = [tensors_out[output.name] for output in call.outputs]
+        free = any(-1 in output.shape for output in wanted)
+        if free or call.typed or any(output.classes for output in call.outputs):
+            return None
+        named = pb.ModelInferResponse(
+            model_name=manifest.name, model_version=str(manifest.version)
+        ).SerializeToString()
+        described, contents = pb.ModelInferResponse(), []
+        for output in wanted:
+            shape = (batch, *output.shape)
+            described.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
+            size = prod(shape) * tensors.DTYPES[output.datatype].itemsize
+            contents.append((output.name, size, field_start(RAW_OUTPUT, size)))
+        return cls(named, described.SerializeToString(), tuple(contents))
+
+    def fill(self, id_bytes: bytes, arrays: dict[str, NDArray[Any]]) -> bytes | None:
+        """Serialise a ModelInferResponse; None if an array is not of the size it should have."""
+        parts = [self.before_id]
+        if id_bytes:
+            parts += (field_start(ID, len(id_bytes)), id_bytes)
+        parts.append(self.outputs)
+        for name, size, start in self.contents:
+            raw = arrays[name].tobytes()
+            if len(raw) != size:
+                return None
+            parts += (start, raw)
+        return b"".join(parts)
+
+
+def field_start(number: int, length: int) -> bytes:
+    """Return what stands before the bytes of a message field on the wire: its tag, its length."""
+    prefix = bytearray((number << 3 | 2,))
+    while length > 0x7F:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix)
+
+
+def highest_classes(logits: NDArray[Any], count: int, labels: Sequence[str]) -> list[bytes]:
+    """Name the `count` highest classes of each picture, highest first.
+
+    logits: (B, C) -> B * min(count, C) elements b"value:index:label", the value with six decimals
+    as Triton's classification extension writes it; without labels b"value:index".
+    """
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    elements = []
+    for row, indices in zip(logits, order, strict=True):
+        for index in indices:
+            name = f":{labels[index]}" if labels else ""
+            elements.append(f"{row[index]:f}:{index}{name}".encode())
+    return elements
+
+
+def _add_bytes(
+    response: pb.ModelInferResponse,
+    name: str,
+    shape: Sequence[int],
+    elements: list[bytes],
+    *,
+    typed: bool,
+) -> None:
+    output = response.outputs.add(name=name, datatype="BYTES", shape=shape)
+    if typed:
+        output.contents.bytes_contents.extend(elements)
+    else:
+        response.raw_output_contents.append(tensors.bytes_elements(elements))
+
+
+def _add_array(
+    response: pb.ModelInferResponse, name: str, datatype: str, array: NDArray[Any], *, typed: bool
+) -> None:
+    output = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    field = tensors.TYPED_FIELDS.get(datatype)
+    if typed and field is not None:
+        getattr(output.contents, field).extend(array.ravel().tolist())
+    else:
+        response.raw_output_contents.append(array.tobytes())

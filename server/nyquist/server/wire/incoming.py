@@ -1,0 +1,118 @@
+"""The bytes of one request, read no further than they have to be.
+
+body -> fields -> head, id, raw contents           (a walk over the fields; nothing is parsed)
+     -> ModelInferRequest                          (the first time that a head comes)
+
+The head is the request without its id and without its one raw_input_contents: names, shape, wishes.
+Two requests with one head are the same request for other pictures, and a caller sends the same head
+again and again. So what has once been parsed, by protobuf, and checked is looked up from then on.
+"""
+
+from functools import cached_property
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError
+from nyquist.server.wire.errors import InvalidRequest
+from nyquist.server.wire.pb import inference_pb2 as pb
+
+ID_TAG = 3 << 3 | 2
+RAW_TAG = 7 << 3 | 2
+LAST_TAG = 15 << 3 | 7
+"""Tags of one byte; no field of the message has a longer one."""
+
+LENGTH_DELIMITED = 2
+LONGEST_HEAD = 1024
+HEADS = 256
+
+Known = TypeVar("Known")
+
+
+class Heads(Generic[Known]):
+    """What is known of the heads that came lately; bounded, because callers choose their heads."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Known] = {}
+        self.get = self._known.get
+
+    def remember(self, head: bytes, known: Known) -> None:
+        """Keep what is known of a head, unless the request has none."""
+        if not head:
+            return
+        if len(self._known) >= HEADS:
+            self._known.clear()
+        self._known[head] = known
+
+
+class Incoming:
+    """A request as it came.
+
+    Attributes:
+        body: of the message.
+        head: of the request; empty where it has none, and must be parsed.
+        id_bytes: the caller's id for it, if there is a head.
+        start: of the raw contents in the body, likewise.
+        size: of the raw contents, in bytes.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.body, self.head, self.id_bytes = body, b"", b""
+        self.start = self.size = 0
+        try:
+            self._walk(body)
+        except IndexError:  # cut off; protobuf says so to the caller
+            self.head = b""
+
+    def _walk(self, body: bytes) -> None:
+        """Find the head, if every field stands once and is whole, and there is one raw content."""
+        at, copied, end = 0, 0, len(body)
+        head, ids = b"", 0
+        while at < end:
+            field, tag, length = at, body[at], body[at + 1]
+            at += 2
+            if length > 0x7F:
+                length, at = _long_length(body, at - 1)
+            at += length
+            if tag & 7 != LENGTH_DELIMITED or tag > LAST_TAG or at > end:
+                return
+            if tag == RAW_TAG:
+                if self.start:
+                    return
+                self.start, self.size = at - length, length
+            elif tag == ID_TAG:
+                self.id_bytes, ids = body[at - length : at], ids + 1
+            else:
+                continue
+            head += body[copied:field]
+            copied = at
+        head += body[copied:]
+        if self.start and ids < 2 and self.id_bytes.isascii() and len(head) <= LONGEST_HEAD:
+            self.head = head
+
+    @property
+    def id(self) -> str:
+        """The caller's id for the request; empty where it has none."""
+        return self.id_bytes.decode() if self.head else self.message.id
+
+    @cached_property
+    def message(self) -> pb.ModelInferRequest:
+        """The whole of it.
+
+        Raises:
+            InvalidRequest: the bytes are no such message.
+        """
+        try:
+            return pb.ModelInferRequest.FromString(self.body)
+        except DecodeError as error:
+            raise InvalidRequest("the request is no inference.ModelInferRequest") from error
+
+
+def _long_length(body: bytes, at: int) -> tuple[int, int]:
+    """Read a length of several bytes; return it and where it ends. Too long a one leads nowhere."""
+    length = shift = 0
+    while True:
+        byte = body[at]
+        at += 1
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte <= 0x7F or shift > 35:
+            return length, at

@@ -1,0 +1,68 @@
+"""Tensors on the wire: bytes or typed contents <-> numpy arrays.
+
+Formats: Open Inference Protocol v2, "Tensor Contents", and its binary data extension
+(little-endian, row-major, no padding; a BYTES element is a uint32 length and its bytes).
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nyquist.server.wire.pb import inference_pb2 as pb
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"),
+    "FP16": np.dtype("<f2"),
+    "UINT8": np.dtype("u1"),
+}
+TYPED_FIELDS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}
+"""The field of InferTensorContents for each datatype; FP16 has none and travels raw."""
+
+
+def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
+    """View raw bytes as an array, without a copy. The caller has checked the length."""
+    return np.frombuffer(raw, DTYPES[datatype]).reshape(shape)
+
+
+def from_elements(elements: Sequence[float], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
+    """Build an array from the elements of typed contents. The caller has checked their number."""
+    return np.array(elements, DTYPES[datatype]).reshape(shape)
+
+
+def filled_field(contents: pb.InferTensorContents) -> str | None:
+    """Return the name of the field that holds elements, or None if all are empty."""
+    fields = contents.ListFields()
+    return fields[0][0].name if fields else None
+
+
+def bytes_elements(elements: Iterable[bytes]) -> bytes:
+    """Serialise BYTES elements: each its length as uint32, then itself."""
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def parse_bytes_elements(raw: bytes, limit: int | None = None) -> list[bytes]:
+    """Invert `bytes_elements`; stop after `limit` elements.
+
+    Raises:
+        ValueError: a length is cut off, or points behind the end.
+    """
+    elements: list[bytes] = []
+    at = 0
+    while at < len(raw) and len(elements) != limit:
+        if at + 4 > len(raw):
+            raise ValueError(
+                f"incomplete string length indicator, expecting 4 bytes but only {len(raw) - at} "
+                "bytes available"
+            )
+        (length,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        if at + length > len(raw):
+            raise ValueError(
+                f"incomplete string data, expecting string of length {length} but only "
+                f"{len(raw) - at} bytes available"
+            )
+        elements.append(raw[at : at + length])
+        at += length
+    return elements
