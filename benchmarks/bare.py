@@ -15,9 +15,9 @@ from threading import Barrier
 from time import perf_counter, process_time
 
 import numpy as np
-from nyquist.server.runtime.cores import available_cores
 
-from benchmarks.subject import Subject, jpeg, open_graph
+from benchmarks.model import MeasuredModel, jpeg, open_graph
+from nyquist.server.runtime.cores import available_cores
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def measure(runs: Sequence[Callable[[], object]], batch: int, seconds: float) ->
 
 
 def sweep(
-    subject: Subject, batches: Sequence[int], seconds: float
+    subject: MeasuredModel, batches: Sequence[int], seconds: float
 ) -> Iterator[tuple[Setting, int, Figures]]:
     """Measure every batch size at every setting."""
     name = subject.manifest.input.name
@@ -99,7 +99,7 @@ def sweep(
             yield setting, batch, measure(runs, batch, seconds)
 
 
-def with_jpeg(subject: Subject, seconds: float) -> Figures:
+def with_jpeg(subject: MeasuredModel, seconds: float) -> Figures:
     """Measure decode, resize and inference of one JPEG in one thread."""
     session = open_graph(subject.graph, threads=1)
     file, name = jpeg(subject.manifest.input.shape), subject.manifest.input.name
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,2,4,8,16,32,64", help="sizes (%(default)s)")
     parser.add_argument("--jpeg", action="store_true", help="one JPEG: decode, resize, run")
     arguments = parser.parse_args()
-    subject = Subject(arguments.folder)
+    subject = MeasuredModel(arguments.folder)
     if arguments.jpeg:
         _say({"setting": "1x1"}, with_jpeg(subject, arguments.seconds))
         return

@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.connection import CallFailed
-from benchmarks.load import Window, press
+from benchmarks.load import LoadWindow, press
+from benchmarks.model import MeasuredModel, WrongAnswer
 from benchmarks.plan import Plan
 from benchmarks.results import Fact, Results
 from benchmarks.servers import (
@@ -25,7 +26,6 @@ from benchmarks.servers import (
     free_port,
     running,
 )
-from benchmarks.subject import Subject, WrongAnswer
 from benchmarks.work import Work, tensors
 
 WARM_UP = 0.25
@@ -50,7 +50,7 @@ class Bench:
         self,
         stack: ExitStack,
         contender: Contender,
-        subject: Subject,
+        subject: MeasuredModel,
         repository: Path,
         of: Mapping[str, Fact],
     ) -> RunningServer | None:
@@ -108,7 +108,7 @@ class Bench:
         """Write the results."""
         self.results.save(self._path)
 
-    def seconds(self, subject: Subject, server: str) -> float:
+    def seconds(self, subject: MeasuredModel, server: str) -> float:
         """Return how long a window of a server takes on a model."""
         heavy = subject.mmacs >= HEAVY_MMACS and server != "echo"
         return self.plan.heavy_s if heavy else self.plan.light_s
@@ -148,7 +148,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def figures(window: Window, images: int) -> dict[str, Any]:
+def figures(window: LoadWindow, images: int) -> dict[str, Any]:
     """Return what the tables and plots show of a window, with `images` in each request."""
     count = window.calls * images
     return {

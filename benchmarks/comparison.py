@@ -9,17 +9,17 @@ from pathlib import Path
 
 from benchmarks import repositories
 from benchmarks.bench import Bench, folder
+from benchmarks.model import MeasuredModel
 from benchmarks.plan import BATCHES, DETAILED, FRACTIONS, TARGET_CONCURRENCY
 from benchmarks.results import Fact
 from benchmarks.servers import ALL, NYQUIST, AttachedServer
-from benchmarks.subject import Subject
 from benchmarks.work import Work, closed, jpeg_file, poisson, tensors
 
 ROOT = Path(__file__).parent.parent
 CLIENT_BATCH = 8
 
 
-def compare(bench: Bench, subject: Subject) -> None:
+def compare(bench: Bench, subject: MeasuredModel) -> None:
     """Measure one model; the servers run beside each other, all but one of them paused."""
     about: dict[str, Fact] = {"experiment": "model", "model": subject.name}
     if not bench.results.has(**about):
@@ -32,7 +32,9 @@ def compare(bench: Bench, subject: Subject) -> None:
                 _take_turns(bench, servers[(turn + number - 1) % len(servers)], subject, number)
 
 
-def _start(bench: Bench, subject: Subject, files: Path, stack: ExitStack) -> list[AttachedServer]:
+def _start(
+    bench: Bench, subject: MeasuredModel, files: Path, stack: ExitStack
+) -> list[AttachedServer]:
     repository = repositories.alone(subject, files / "repository")
     started: list[AttachedServer | None] = [AttachedServer(*one) for one in bench.plan.attached]
     for contender in (one for one in ALL if one.name in bench.plan.servers):
@@ -41,18 +43,18 @@ def _start(bench: Bench, subject: Subject, files: Path, stack: ExitStack) -> lis
     return [server for server in started if server is not None]
 
 
-def _facts(subject: Subject, server: str) -> dict[str, Fact]:
+def _facts(subject: MeasuredModel, server: str) -> dict[str, Fact]:
     return {"experiment": "servers", "model": subject.name, "server": server}
 
 
-def _take_turns(bench: Bench, server: AttachedServer, subject: Subject, number: int) -> None:
+def _take_turns(bench: Bench, server: AttachedServer, subject: MeasuredModel, number: int) -> None:
     with server.awake():
         for work in _works(bench, subject, server.name):
             of = {**_facts(subject, server.name), **work.facts, "round": number}
             bench.window(server, work, of)
 
 
-def _works(bench: Bench, subject: Subject, server: str) -> Iterator[Work]:
+def _works(bench: Bench, subject: MeasuredModel, server: str) -> Iterator[Work]:
     single, seconds = tensors(subject, 1), bench.seconds(subject, server)
     for concurrency in bench.plan.concurrencies(subject.name, server):
         yield closed(single, concurrency, seconds)
@@ -65,7 +67,7 @@ def _works(bench: Bench, subject: Subject, server: str) -> Iterator[Work]:
             yield poisson(single, fraction, bench.plan.open_s)
 
 
-def _measure_bare(bench: Bench, subject: Subject, number: int) -> None:
+def _measure_bare(bench: Bench, subject: MeasuredModel, number: int) -> None:
     sizes = ",".join(str(size) for size in BATCHES if size <= subject.max_batch_size)
     times = ["--seconds", str(bench.plan.bare_s)]
     _run_bare(bench, "bare", subject, number, [*times, "--batches", sizes])
@@ -74,7 +76,7 @@ def _measure_bare(bench: Bench, subject: Subject, number: int) -> None:
 
 
 def _run_bare(
-    bench: Bench, experiment: str, subject: Subject, number: int, options: list[str]
+    bench: Bench, experiment: str, subject: MeasuredModel, number: int, options: list[str]
 ) -> None:
     of: dict[str, Fact] = {"experiment": experiment, "model": subject.name}
     if bench.results.select(**of, round=number):

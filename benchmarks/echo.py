@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 
 import grpc
+
 from nyquist.server.front.inference_service import SERVICE
 
 MAX_MESSAGE_BYTES = 2**31 - 1

@@ -7,10 +7,10 @@ from itertools import accumulate
 
 from benchmarks import repositories
 from benchmarks.bench import Bench, folder
+from benchmarks.model import MeasuredModel
 from benchmarks.plan import BATCHES, TARGET_CONCURRENCY
 from benchmarks.results import Fact
 from benchmarks.servers import NYQUIST, AttachedServer, Contender, nyquist_with
-from benchmarks.subject import Subject
 from benchmarks.work import Work, closed, tensors
 
 MODEL = "fashion_blur"
@@ -47,7 +47,9 @@ def _on_cores() -> dict[int, Contender]:
     }
 
 
-def _one_server(bench: Bench, experiment: str, subject: Subject, works: Mapping[int, Work]) -> None:
+def _one_server(
+    bench: Bench, experiment: str, subject: MeasuredModel, works: Mapping[int, Work]
+) -> None:
     """Measure one server under different work."""
     of: dict[str, Fact] = {"experiment": experiment, "model": subject.name, "server": "nyquist"}
     with folder() as files, ExitStack() as stack:
@@ -65,7 +67,7 @@ def _one_server(bench: Bench, experiment: str, subject: Subject, works: Mapping[
 def _many_servers(
     bench: Bench,
     experiment: str,
-    subject: Subject,
+    subject: MeasuredModel,
     contenders: Mapping[int, Contender],
     copies: Callable[[int], int],
 ) -> None:
@@ -94,7 +96,7 @@ def _many_servers(
 
 
 def _both_loads(
-    bench: Bench, server: AttachedServer, subject: Subject, of: Mapping[str, Fact]
+    bench: Bench, server: AttachedServer, subject: MeasuredModel, of: Mapping[str, Fact]
 ) -> None:
     with server.awake():
         for calls in (1, TARGET_CONCURRENCY):
@@ -102,7 +104,7 @@ def _both_loads(
             bench.window(server, work, {**of, **work.facts})
 
 
-def _export(bench: Bench, subject: Subject) -> None:
+def _export(bench: Bench, subject: MeasuredModel) -> None:
     of: dict[str, Fact] = {"experiment": "export", "model": subject.name, "round": 1}
     if bench.results.has(**of):
         return

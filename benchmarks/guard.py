@@ -28,12 +28,12 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from nyquist.server.app import Server
-from nyquist.server.settings import Settings
 
 from benchmarks.connection import METHOD
+from benchmarks.model import MeasuredModel, Request
 from benchmarks.repositories import BUILT, alone
-from benchmarks.subject import Request, Subject
+from nyquist.server.app import Server
+from nyquist.server.settings import Settings
 
 MODEL = "fashion_blur"
 BATCH = 8
@@ -65,7 +65,7 @@ def compare(counted: Figures, baseline: Figures) -> list[str]:
 
 def count() -> Figures:
     """Return what one request of BATCH pictures costs."""
-    subject = Subject(BUILT / MODEL)
+    subject = MeasuredModel(BUILT / MODEL)
     with tempfile.TemporaryDirectory() as folder:
         repository = alone(subject, Path(folder) / "repository")
         return asyncio.run(_count(subject.tensor_request(BATCH), repository))

@@ -44,7 +44,7 @@ class Open:
 
 
 @dataclass(frozen=True)
-class Window:
+class LoadWindow:
     """What one stretch of load was like.
 
     Attributes:
@@ -118,7 +118,7 @@ _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 def press(
     port: int, body: bytes, pattern: Closed | Open, seconds: float, server: int, seed: int = 0
-) -> Window:
+) -> LoadWindow:
     """Send one request again and again for some seconds, and wait for the last answer.
 
     Args:
@@ -139,7 +139,7 @@ def press(
         else:
             _open(calls, _arrivals(pattern.rate, seconds, seed) + began)
         ended = perf_counter()
-        return Window(
+        return LoadWindow(
             len(calls.latencies),
             ended - began,
             tuple(float(q) for q in np.percentile(np.array(calls.latencies) * 1e6, QUANTILES)),

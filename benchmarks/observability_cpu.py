@@ -28,22 +28,22 @@ from typing import Any
 
 import grpc
 import uvloop
-from nyquist.server.__main__ import serve
-from nyquist.server.command_line import parse
-from nyquist.server.scheduling.waiting_room import Ticket
-from nyquist.server.settings import read_settings
-from nyquist.server.telemetry.current_call import Call
-from nyquist.server.telemetry.logs import configure_logs
-from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 
 from benchmarks.closed_loop import closed_loop, repository_of
 from benchmarks.environment import describe
+from benchmarks.model import MeasuredModel
 from benchmarks.process_usage import cpu_seconds
 from benchmarks.results import Fact, Results
-from benchmarks.subject import Subject
 from benchmarks.targets import OBSERVABILITY
+from nyquist.server.__main__ import serve
+from nyquist.server.command_line import parse
+from nyquist.server.scheduling.request_queue import PendingRequest
+from nyquist.server.settings import read_settings
+from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.logs import configure_logs
+from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,9 @@ class NoModelMetrics(ModelMetrics):
     def decoded(self, call: Call, began: float, ended: float) -> None:
         """Count nothing."""
 
-    def ran(self, tickets: Sequence[Ticket], pictures: int, times: Sequence[float]) -> None:
+    def ran(
+        self, requests: Sequence[PendingRequest], pictures: int, times: Sequence[float]
+    ) -> None:
         """Count nothing."""
 
     def answered(self, call: Call, began: float, computed: float) -> None:
@@ -187,7 +189,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, stack: ExitStack) -> list[Case]:
     """Run every round."""
     folder = arguments.repository / arguments.model
-    body = Subject(folder).tensor_request(1).body
+    body = MeasuredModel(folder).tensor_request(1).body
     repository = stack.enter_context(repository_of(folder))
     options = ["--drain-s", "0", "--provider", "cpu", "--threads", str(arguments.threads)]
     running: list[tuple[Case, RunningServer]] = []

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from time import monotonic
 
+from benchmarks.model import MeasuredModel
 from nyquist.server.artifact.manifest import CONFIG_FILE, MANIFEST_FILE
-
-from benchmarks.subject import Subject
 
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "model_repository"
@@ -19,7 +18,7 @@ OWN = ROOT / "benchmark_repository"
 RECIPES = Path(__file__).parent / "models.yaml"
 
 
-def find(name: str) -> Subject:
+def find(name: str) -> MeasuredModel:
     """Return a model by its name; those of models.yaml are built when they are first wanted.
 
     Raises:
@@ -28,14 +27,14 @@ def find(name: str) -> Subject:
     """
     for repository in (BUILT, OWN):
         if (repository / name / CONFIG_FILE).is_file():
-            return Subject(repository / name)
+            return MeasuredModel(repository / name)
     if name not in _own_names():
         known = sorted(
             {*_own_names(), *(path.parent.name for path in BUILT.glob("*/config.pbtxt"))}
         )
         raise ValueError(f"no model {name!r}; choose from {', '.join(known)}, or build it first")
     build(["--config", str(RECIPES), "--only", name], OWN)
-    return Subject(OWN / name)
+    return MeasuredModel(OWN / name)
 
 
 def build(options: list[str], output: Path) -> float:
@@ -59,14 +58,14 @@ def _own_names() -> list[str]:
     return listed.stdout.decode().split()
 
 
-def alone(subject: Subject, target: Path) -> Path:
+def alone(subject: MeasuredModel, target: Path) -> Path:
     """Make a repository with a link to one model."""
     target.mkdir(parents=True)
     (target / subject.name).symlink_to(subject.folder.resolve())
     return target
 
 
-def copies(subject: Subject, count: int, target: Path) -> Path:
+def copies(subject: MeasuredModel, count: int, target: Path) -> Path:
     """Make a repository of one model and count - 1 copies of it under other names."""
     alone(subject, target)
     for number in range(1, count):
@@ -74,7 +73,7 @@ def copies(subject: Subject, count: int, target: Path) -> Path:
     return target
 
 
-def _copy(subject: Subject, folder: Path) -> None:
+def _copy(subject: MeasuredModel, folder: Path) -> None:
     shutil.copytree(subject.folder, folder)
     config = folder / CONFIG_FILE
     text = config.read_text().replace(f'"{subject.name}"', f'"{folder.name}"', 1)

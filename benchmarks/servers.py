@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
-from nyquist.server.runtime.cores import available_cores
-
 from benchmarks.connection import CallFailed, Connection
+from benchmarks.model import MeasuredModel, Request, WrongAnswer
 from benchmarks.process_usage import is_paused, with_children
-from benchmarks.subject import Request, Subject, WrongAnswer
+from nyquist.server.runtime.cores import available_cores
 from tests.conformance.environments import interpreter
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +47,7 @@ class Launch:
         scratch: folder for its files.
     """
 
-    subject: Subject
+    subject: MeasuredModel
     repository: Path
     request: Request
     port: int

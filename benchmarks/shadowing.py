@@ -34,12 +34,12 @@ from typing import Any
 from urllib.request import urlopen
 
 import grpc
-from nyquist.server.wire.pb import shadow_pb2 as pb
-from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.closed_loop import Answers, closed_loop, repository_of
-from benchmarks.subject import Subject
+from benchmarks.model import MeasuredModel
+from nyquist.server.wire.pb import shadow_pb2 as pb
+from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +134,7 @@ def measure(
 ) -> list[tuple[Case, tuple[float, float]]]:
     """Run every round, and return the cases with what their servers counted."""
     folder = arguments.repository / arguments.model
-    body = Subject(folder).tensor_request(1).body
+    body = MeasuredModel(folder).tensor_request(1).body
     repository = stack.enter_context(repository_of(folder))
     running = [(case, start(case, repository, arguments, stack)) for case in cases()]
     for number in range(arguments.rounds + 1):

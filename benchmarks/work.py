@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from benchmarks.load import Closed, Open
+from benchmarks.model import MeasuredModel, Request
 from benchmarks.results import Fact
-from benchmarks.subject import Request, Subject
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def poisson(request: Request, fraction: float, seconds: float) -> Work:
 
 
 @lru_cache(maxsize=64)
-def tensors(subject: Subject, batch: int, side: int = 0) -> Request:
-    """Return `Subject.tensor_request`, made once."""
+def tensors(subject: MeasuredModel, batch: int, side: int = 0) -> Request:
+    """Return `MeasuredModel.tensor_request`, made once."""
     return subject.tensor_request(batch, side)
 
 
 @lru_cache(maxsize=8)
-def jpeg_file(subject: Subject) -> Request:
-    """Return `Subject.jpeg_request` of one picture, made once."""
+def jpeg_file(subject: MeasuredModel) -> Request:
+    """Return `MeasuredModel.jpeg_request` of one picture, made once."""
     return subject.jpeg_request(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
+
 from nyquist.client.client import InferenceClient
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.processes import ROOT, RunningServer, start_server
 
 torch.set_num_threads(1)  # two would spin for each other beside the servers that tests start

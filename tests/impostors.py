@@ -10,8 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import onnx
-from nyquist.server.artifact.manifest import MANIFEST_FILE, MODEL_FILE, REFERENCE_FILE
 from onnx import numpy_helper
+
+from nyquist.server.artifact.manifest import MANIFEST_FILE, MODEL_FILE, REFERENCE_FILE
 
 
 def perturb_weight(folder: Path, share: float = 0.05, version: int = 1) -> str:

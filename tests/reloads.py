@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.artifacts import copy_model, damage, touch
 from tests.processes import ROOT, RunningServer, start_server
 from tests.requests import fashion_request

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+
 from nyquist.models.samples import fashion_samples
 from nyquist.server.wire import tensors
 from nyquist.server.wire.pb import inference_pb2 as pb

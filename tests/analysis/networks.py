@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
 from nyquist.models.analysis.window import Window
 from nyquist.models.layers.blur import BlurPool2d
-from torch import Tensor, nn
 
 DEPTHS = {
     18: (2, 2, 2, 2),

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from nyquist.models.analysis.aliasing import (
     energy_above,
     fractional_shift,
@@ -16,7 +18,6 @@ from nyquist.models.analysis.aliasing import (
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DenseMaxPool2d
 from nyquist.models.networks.architectures import create
-from torch import Tensor, nn
 
 NOISE = torch.randn(4, 16, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nyquist.models.analysis.__main__ import main
-from nyquist.models.analysis.subject import load_subject
 from PIL import Image
+
+from nyquist.models.analysis.__main__ import main
+from nyquist.models.analysis.analysed import load_subject
 
 
 @pytest.fixture(autouse=True)

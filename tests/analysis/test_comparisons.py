@@ -1,4 +1,5 @@
 import pytest
+
 from nyquist.models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS
 

@@ -1,9 +1,9 @@
 import torch
+from torch import nn
+
 from nyquist.models.analysis.cost import conv_pool_and_strided, cost
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.networks.architectures import create
-from torch import nn
-
 from tests.analysis.networks import resnet
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from torch import nn
+
 from nyquist.models.analysis.effective_field import EffectiveField, effective_field, feature_map
 from nyquist.models.analysis.receptive_field import closed_form
 from nyquist.models.analysis.window import Window
-from torch import nn
-
 from tests.analysis.networks import resnet
 
 NOISE = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))

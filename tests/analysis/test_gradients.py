@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch import nn
+
 from nyquist.models.analysis.gradient_monitor import GradientMonitor
 from nyquist.models.analysis.gradients import (
     coverage,
@@ -7,8 +9,6 @@ from nyquist.models.analysis.gradients import (
     gradient_statistics,
     standard_downsamplers,
 )
-from torch import nn
-
 from tests.analysis.networks import resnet
 
 NOISE = torch.randn(4, 8, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.models.analysis.layer_graph import Edge, Layer, LayerGraph, Node
 from nyquist.models.analysis.module_graph import module_graph
@@ -23,8 +25,6 @@ from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DownsamplingKind
 from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode
 from nyquist.models.networks.architectures import create
-from torch import Tensor, nn
-
 from tests.analysis.networks import Gated, Lambda, Style, resnet, resnet_graph, vgg16
 
 PICTURE = torch.zeros(1, 3, 224, 224)

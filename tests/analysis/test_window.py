@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from nyquist.models.analysis.window import COMMON_WINDOWS, Window, grid_offset, reads, unread_share
 from torch import nn
+
+from nyquist.models.analysis.window import COMMON_WINDOWS, Window, grid_offset, reads, unread_share
 
 
 def symmetric(kernel: int, stride: int, padding: int, dilation: int = 1) -> Window:

@@ -6,9 +6,9 @@ from rich.console import Console
 
 from benchmarks.bench import Bench
 from benchmarks.connection import CallFailed
+from benchmarks.model import Request
 from benchmarks.plan import QUICK
 from benchmarks.results import Fact, Results
-from benchmarks.subject import Request
 from benchmarks.work import Work, closed, poisson
 
 REQUEST = Request(b"", 1, np.zeros((1, 10), np.float32))

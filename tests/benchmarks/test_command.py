@@ -12,10 +12,10 @@ from benchmarks import results
 from benchmarks.__main__ import main, make_plan, parse
 from benchmarks.bench import Bench
 from benchmarks.comparison import compare
+from benchmarks.model import MeasuredModel
 from benchmarks.plan import Plan
 from benchmarks.process_usage import with_children
 from benchmarks.results import Results
-from benchmarks.subject import Subject
 from tests.processes import ROOT
 
 
@@ -24,7 +24,7 @@ def test_a_round_measures_bare_onnxruntime_and_every_server_once(
 ) -> None:
     plan = Plan(servers=("nyquist", "echo"), rounds=1, light_s=0.1, bare_s=0.01)
     bench = Bench(plan, Results({}), tmp_path / "results.json", Console(quiet=True))
-    compare(bench, Subject(repository / "fashion_strided"))
+    compare(bench, MeasuredModel(repository / "fashion_strided"))
     assert bench.results.missing == {}
     for server in plan.servers:
         (row,) = bench.results.select(server=server, concurrency=16, round=1)

@@ -7,10 +7,10 @@ from time import monotonic
 
 import grpc
 import pytest
-from nyquist.server.wire.pb import inference_pb2 as pb
 
 from benchmarks.connection import METHOD, CallFailed, Connection
 from benchmarks.load import QUANTILES, Closed, Open, press
+from benchmarks.model import MeasuredModel, Request, WrongAnswer
 from benchmarks.process_usage import (
     cpu_seconds,
     is_paused,
@@ -18,17 +18,17 @@ from benchmarks.process_usage import (
     with_children,
 )
 from benchmarks.servers import AttachedServer, free_port
-from benchmarks.subject import Request, Subject, WrongAnswer
+from nyquist.server.wire.pb import inference_pb2 as pb
 from tests.processes import ROOT, RunningServer
 
 
 @pytest.fixture(scope="module")
-def subject(repository: Path) -> Subject:
-    return Subject(repository / "fashion_strided")
+def subject(repository: Path) -> MeasuredModel:
+    return MeasuredModel(repository / "fashion_strided")
 
 
 @pytest.fixture(scope="module")
-def request_of_one(subject: Subject) -> Request:
+def request_of_one(subject: MeasuredModel) -> Request:
     return subject.tensor_request(1)
 
 
@@ -74,7 +74,7 @@ def test_a_call_that_fails_ends_the_load_with_its_status_and_message(server: Run
 def test_a_request_larger_than_the_flow_control_window_arrives_whole(
     server: RunningServer, repository: Path
 ) -> None:
-    subject = Subject(repository / "efficientnet_lite0")
+    subject = MeasuredModel(repository / "efficientnet_lite0")
     request = subject.tensor_request(2)
     assert len(request.body) > 2**18
     connection = Connection(server.port, request.body)
@@ -88,7 +88,7 @@ def test_a_request_larger_than_the_flow_control_window_arrives_whole(
 
 
 def test_an_answer_that_is_not_onnxruntimes_is_refused(
-    subject: Subject, request_of_one: Request
+    subject: MeasuredModel, request_of_one: Request
 ) -> None:
     right = subject.answer(request_of_one)
     request_of_one.check(right)
@@ -105,7 +105,7 @@ def test_an_answer_that_is_not_onnxruntimes_is_refused(
 def test_jpeg_requests_carry_what_a_server_decodes_to_the_same_logits(
     server: RunningServer, repository: Path
 ) -> None:
-    request = Subject(repository / "efficientnet_lite0").jpeg_request(1)
+    request = MeasuredModel(repository / "efficientnet_lite0").jpeg_request(1)
     with grpc.insecure_channel(server.target) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         request.check(call(request.body))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+
 from nyquist.companion.__main__ import main
 from nyquist.companion.service.validation import batches
 from nyquist.server.artifact.manifest import REFERENCE_FILE
-from safetensors.torch import load_file, save_file
-
 from tests.processes import RunningServer, start_server
 
 

@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from nyquist.companion.page.charts import Series, decades, draw, shares
 from nyquist.companion.page.pictures import picture_uri
 from nyquist.companion.page.web import WebListener
@@ -22,8 +24,6 @@ from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import Record, ServerState
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest, read_manifest
-from PIL import Image
-
 from tests.companion.page_records import (
     BROKEN,
     HEALTHY,
@@ -54,7 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in ("index", "sound"):
         (folder / f"{name}.html").write_text(f"<p>report of {name}</p>")
-    (folder / ".sound.html.partial").write_text("half written")
+    (folder / ".healthy.html.partial").write_text("half written")
     (repository / "secret.txt").write_text("secret")
     (repository / "reports").mkdir()
     (repository / "reports" / "secret.txt").write_text("secret")
@@ -291,7 +291,7 @@ def test_the_report_is_linked_where_it_has_a_page_and_not_where_it_has_none(
         "/reports/secret.txt",
         "/report/link.txt",
         "/report/inner.html",
-        "/report/.sound.html.partial",
+        "/report/.healthy.html.partial",
         "/report/%00",
         "/report/" + "a" * 300,
         "/secret.txt",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import read_manifest
-
 from tests.chromium import Chromium
 from tests.companion.page_records import (
     BROKEN,

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from nyquist.companion.measures.parity import compare, measure_parity
 
 

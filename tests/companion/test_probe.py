@@ -8,11 +8,11 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from nyquist.client.client import InferenceClient
 from nyquist.companion.__main__ import main
 from nyquist.companion.references.repository import References, Unverifiable
 from nyquist.server.artifact.manifest import REFERENCE_FILE
-
 from tests.artifacts import add_version, copy_model, damage, set_config
 from tests.companion.processes import FAST, PERIOD_S, RunningCompanion, start_companion
 from tests.impostors import perturb_weight, pose_as, replace_network

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from nyquist.companion.measures.parity import compare
 from nyquist.companion.watch.record import PROBE, Disagreement, ModelState, Point, Record, Seen
 from nyquist.companion.watch.verdict import Verdict

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.server.artifact.manifest import MANIFEST_FILE, REFERENCE_FILE, read_manifest
 from nyquist.server.wire.errors import ArtifactError

@@ -1,10 +1,10 @@
 """The options of a companion that runs."""
 
 import pytest
+
 from nyquist.companion.settings import GROUPS, Settings, read_settings
 from nyquist.server.settings import flag, is_secret, unknown_variables
 from nyquist.server.wire.errors import StartError
-
 from tests.processes import ROOT
 
 

@@ -8,13 +8,13 @@ from threading import Event
 import grpc
 import numpy as np
 import pytest
+
 from nyquist.client.client import InferenceClient, RemoteModel
 from nyquist.companion.measures.parity import compare, pooled
 from nyquist.companion.references.repository import References
-from nyquist.companion.watch.shadow import Allowance, MirrorQueue, Window
+from nyquist.companion.watch.shadow import Allowance, MirrorQueue, TrafficWindow
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
-
 from tests.companion.processes import RunningCompanion, start_companion
 from tests.processes import RunningServer
 
@@ -161,7 +161,7 @@ def test_a_window_holds_the_latest_pictures_and_pools_them() -> None:
     generator = np.random.default_rng(0)
     reference, served = generator.normal(size=(2, 30, 10))
     parts = [compare(reference[at : at + 10], served[at : at + 10]) for at in (0, 10, 20)]
-    window = Window("", 30)
+    window = TrafficWindow("", 30)
     for part in parts:
         window.add(part)
     whole = compare(reference, served)

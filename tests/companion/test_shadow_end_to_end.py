@@ -4,8 +4,8 @@ import socket
 from pathlib import Path
 
 import numpy as np
-from nyquist.client.client import InferenceClient
 
+from nyquist.client.client import InferenceClient
 from tests.artifacts import copy_model
 from tests.companion.processes import start_companion
 from tests.processes import start_server

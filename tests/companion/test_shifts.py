@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from nyquist.companion.measures.shifts import (
     crop_at,
     diagonal,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from nyquist.companion.measures.shift_consistency import (
     circular_shifts,
     random_crops,

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+
 from nyquist.client.client import InferenceClient
 from nyquist.companion.__main__ import main
 from nyquist.companion.measures.shift_consistency import pair_consistency
@@ -15,7 +16,6 @@ from nyquist.companion.references.repository import References
 from nyquist.companion.watch.shift_trials import ShiftTrials, fitting_protocols
 from nyquist.server.wire.pb import validation_pb2 as pb
 from nyquist.server.wire.pb import validation_pb2_grpc as stubs
-
 from tests.companion.processes import RunningCompanion, start_companion
 from tests.processes import RunningServer
 

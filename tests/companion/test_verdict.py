@@ -1,6 +1,7 @@
 """companion/nyquist/companion/watch/verdict.py: what probes in a row make of a model."""
 
 import pytest
+
 from nyquist.companion.watch.verdict import Finding, Standing, Verdict, worst
 
 GOOD = Finding(parity=True, consistency=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc
 import pytest
+
 from nyquist.server.wire import tensors
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.artifacts import add_version, copy_model
 from tests.processes import start_server
 from tests.requests import fashion_request, image_request

@@ -18,9 +18,9 @@ from pathlib import Path
 from threading import Event, Timer
 
 import grpc
+
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.artifacts import copy_model
 from tests.deploy.stack import RunningStack, running_stack
 from tests.impostors import perturb_weight, replace_network

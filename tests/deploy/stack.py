@@ -24,9 +24,9 @@ from typing import Any
 
 import grpc
 import yaml
+
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.artifacts import add_version, copy_model, damage, set_config
 from tests.companion.processes import FAST, RunningCompanion, start_companion
 from tests.processes import ROOT, RunningServer, read_to_end, start_server

@@ -3,6 +3,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
 from nyquist.companion.settings import Settings as CompanionSettings
 from nyquist.server.settings import COMPANION_PREFIX, PREFIX, Settings
 

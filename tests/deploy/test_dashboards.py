@@ -8,8 +8,8 @@ from typing import Any
 import promql_parser
 import pytest
 from grafana_foundation_sdk.models import units
-from nyquist.server.front.inference_service import SERVICE
 
+from nyquist.server.front.inference_service import SERVICE
 from tests.deploy.promql import (
     DASHBOARDS,
     TARGET_LABELS,

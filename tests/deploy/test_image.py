@@ -3,9 +3,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
 from nyquist.companion.settings import Settings as CompanionSettings
 from nyquist.server.settings import COMPANION_PREFIX, PREFIX, Settings
-from pydantic import BaseModel
 
 Instructions = list[tuple[str, str]]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from nyquist.server.telemetry.metrics import LATENCY_EDGES_S
 
+from nyquist.server.telemetry.metrics import LATENCY_EDGES_S
 from tests.deploy.promql import RULES, RUNBOOKS, alerts, runbook_queries
 
 CASES = Path(__file__).parent / "rules"

@@ -8,6 +8,10 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.onnx import ONNXProgram
+
 from nyquist.companion.references.network import Reference
 from nyquist.export.graph.drift import Trace, trace_of
 from nyquist.export.graph.export import OPSET, strip_metadata
@@ -15,9 +19,6 @@ from nyquist.models.network import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import fashion_samples
 from nyquist.models.zoo import specs
-from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
-from torch.onnx import ONNXProgram
 
 
 @dataclass(frozen=True)

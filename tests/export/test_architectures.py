@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
+
 from nyquist import models
 from nyquist.companion.measures.shifts import shift_circularly
 from nyquist.export.graph.export import export_graph
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import nn
 
 SIZE = 64
 BATCHES = (1, 2, 3)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from nyquist.export.publish import RepositoryBusy, exchange, locked, publish, remove_leftovers
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.runtime.engine import Execution

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
+
 from nyquist.export.graph.export import OPSET, export_graph, strip_metadata
 from nyquist.export.model import build_model
 from nyquist.export.outcome import ExportError, GateMissed
@@ -24,7 +25,6 @@ from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.serving.repository import load_model
 from nyquist.server.wire.pb import model_config_pb2 as pb
-
 from tests.processes import ROOT, run
 
 NAME = "fashion_blur"

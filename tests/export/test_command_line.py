@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from nyquist.export.build import main
 from nyquist.export.failures import file_reason, reasons
 from nyquist.models.network import load_network
 from nyquist.models.networks.architectures import create
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs
-from torch import nn
 
 OWN = ("--arch", "compact", "--name", "products", "--input", "1x32x32")
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from nyquist.export.diff import CANNOT_TELL, DIFFERENT, SAME, main
 from nyquist.server.artifact.manifest import LABELS_FILE, MANIFEST_FILE, MODEL_FILE, REFERENCE_FILE
-from safetensors.numpy import load_file, save_file
 
 NAME = "fashion_blur"
 Edit = Callable[[Path], None]

@@ -10,6 +10,11 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import helper
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch import Tensor, nn
+
 from nyquist.export.graph.drift import (
     AT_ONCE,
     Drift,
@@ -18,11 +23,6 @@ from nyquist.export.graph.drift import (
     locate,
     relative_error,
 )
-from onnx import helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from torch import Tensor, nn
-
 from tests.export.exporting import Exported, exported, rewritten, small_graph
 
 FLOAT32, FLOAT16, INT8 = 1e-4, 1e-2, 0.3

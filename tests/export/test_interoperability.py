@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf import text_format
+from onnx.reference import ReferenceEvaluator
+
 from nyquist.models.samples import read_samples
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.engine import Engine, Execution
 from nyquist.server.serving.repository import latest_version
 from nyquist.server.wire.pb import model_config_pb2 as pb
-from onnx.reference import ReferenceEvaluator
 
 
 @pytest.mark.parametrize("name", sorted(specs()))

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+
 from nyquist.export.graph.export import Exported as Built
-from nyquist.export.judge import Subject, agreement, judge, misses
+from nyquist.export.judge import Candidate, agreement, judge, misses
 from nyquist.export.outcome import PrecisionError
 from nyquist.export.precision.derive import derive
 from nyquist.models.network import load_network
@@ -14,20 +16,18 @@ from nyquist.models.samples import fashion_samples
 from nyquist.models.spec import Limits, ModelSpec, Precision
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import Figures
-from onnx import numpy_helper
-
 from tests.export.exporting import Exported, rewritten
 
 SAMPLES = 100
 
 
-def subject(precision: Precision = "fp32", **limits: float) -> Subject:
+def subject(precision: Precision = "fp32", **limits: float) -> Candidate:
     spec: ModelSpec = specs()["fashion_max_pool"]
     spec = replace(spec, precision=precision, limits=replace(spec.limits, **limits))
-    return Subject(spec, load_network(spec), fashion_samples().spread(SAMPLES))
+    return Candidate(spec, load_network(spec), fashion_samples().spread(SAMPLES))
 
 
-def told(graph: bytes, exported: Exported, of: Subject) -> str:
+def told(graph: bytes, exported: Exported, of: Candidate) -> str:
     return "\n".join(judge(of, graph, exported.graph, exported.trace).misses)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.serving.repository import complete_versions
-
 from tests.processes import ROOT
 
 NAME = "fashion_strided"

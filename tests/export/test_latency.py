@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.export.graph.latency import LEAST_RUNS, measure_latencies
-from torch import nn
 
 PICTURES = np.zeros((3, 1, 4, 4), dtype=np.float32)
 

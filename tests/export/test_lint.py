@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from nyquist.export.graph.export import OPSET, strip_metadata
-from nyquist.export.graph.lint import Promise, fixed_pools, lint
-from nyquist.models.zoo import specs
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from nyquist.export.graph.export import OPSET, strip_metadata
+from nyquist.export.graph.lint import Promise, fixed_pools, lint
+from nyquist.models.zoo import specs
 from tests.export.exporting import Exported, export, small_graph
 
 PROMISE = Promise(OPSET, {"image": (1, 2, 2)}, {"logits": (4,)})

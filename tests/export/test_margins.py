@@ -1,11 +1,11 @@
 """Polyphase selections that onnxruntime may make otherwise are counted, true ties are not."""
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.export.graph.margins import ROUNDING, distinct_margin, measure_margins, misses
 from nyquist.models.layers.polyphase import PolyphasePair, PolyphasePool2d
 from nyquist.models.samples import fashion_samples
-from torch import Tensor, nn
-
 from tests.export.exporting import fashion_network
 
 

@@ -12,6 +12,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
 from nyquist.companion.measures.shift_consistency import circular_consistency
 from nyquist.export.graph.export import OPSET, export_graph
 from nyquist.export.outcome import PrecisionError
@@ -32,10 +36,6 @@ from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import fashion_calibration, fashion_samples
 from nyquist.models.spec import Preprocessing
 from nyquist.server.runtime.engine import Engine, Execution
-from onnx import TensorProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from torch import nn
-
 from tests.processes import ROOT
 
 ALL, BLUR_FLOAT, FIRST_FLOAT, BOTH_FLOAT, CONV_ONLY = LADDER

@@ -5,12 +5,13 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.spec import Layout, Preprocessing, Size
 from nyquist.server.runtime.engine import Engine, Execution
-from PIL import Image
-from torch import Tensor, nn
 
 LEAST, MOST = 8, 400
 PILLOW_LEVELS = 1.01

@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+
 from nyquist.export.recipe.flags import add_arguments, command_of, specs_from_arguments
 from nyquist.export.recipe.recipe import RecipeError, relaxed, relaxed_limits, with_precisions
 from nyquist.export.recipe.yaml_file import read_recipes
@@ -15,7 +16,6 @@ from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS
 from nyquist.models.networks import architectures
 from nyquist.models.spec import PRECISIONS, Limits, ModelSpec, Preprocessing
 from nyquist.models.zoo import specs
-
 from tests.processes import ROOT
 
 LABELLED = ("--labels", "labels.txt", "--samples", "photos")

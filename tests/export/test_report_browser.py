@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nyquist.export.report.pages import write_pages
 from PIL import Image
 
+from nyquist.export.report.pages import write_pages
 from tests.chromium import installed_browser
 from tests.export.test_report_pages import UNMEASURED, record
 

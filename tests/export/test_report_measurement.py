@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.companion.references.network import Reference
 from nyquist.export.judge import open_graph
 from nyquist.export.report.effort import effort_for
@@ -28,7 +30,6 @@ from nyquist.models.samples import UNLABELLED, Samples, read_samples
 from nyquist.models.spec import ModelSpec, Preprocessing
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest
-from torch import Tensor, nn
 
 SIZE = 16
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from nyquist.companion.page.wording import decade, milliseconds, percent
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.export.report.families import group
@@ -34,7 +35,6 @@ from nyquist.models.network import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest
-
 from tests.export.pages import Page
 from tests.processes import ROOT
 

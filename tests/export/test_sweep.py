@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.export.graph.sweep import (
     HISTOGRAM_EDGES,
@@ -22,9 +25,6 @@ from nyquist.export.graph.sweep import (
     sweep,
 )
 from nyquist.server.artifact.manifest import read_manifest
-from onnx import helper
-from onnxruntime.transformers.float16 import convert_float_to_float16
-
 from tests.export.exporting import Exported, rewritten, small_graph
 
 FLOAT32 = Limits(relative_error=1e-4)

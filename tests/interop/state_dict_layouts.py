@@ -22,8 +22,9 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from nyquist import models
 from torch import nn
+
+from nyquist import models
 
 LAYOUTS = Path(__file__).parents[1] / "models" / "layouts"
 TOLERANCE = 1e-5

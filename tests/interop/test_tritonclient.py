@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nyquist.models.samples import photograph_samples
 
+from nyquist.models.samples import photograph_samples
 from tests.conformance.environments import interpreter
 from tests.processes import ROOT, RunningServer
 

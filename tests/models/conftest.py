@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import Tensor, nn
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
+
 from nyquist import models
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, DownsamplingKind
@@ -10,8 +13,6 @@ from nyquist.models.networks.architectures import ARCHITECTURES, create
 from nyquist.models.networks.compact import CompactClassifier
 from nyquist.models.networks.efficientnet_lite import EfficientNetLite0
 from nyquist.models.networks.resnet import Bottleneck, BottleneckV1
-from safetensors.torch import save_file
-from torch import nn
 
 
 @pytest.mark.parametrize("kind", DOWNSAMPLING_KINDS)

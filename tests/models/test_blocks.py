@@ -3,6 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from nyquist.models.layers.blocks import (
     AntialiasedConv,
     ConvPool,
@@ -12,7 +14,6 @@ from nyquist.models.layers.blocks import (
 )
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.models.analysis.window import Window
 from nyquist.models.layers.blur import MAX_TAPS, BlurPool2d, blur_kernel, blur_pool2d
 from nyquist.models.layers.padding import PAD_MODES, PadMode
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import antialiased_cnns
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from nyquist.models import create
 from nyquist.models.checkpoints import load_checkpoint, read_state
 from nyquist.models.layers.blur import blur_kernel
 from nyquist.models.zoo import LITE0_FILE, LITE0_PACKAGE
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 
 class Intruder:

@@ -2,11 +2,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from nyquist.models.networks.compact import WIDTHS, CompactClassifier
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import Tensor, nn
 
 SIZE = 16  # the smallest that four halvings leave something of
 

@@ -2,6 +2,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.layers.downsampling import (
     DOWNSAMPLING_KINDS,
     AntialiasedMaxPool,
@@ -10,7 +12,6 @@ from nyquist.models.layers.downsampling import (
     DownsamplingKind,
 )
 from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.checkpoints import read_state
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from nyquist.models.layers.padding import SameConv2d, same_padding
@@ -19,7 +21,6 @@ from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import ESPRESSO, TRIPOD, photograph_samples
 from nyquist.models.spec import Preprocessing
 from nyquist.models.zoo import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, specs
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from nyquist.models.fashion import (
     CANVAS_SIZE,
     DEBIAN_PACKAGE,
@@ -20,7 +22,6 @@ from nyquist.models.fashion import (
     read_idx,
     sha256_of,
 )
-from torch import Tensor
 
 WriteIdx = Callable[[Path, Tensor], None]
 

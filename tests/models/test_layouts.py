@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from nyquist import models
 from nyquist.models.checkpoints import check_state
 

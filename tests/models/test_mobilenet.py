@@ -2,6 +2,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.layers.downsampling import (
     DOWNSAMPLING_KINDS,
     PLAIN,
@@ -9,7 +11,6 @@ from nyquist.models.layers.downsampling import (
     DownsamplingKind,
 )
 from nyquist.models.networks.mobilenet import Group, InvertedResidual, MobileNetV2
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

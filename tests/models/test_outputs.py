@@ -2,12 +2,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.models.networks.architectures import create
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.spec import OUTPUTS, Output
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import Tensor, nn
 
 
 class Pooled(nn.Module):

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode, check_pad_mode, pad2d
 from torch import Tensor, nn
+
+from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode, check_pad_mode, pad2d
 
 Parity = Callable[[nn.Module, Tensor], float]
 

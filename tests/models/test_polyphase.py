@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from nyquist.models.layers.polyphase import (
     PolyphasePair,
     PolyphasePool2d,
@@ -12,7 +14,6 @@ from nyquist.models.layers.polyphase import (
     polyphase_components,
     polyphase_pool2d,
 )
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

@@ -2,9 +2,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.spec import Layout, Preprocessing
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 

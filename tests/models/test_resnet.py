@@ -2,6 +2,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.export.graph.export import export_graph
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import (
@@ -20,7 +22,6 @@ from nyquist.models.networks.resnet import (
     Site,
 )
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import Tensor, nn
 
 BLOCKS: tuple[Block, ...] = (BasicBlock, Bottleneck, BottleneckV1)
 SMALL = (8, 12, 16, 24)

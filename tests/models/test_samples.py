@@ -3,6 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from nyquist.models import fashion
 from nyquist.models.fashion import LABELS
 from nyquist.models.samples import (
@@ -17,7 +19,6 @@ from nyquist.models.samples import (
     read_samples,
 )
 from nyquist.models.spec import Datatype, Layout, ModelSpec, Preprocessing
-from PIL import Image
 
 ORIENTATION, TURN_CLOCKWISE = 0x0112, 6  # of Exif
 

@@ -3,6 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import (
     DOWNSAMPLING_KINDS,
@@ -19,7 +21,6 @@ from nyquist.models.layers.stems import (
     ResNetStem,
     resnet_stem_pool,
 )
-from torch import Tensor, nn
 
 Parity = Callable[[nn.Module, Tensor], float]
 Stem = Callable[[Downsampling], nn.Module]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.checkpoints import read_state
 from nyquist.models.fashion import DEBIAN_PACKAGE, Photographs
 from nyquist.models.layers.downsampling import Downsampling
 from nyquist.models.networks.compact import CompactClassifier
 from nyquist.models.train import Recipe, accuracy, augment, fit, main, write_whole
-from torch import Tensor, nn
 
 WriteIdx = Callable[[Path, Tensor], None]
 

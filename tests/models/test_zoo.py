@@ -2,6 +2,8 @@ import json
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.checkpoints import read_state
 from nyquist.models.fashion import LABELS
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS
@@ -10,7 +12,6 @@ from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import ESPRESSO, TRIPOD, Samples, read_samples
 from nyquist.models.spec import ModelSpec, Preprocessing
 from nyquist.models.zoo import WEIGHTS, specs
-from torch import Tensor, nn
 
 NAMES = (
     "fashion_max_pool",

@@ -5,14 +5,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from nyquist.server.front.access import Gate, Tokens
-from nyquist.server.front.interceptors import CallLimits, Calls
+
+from nyquist.server.front.access import Authorizer, Tokens
+from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import ArtifactError, InvalidRequest, NotServed
 from nyquist.server.wire.pb import inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
-OPEN = Gate(Tokens(), frozenset(), frozenset())
+OPEN = Authorizer(Tokens(), frozenset(), frozenset())
 SECRET_PIXELS = "0.123456789"  # noqa: S105 - no password
 
 
@@ -98,14 +99,14 @@ class Fallible:
 def serve(
     test: Test,
     metrics: Metrics | None = None,
-    gate: Gate = OPEN,
+    authorizer: Authorizer = OPEN,
     limits: CallLimits = CallLimits(10, None),  # noqa: B008 - frozen
 ) -> Any:
     """Run a test against a server with one interceptor, in this process."""
 
     async def run() -> Any:
         service = Fallible()
-        calls = Calls(metrics or Metrics(), gate, limits)
+        calls = Calls(metrics or Metrics(), authorizer, limits)
         calls.add_generic_rpc_handlers(service.handlers())
         server = grpc.aio.server(handlers=(calls,))
         port = server.add_insecure_port("127.0.0.1:0")

@@ -22,17 +22,17 @@ from typing import Any
 
 import grpc
 import numpy as np
+
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.engine import Execution
-from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.repository import load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.images import ImageDecoder
-from nyquist.server.wire.incoming import Incoming
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.request_head import Incoming
 from nyquist.server.wire.tensors import DTYPES
-
 from tests.processes import ROOT, RunningServer, start_server
 
 SAMPLES = 40
@@ -46,9 +46,9 @@ import sys
 from nyquist.server.__main__ import main
 from nyquist.server.scheduling.batcher import Batcher
 kept, submit = [], Batcher.submit
-def leaking(self, pictures, wishes):
+def leaking(self, pictures, options):
     kept.append(bytes(65536))
-    return submit(self, pictures, wishes)
+    return submit(self, pictures, options)
 Batcher.submit = leaking
 sys.exit(main())
 """

@@ -27,8 +27,8 @@ from typing import Any
 import grpc
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from nyquist.server.wire.pb import inference_pb2 as pb
 
+from nyquist.server.wire.pb import inference_pb2 as pb
 from tests.processes import ROOT, RunningServer, start_server
 from tests.server.memory import MIB, resident_bytes
 

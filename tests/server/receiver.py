@@ -7,6 +7,7 @@ from threading import Condition, Event
 from typing import Any
 
 import grpc
+
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.request import urlopen
 
 import grpc
-from nyquist.server.wire.pb import inference_pb2 as pb
 
+from nyquist.server.wire.pb import inference_pb2 as pb
 from tests.processes import RunningServer, start_server
 
 MODEL = "fashion_strided"

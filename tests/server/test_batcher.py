@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from nyquist.server.scheduling.batcher import ALONE, NO_WISHES, Batcher, Wishes
+
+from nyquist.server.scheduling.batcher import ALONE, DEFAULT_OPTIONS, Batcher, RequestOptions
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.instance import runs_left_behind
-from nyquist.server.scheduling.queue_budget import QueueBudget
-from nyquist.server.scheduling.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.scheduling.request_queue import BatchLimits, QueuePolicy
 from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -20,7 +21,6 @@ from nyquist.server.wire.errors import (
     QueueTimeout,
     Stopping,
 )
-
 from tests.fakes import GatedDouble
 
 BYTES = 1 << 20
@@ -59,9 +59,9 @@ def with_batcher(
 
 
 def submit(
-    batcher: Batcher, *values: float, wishes: Wishes = NO_WISHES
+    batcher: Batcher, *values: float, options: RequestOptions = DEFAULT_OPTIONS
 ) -> "asyncio.Task[dict[str, NDArray[Any]]]":
-    return asyncio.create_task(batcher.submit(pictures(*values), wishes))
+    return asyncio.create_task(batcher.submit(pictures(*values), options))
 
 
 async def busy(batcher: Batcher, model: GatedDouble) -> "asyncio.Task[dict[str, NDArray[Any]]]":
@@ -81,7 +81,7 @@ async def later(batcher: Batcher, seconds: float) -> None:
     """Wait until a timer of the batcher has gone off that was set after all others."""
     deadline = asyncio.get_running_loop().time() + seconds
     with pytest.raises(DeadlinePassed):
-        await batcher.submit(pictures(9.0), Wishes(deadline))
+        await batcher.submit(pictures(9.0), RequestOptions(deadline))
 
 
 async def settled() -> None:
@@ -239,7 +239,7 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_wait_and_the_request_is_no
         await busy(batcher, model)
         soon = asyncio.get_running_loop().time() + 0.01
         with pytest.raises(DeadlinePassed):
-            await batcher.submit(pictures(9.0), Wishes(deadline=soon))
+            await batcher.submit(pictures(9.0), RequestOptions(deadline=soon))
         late = submit(batcher, 1.0)
         await settled()
         model.open()
@@ -364,11 +364,11 @@ def test_higher_priorities_run_first_and_in_their_order() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         await busy(batcher, model)
         waiting = [
-            submit(batcher, 31.0, wishes=Wishes(priority=3)),
+            submit(batcher, 31.0, options=RequestOptions(priority=3)),
             submit(batcher, 21.0),
-            submit(batcher, 11.0, wishes=Wishes(priority=1)),
-            submit(batcher, 22.0, wishes=Wishes(priority=9)),
-            submit(batcher, 12.0, wishes=Wishes(priority=1)),
+            submit(batcher, 11.0, options=RequestOptions(priority=1)),
+            submit(batcher, 22.0, options=RequestOptions(priority=9)),
+            submit(batcher, 12.0, options=RequestOptions(priority=1)),
         ]
         await settled()
         model.open()
@@ -385,7 +385,7 @@ def test_a_priority_level_has_a_queue_of_its_own_size() -> None:
         await settled()
         with pytest.raises(QueueFull, match="maximum queue size of 1"):
             await batcher.submit(pictures(2.0))
-        waiting.append(submit(batcher, 3.0, wishes=Wishes(priority=2)))
+        waiting.append(submit(batcher, 3.0, options=RequestOptions(priority=2)))
         await settled()
         model.open()
         await asyncio.gather(*waiting)
@@ -418,7 +418,7 @@ def test_a_request_that_runs_is_over_its_time_no_more() -> None:
 def test_a_delayed_request_lets_those_in_time_pass_and_runs_after_them() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         await busy(batcher, model)
-        late = submit(batcher, 1.0, wishes=Wishes(timeout_s=0.001))
+        late = submit(batcher, 1.0, options=RequestOptions(timeout_s=0.001))
         await later(batcher, 0.01)
         in_time = submit(batcher, 2.0)
         await settled()
@@ -431,7 +431,7 @@ def test_a_delayed_request_lets_those_in_time_pass_and_runs_after_them() -> None
 
 
 @pytest.mark.parametrize(
-    ("policy", "wished_s", "timeout_s"),
+    ("policy", "asked_s", "timeout_s"),
     [
         (QueuePolicy(timeout_s=2.0, override=True), 1.0, 1.0),
         (QueuePolicy(timeout_s=2.0, override=True), 3.0, 2.0),
@@ -441,9 +441,9 @@ def test_a_delayed_request_lets_those_in_time_pass_and_runs_after_them() -> None
     ],
 )
 def test_a_request_may_shorten_its_timeout_where_it_is_allowed_to(
-    policy: QueuePolicy, wished_s: float, timeout_s: float
+    policy: QueuePolicy, asked_s: float, timeout_s: float
 ) -> None:
-    assert policy.timeout_of(wished_s) == timeout_s
+    assert policy.timeout_of(asked_s) == timeout_s
 
 
 # Shapes.
@@ -613,7 +613,9 @@ def test_who_is_alone_has_an_instance_that_nobody_else_gets() -> None:
     async def body() -> None:
         models, quick = [GatedDouble(), GatedDouble()], GatedDouble()
         quick.open()
-        batcher = Batcher(models, BatchLimits(1), model_metrics(), QueueBudget(BYTES), lone=quick)
+        batcher = Batcher(
+            models, BatchLimits(1), model_metrics(), QueueBudget(BYTES), low_latency=quick
+        )
         assert (await batcher.submit(pictures(1.0)))["double"].item() == 2.0
         both = [submit(batcher, 2.0), submit(batcher, 3.0)]
         for model in models:

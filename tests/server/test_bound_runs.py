@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
+
 from nyquist.models.samples import fashion_samples
 from nyquist.server.runtime.bound_runs import BoundRuns
 from nyquist.server.runtime.engine import (
@@ -20,7 +22,6 @@ from nyquist.server.runtime.engine import (
 )
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.wire.errors import ArtifactError
-from onnx import TensorProto, helper
 
 ON_CPU = Execution("cpu", threads=1).plan(SessionSettings(), [CPU], 1)
 

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from nyquist.server.runtime.calibration import HANDLING_S, best_batch_size, open_engines
 from nyquist.server.runtime.engine import CPU, CUDA, Execution
 from nyquist.server.runtime.session_settings import SessionSettings
@@ -17,7 +18,7 @@ class Timed:
 
 
 @pytest.mark.parametrize(
-    ("cores", "one_s", "all_s", "operator", "model", "grouped", "sessions", "lone"),
+    ("cores", "one_s", "all_s", "operator", "model", "grouped", "sessions", "low_latency"),
     [
         (2, 0.0005, 0.0004, 0, 0, False, [1, 1], False),  # more threads bring little
         (16, 0.0005, 0.0001, 0, 0, False, [1] * 4, False),  # small, and few sessions will do
@@ -42,7 +43,7 @@ def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
     model: int,
     grouped: bool,
     sessions: list[int],
-    lone: bool,
+    low_latency: bool,
 ) -> None:
     def open_engine(settings: SessionSettings) -> Any:
         threads = settings.intra_op_threads or cores
@@ -52,7 +53,7 @@ def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
     execution = Execution(threads=operator)
     found = open_engines(settings, execution, open_engine, fill_cores=not grouped)
     assert [engine.threads for engine in found.engines] == sessions
-    assert ([found.lone.threads] if found.lone else []) == [cores] * lone
+    assert ([found.low_latency.threads] if found.low_latency else []) == [cores] * low_latency
     small = one_s < 0.001 and len(sessions) > 1
     assert found.spread_from == (pytest.approx(0.001 / one_s) if small else 0)
 

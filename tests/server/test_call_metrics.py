@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
-from nyquist.server.front.access import Access, Gate, Tokens
-from nyquist.server.front.interceptors import CallLimits
-from nyquist.server.telemetry.metrics import Metrics
 
+from nyquist.server.front.access import Access, Authorizer, Tokens
+from nyquist.server.front.calls import CallLimits
+from nyquist.server.telemetry.metrics import Metrics
 from tests.server.fallible import (
     KINDS,
     SERVICE,
@@ -21,7 +21,7 @@ from tests.server.fallible import (
     watching,
 )
 
-CLOSED = Gate(Tokens(use=frozenset({b""})), frozenset({Access.REPOSITORY}), frozenset())
+CLOSED = Authorizer(Tokens(use=frozenset({b""})), frozenset({Access.REPOSITORY}), frozenset())
 METHODS = {
     unary: (SERVICE, "ModelMetadata"),
     bidirectional: (SERVICE, "ModelStreamInfer"),
@@ -77,7 +77,7 @@ def test_a_call_that_is_turned_away_counts_and_its_message_is_not_read(kind: Any
             await kind(channel, b"good")
 
     metrics = Metrics()
-    serve(test, metrics, gate=CLOSED)
+    serve(test, metrics, authorizer=CLOSED)
     assert handled(metrics) == {(TYPES[kind], "UNAUTHENTICATED"): 1}
     assert messages(metrics, kind) == (0, 0)
 

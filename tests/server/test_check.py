@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+
 from nyquist.server.__main__ import main
 
 MODELS = ("fashion_blur", "fashion_strided")

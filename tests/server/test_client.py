@@ -2,14 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from nyquist.client.classify import main, slide, softmax
 from nyquist.client.client import InferenceClient
 from nyquist.client.pictures import read_picture
 from nyquist.models import fashion
 from nyquist.models.samples import photograph_samples
 from nyquist.server.artifact.manifest import read_manifest
-from PIL import Image
-
 from tests.processes import ROOT, RunningServer
 
 PHOTOGRAPHS = ROOT / "models/nyquist/models/data" / "photographs"

@@ -8,11 +8,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+
 from nyquist.client.classify import main as client
 from nyquist.client.client import InferenceClient
 from nyquist.companion.__main__ import main as companion
 from nyquist.server.wire.connection import Connection, WrongConnection
-
 from tests.processes import ROOT, RunningServer, start_server
 from tests.server.certificates import Authority, Identity
 

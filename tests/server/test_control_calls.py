@@ -6,10 +6,10 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.pb import model_config_pb2
-
 from tests.artifacts import add_version, copy_model, damage
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request

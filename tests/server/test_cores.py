@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from nyquist.server.runtime.cores import available_cores
 
 ALLOWED = sorted(os.sched_getaffinity(0))

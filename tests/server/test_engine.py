@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from nyquist.models.samples import fashion_samples
 from nyquist.server.runtime.engine import (
     CPU,

@@ -12,9 +12,9 @@ from urllib.request import Request, urlopen
 
 import grpc
 import pytest
-from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as families
 
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
-from nyquist.server.runtime.gpu import gpu_metrics
-from nyquist.server.telemetry.metrics_listener import metrics_listener
 from prometheus_client import CollectorRegistry
+
+from nyquist.server.runtime.gpu import gpu_metrics
+from nyquist.server.telemetry.listener import metrics_listener
 
 GIB = 2**30
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+
 from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull
 from nyquist.server.wire.images import Canvas, ImageDecoder, decode_image
-from PIL import Image
 
 COLOUR = Canvas(8, 8, "RGB", "HWC", np.dtype("u1"))
 GREY = Canvas(8, 8, "L", "CHW", np.dtype("<f4"))

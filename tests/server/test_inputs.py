@@ -9,10 +9,10 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from nyquist.server.wire.pb import inference_pb2 as pb
-from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from PIL import Image
 
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import start_server
 from tests.requests import image_request, logits
 from tests.tiny import write_mean_model

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.front.transport import channel_options, request_bytes, request_limit
 from nyquist.server.runtime.engine import Engine, Execution
@@ -19,7 +20,6 @@ from nyquist.server.settings import Settings
 from nyquist.server.wire import tensors
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
 from tests.requests import fashion_request

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
 from nyquist.server.telemetry.log_control import LogControl
 from nyquist.server.wire.pb import inference_pb2 as pb
 

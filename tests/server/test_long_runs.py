@@ -12,18 +12,18 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
 from nyquist.server.runtime.bound_runs import BoundRuns
 from nyquist.server.runtime.engine import Engine, Execution, open_session
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.scheduling.batcher import Batcher
-from nyquist.server.scheduling.queue_budget import QueueBudget
-from nyquist.server.scheduling.waiting_room import BatchLimits
+from nyquist.server.scheduling.budget import QueueBudget
+from nyquist.server.scheduling.request_queue import BatchLimits
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import InferenceFailed
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-from onnx import TensorProto, helper
-
 from tests.processes import start_server
 
 TURNS_OF_MINUTES = 1e8

@@ -5,15 +5,15 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from nyquist.client.client import InferenceClient
 from nyquist.models.samples import fashion_samples
 from nyquist.server.front.access import ACCESS
-from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.telemetry.metrics import REJECTIONS, STAGES, Metrics
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.processes import RunningServer
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -2,8 +2,9 @@ import logging
 from pathlib import Path
 
 import pytest
+
 from nyquist.server.artifact.model_config import batch_limits, parse_model_config
-from nyquist.server.scheduling.waiting_room import BatchLimits, QueuePolicy
+from nyquist.server.scheduling.request_queue import BatchLimits, QueuePolicy
 from nyquist.server.wire.errors import ArtifactError
 
 PATH = Path("m/config.pbtxt")

@@ -14,9 +14,9 @@ from threading import Event
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from nyquist.client.client import InferenceClient
 from nyquist.models.samples import fashion_samples
-
 from tests.processes import ROOT, RunningServer, run, start_server
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from nyquist.models.samples import fashion_samples
 from nyquist.server.wire import tensors
 from nyquist.server.wire.pb import inference_pb2 as pb

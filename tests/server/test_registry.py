@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from nyquist.server.runtime.engine import Execution
-from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.registry import Registry
 from nyquist.server.serving.repository import LoadedModel, load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
 from nyquist.server.wire.images import ImageDecoder
-from nyquist.server.wire.incoming import Incoming
 from nyquist.server.wire.pb import inference_pb2 as pb
-
+from nyquist.server.wire.request_head import Incoming
 from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_config, touch
 
 NAME = "fashion_strided"

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.calibration import Sessions
 from nyquist.server.runtime.engine import CPU, Execution
 from nyquist.server.serving.repository import latest_version, load_model, model_folders
 from nyquist.server.wire.errors import ArtifactError
-
 from tests.processes import run, start_server
 
 ON_CPU = Execution(provider="cpu")

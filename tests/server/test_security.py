@@ -12,12 +12,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from nyquist.server.front.access import ACCESS, Access, Gate, exposure, make_gate
+
+from nyquist.server.front.access import ACCESS, Access, Authorizer, exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials
 from nyquist.server.settings import Settings
 from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
 from nyquist.server.wire.pb import inference_pb2 as pb
-
 from tests.processes import RunningServer, start_server
 from tests.server.certificates import Authority, Identity
 
@@ -324,7 +324,7 @@ def wait_until(condition: Callable[[], bool], at_most_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def knows(made: Gate, token: str) -> bool:
+def knows(made: Authorizer, token: str) -> bool:
     try:
         made.check("/s/ModelInfer", Access.USE, [("authorization", f"Bearer {token}")])
     except Unauthenticated:
@@ -349,7 +349,7 @@ def test_a_token_file_that_is_spoiled_keeps_the_old_tokens_and_is_complained_of_
 ) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(USE, encoding="ascii")
-    made = gate(token_file=tokens)
+    made = authorizer(token_file=tokens)
 
     async def body() -> None:
         looking = asyncio.create_task(made.keep_current(0.001))
@@ -370,8 +370,8 @@ def test_a_token_file_that_is_spoiled_keeps_the_old_tokens_and_is_complained_of_
     assert USE not in caplog.text
 
 
-def gate(**options: object) -> Gate:
-    return make_gate(Settings(**options))  # type: ignore[arg-type] # any option
+def authorizer(**options: object) -> Authorizer:
+    return make_authorizer(Settings(**options))  # type: ignore[arg-type] # any option
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def gate(**options: object) -> Gate:
 def test_the_repository_is_open_to_all_on_a_loopback_address_without_tokens_alone(
     options: dict[str, object], error: type[Exception] | None
 ) -> None:
-    made = gate(**options)
+    made = authorizer(**options)
     if error is None:
         made.check("/s/RepositoryModelLoad", Access.REPOSITORY, [])
         return
@@ -407,7 +407,7 @@ def test_a_file_of_useless_tokens_is_refused_without_repeating_them(
     path = tmp_path / "tokens"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(StartError, match=reason) as refused:
-        gate(token_file=path)
+        authorizer(token_file=path)
     assert not text or text not in str(refused.value).replace("too short", "")
 
 

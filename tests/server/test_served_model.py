@@ -1,5 +1,6 @@
 import pytest
-from nyquist.server.serving.served_model import queue_wishes
+
+from nyquist.server.serving.served_model import queue_options
 from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.pb import inference_pb2 as pb
 
@@ -12,10 +13,10 @@ def test_priority_and_timeout_are_read_as_tritons_clients_send_them() -> None:
     asked = request(
         priority=pb.InferParameter(uint64_param=2), timeout=pb.InferParameter(int64_param=1500)
     )
-    assert queue_wishes(asked) == (2, 0.0015)
+    assert queue_options(asked) == (2, 0.0015)
     signed = request(priority=pb.InferParameter(int64_param=3))
-    assert queue_wishes(signed) == (3, 0.0)
-    assert queue_wishes(request()) == (0, 0.0)
+    assert queue_options(signed) == (3, 0.0)
+    assert queue_options(request()) == (0, 0.0)
     assert not request().parameters
 
 
@@ -50,5 +51,5 @@ def test_a_wish_of_the_wrong_kind_says_what_is_right(
     key: str, parameter: pb.InferParameter, message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as failure:
-        queue_wishes(request(**{key: parameter}))
+        queue_options(request(**{key: parameter}))
     assert str(failure.value) == message

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 from google.protobuf import text_format
+
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from nyquist.server.command_line import parse
 from nyquist.server.settings import (
     GROUPS,
@@ -13,7 +14,6 @@ from nyquist.server.settings import (
     unknown_variables,
 )
 from nyquist.server.wire.errors import StartError
-
 from tests.processes import ROOT
 
 SECRETS = ["token", "repository_token"]

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.serving.outbox import MAX_BYTES, MAX_INFERENCES, Inference, Outbox
 from nyquist.server.serving.shadow import Companion, Shadow, make_shadow
@@ -22,7 +23,6 @@ from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.tensors import from_raw
-
 from tests.artifacts import copy_model, touch
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request, logits

@@ -7,10 +7,10 @@ from queue import SimpleQueue
 
 import grpc
 import pytest
+
 from nyquist.server.front.stream import ordered_answers
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-
 from tests.processes import start_server
 from tests.requests import fashion_request, image_request, logits
 

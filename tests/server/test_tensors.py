@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nyquist.server.wire import tensors
 from nyquist.server.wire.encode import highest_classes
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
-from nyquist.server.telemetry.metrics import STAGES
-from nyquist.server.telemetry.trace_settings import TraceSettings
-from nyquist.server.wire.pb import inference_pb2 as pb
-from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from nyquist.server.telemetry.metrics import STAGES
+from nyquist.server.telemetry.trace_settings import TraceSettings
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
 from tests.requests import fashion_request

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from nyquist.server.scheduling.batcher import Batcher, Wishes
-from nyquist.server.scheduling.queue_budget import QueueBudget
-from nyquist.server.scheduling.waiting_room import BatchLimits, QueuePolicy
+
+from nyquist.server.scheduling.batcher import Batcher, RequestOptions
+from nyquist.server.scheduling.budget import QueueBudget
+from nyquist.server.scheduling.request_queue import BatchLimits, QueuePolicy
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -174,7 +175,9 @@ class Traffic:
         if send.deadline_s is not None:
             deadline = asyncio.get_running_loop().time() + send.deadline_s
         try:
-            answer = await batcher.submit(sent, Wishes(deadline, send.priority, send.timeout_s))
+            answer = await batcher.submit(
+                sent, RequestOptions(deadline, send.priority, send.timeout_s)
+            )
         except NyquistError as error:
             self._check_error(error, send)
             return

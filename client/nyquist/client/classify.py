@@ -9,12 +9,13 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from nyquist.client.client import InferenceClient, RankedClass, RemoteModel
-from nyquist.client.pictures import read_picture
-from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options, chosen_connection
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from nyquist.client.client import InferenceClient, RankedClass, RemoteModel
+from nyquist.client.pictures import read_picture
+from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options, chosen_connection
 
 TOP = 5
 

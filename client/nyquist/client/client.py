@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.server.telemetry.current_call import NO_SHADOW
 from nyquist.server.wire import tensors
 from nyquist.server.wire.connection import Connection, Metadata

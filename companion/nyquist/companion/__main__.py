@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from rich.console import Console
+from rich.progress import Progress
+
 from nyquist.client.client import InferenceClient
 from nyquist.client.pictures import read_picture
 from nyquist.companion.app import Companion
@@ -37,8 +40,6 @@ from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
 from nyquist.server.wire.errors import ArtifactError, NyquistError
 from nyquist.server.wire.pb import validation_pb2 as pb
-from rich.console import Console
-from rich.progress import Progress
 
 Options = argparse.Namespace
 T = TypeVar("T")

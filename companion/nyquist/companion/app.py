@@ -12,6 +12,7 @@ from threading import Event, Thread
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
 from nyquist.client.client import InferenceClient
 from nyquist.companion.page import REPORT_FOLDER
 from nyquist.companion.page.routes import routes
@@ -26,8 +27,15 @@ from nyquist.companion.watch.probe import Prober
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.shadow import MirrorQueue, ShadowWorker
 from nyquist.companion.watch.verdict import Verdict, worst
-from nyquist.server.front.access import Access, Gate, Tokens, TokenSource, exposure, standing_open
-from nyquist.server.front.interceptors import CallLimits, Calls
+from nyquist.server.front.access import (
+    Access,
+    Authorizer,
+    Tokens,
+    TokenSource,
+    exposure,
+    standing_open,
+)
+from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import add_port, check_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
@@ -57,7 +65,7 @@ class Companion:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._gate, self._credentials = make_gate(settings), make_credentials(settings)
+        self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
         self._client = connect(settings)
         self._metrics = Metrics(settings.probe_period_s)
         self._references = References(settings.repository, settings.allow_module)
@@ -140,7 +148,7 @@ class Companion:
     async def _start_grpc(self) -> None:
         settings = self._settings
         limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
-        calls = Calls(self._metrics, self._gate, limits)
+        calls = Calls(self._metrics, self._authorizer, limits)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         shadow = ShadowService(self._queue, self._record, self._metrics)
         shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
@@ -156,7 +164,7 @@ class Companion:
         self._stack.callback(shadow.stop)
         await self._tell_health()
         self._run_beside(self._publish_health())
-        self._run_beside(self._gate.keep_current())
+        self._run_beside(self._authorizer.keep_current())
         self._say_ready()
 
     def _run_beside(self, work: Coroutine[None, None, None]) -> None:
@@ -201,7 +209,7 @@ class Companion:
             extra={
                 "repository": str(settings.repository),
                 "tls": tls_in_words(settings),
-                "access": self._gate.in_words(),
+                "access": self._authorizer.in_words(),
                 "probe_period_s": settings.probe_period_s,
             },
         )
@@ -216,12 +224,12 @@ def describe_services(calls: Calls) -> None:
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
 
 
-def make_gate(settings: Settings) -> Gate:
+def make_authorizer(settings: Settings) -> Authorizer:
     """Return who may call the companion: whoever has the token, or all where there is none."""
     use = TokenSource(settings, "token", COMPANION_PREFIX)
     renewed = (lambda: Tokens(use.renewed())) if use.path else None
     closed = frozenset({Access.REPOSITORY})
-    return Gate(Tokens(use.digests), closed, standing_open(settings), renewed)
+    return Authorizer(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
 def connect(settings: Settings) -> InferenceClient:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
 from nyquist.server.settings import (
     COMPANION_PREFIX,
     CallSettings,
@@ -18,8 +21,6 @@ from nyquist.server.settings import (
     flag,
 )
 from nyquist.server.wire.errors import StartError
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """Several names; one variable of the environment holds them separated by commas."""

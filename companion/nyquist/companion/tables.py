@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from nyquist.companion.service.check import Row
-from nyquist.server.wire.pb import validation_pb2 as pb
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from nyquist.companion.service.check import Row
+from nyquist.server.wire.pb import validation_pb2 as pb
 
 
 def row_table(rows: Sequence[Row]) -> Table:

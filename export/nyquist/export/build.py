@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from nyquist.companion.page.wording import milliseconds
 from nyquist.export import diff
 from nyquist.export.command_line import (
@@ -28,9 +32,6 @@ from nyquist.export.publish import RepositoryBusy, locked, remove_leftovers
 from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import Latency, read_report
 from nyquist.export.report.speed import measure_speed
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 LEGEND = """\
 MMACs: million multiply-adds of a picture

@@ -10,15 +10,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from nyquist.export.outcome import Built
 from nyquist.export.plan import Plan
 from nyquist.export.publish import DEFAULT_KEEP
 from nyquist.export.recipe.flags import add_arguments, specs_from_arguments
 from nyquist.export.recipe.recipe import RecipeError
 from nyquist.models.spec import ModelSpec
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 DEFAULT_OUTPUT = Path("model_repository")
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130

@@ -17,6 +17,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
 from nyquist.server.artifact.manifest import (
     LABELS_FILE,
     MODEL_FILE,
@@ -26,12 +33,6 @@ from nyquist.server.artifact.manifest import (
 )
 from nyquist.server.serving.repository import complete_versions
 from nyquist.server.wire.errors import ArtifactError
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 SAME, DIFFERENT, CANNOT_TELL = 0, 1, 2
 NAMES_SHOWN = 10

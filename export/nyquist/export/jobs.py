@@ -12,11 +12,12 @@ from queue import Queue
 from threading import Event, Thread
 from types import FrameType
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
 from nyquist.export.failures import reasons
 from nyquist.export.outcome import Built
 from nyquist.models.spec import ModelSpec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 STATIONS = ("weights", "export", "judge", "publish", "report")
 Stations = Queue[tuple[str, str]]
@@ -43,6 +44,7 @@ class Task:
 def build_in_worker(task: Task, stations: Stations) -> Built:
     """Build one model in a worker process."""
     import torch  # two seconds, which only a worker needs to spend
+
     from nyquist.export.model import build_model
 
     torch.set_num_threads(1)  # the jobs share the cores; waiting for each other would cost them

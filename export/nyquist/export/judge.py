@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+
 from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import Consistency, circular_consistency, evaluate
 from nyquist.export.graph import margins, sweep
@@ -22,7 +24,6 @@ from nyquist.models.samples import UNLABELLED, Samples
 from nyquist.models.spec import Limits, ModelSpec, Precision
 from nyquist.server.artifact.manifest import Figures
 from nyquist.server.runtime.engine import Engine, Execution
-from torch import nn
 
 EVALUATION_BATCH = 64
 DRIFT_PICTURES = 4
@@ -44,7 +45,7 @@ class Judgement:
     misses: tuple[str, ...]
 
 
-class Subject:
+class Candidate:
     """A network with its pictures and its answers: what graphs are judged against.
 
     Args:
@@ -97,7 +98,7 @@ def open_graph(graph: bytes, max_batch_size: int) -> Predict:
     return lambda pictures: engine.run(pictures)["logits"]
 
 
-def judge(subject: Subject, graph: bytes, exact: bytes, trace: Trace) -> Judgement:
+def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace) -> Judgement:
     """Measure a graph on the samples and on pictures that no training has seen.
 
     int8 graphs are held to parity on the samples alone: beyond the ranges that calibration has
@@ -129,7 +130,7 @@ def judge(subject: Subject, graph: bytes, exact: bytes, trace: Trace) -> Judgeme
     return Judgement(figures, tuple(missed))
 
 
-def where_it_breaks(subject: Subject, graph: bytes, exact: bytes, trace: Trace) -> str:
+def where_it_breaks(subject: Candidate, graph: bytes, exact: bytes, trace: Trace) -> str:
     """Name the first layer where a graph leaves its network, in a sentence."""
     pictures = subject.samples.spread(DRIFT_PICTURES).images.numpy()
     derived = subject.spec.precision != "fp32"
@@ -139,7 +140,7 @@ def where_it_breaks(subject: Subject, graph: bytes, exact: bytes, trace: Trace) 
     return str(drift or "no single layer is off on the samples by more than its rounding")
 
 
-def measure(subject: Subject, graph: bytes, found: sweep.Sweep) -> Figures:
+def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
     """Return the figures of a graph, given what a sweep found of its parity."""
     served = open_graph(graph, subject.spec.max_batch_size)
     labels = subject.samples.labels.numpy()

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+from safetensors.torch import save
+from torch import nn
+
 from nyquist.export.graph.export import OPSET, Exported, add_facts, export_graph
 from nyquist.export.inputs import inputs_sha256, package_versions, weights_sha256
-from nyquist.export.judge import Subject, open_graph
+from nyquist.export.judge import Candidate, open_graph
 from nyquist.export.outcome import Built, GateMissed
 from nyquist.export.precision.derive import Derived, derive
 from nyquist.export.publish import DEFAULT_KEEP, model_config, publish
@@ -31,8 +34,6 @@ from nyquist.server.artifact.manifest import (
     Tensor,
     Tolerances,
 )
-from safetensors.torch import save
-from torch import nn
 
 KEPT_SAMPLES = 64
 
@@ -65,7 +66,7 @@ def build_model(
     start = perf_counter()
     on_station("weights")
     network = load_network(spec)
-    subject = Subject(spec, network, read_samples(spec, spec.samples))
+    subject = Candidate(spec, network, read_samples(spec, spec.samples))
     on_station("export")
     exported = export_spec(subject)
     on_station("judge")
@@ -89,7 +90,7 @@ def build_model(
     return Built(manifest, len(graph), perf_counter() - start)
 
 
-def measure_page(subject: Subject, graph: bytes) -> ModelReport:
+def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
     """Measure what the page of a model shows."""
     return collect(
         subject.spec,
@@ -102,7 +103,7 @@ def measure_page(subject: Subject, graph: bytes) -> ModelReport:
     )
 
 
-def export_spec(subject: Subject) -> Exported:
+def export_spec(subject: Candidate) -> Exported:
     """Export the network of a spec with its outputs and its dynamic axes."""
     spec = subject.spec
     spans = {}
@@ -128,7 +129,7 @@ def graph_facts(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def version_files(subject: Subject, graph: bytes, debug: bytes | None) -> dict[str, bytes]:
+def version_files(subject: Candidate, graph: bytes, debug: bytes | None) -> dict[str, bytes]:
     """Return every file of a version but its manifest, by name."""
     spec, network = subject.spec, subject.network
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
@@ -153,7 +154,9 @@ def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[Tensor, ...]:
     return tuple(Tensor(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs)
 
 
-def describe(subject: Subject, derived: Derived, version: int, digests: dict[str, str]) -> Manifest:
+def describe(
+    subject: Candidate, derived: Derived, version: int, digests: dict[str, str]
+) -> Manifest:
     """Return the manifest of a version."""
     spec = subject.spec
     sizes = spec.served_sizes

@@ -17,11 +17,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from nyquist.models.layers.blur import BlurPool2d, blur_kernel
-from nyquist.models.networks.efficientnet_lite import rename_published
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
+
+from nyquist.models.layers.blur import BlurPool2d, blur_kernel
+from nyquist.models.networks.efficientnet_lite import rename_published
 
 NAMES_SHOWN = 10
 UNREAD = "num_batches_tracked"

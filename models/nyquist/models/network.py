@@ -1,12 +1,13 @@
 """From a spec to its network: built, loaded, ready to be judged."""
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.checkpoints import load_checkpoint
 from nyquist.models.networks.architectures import create, create_from_module
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import read_samples
 from nyquist.models.spec import ModelSpec
-from torch import Tensor, nn
 
 SEED = 0
 SETTLING_PICTURES = 16

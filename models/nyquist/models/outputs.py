@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from nyquist.models.spec import Output
 from torch import Tensor, nn
+
+from nyquist.models.spec import Output
 
 
 class OutputsNetwork(nn.Module):

@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from nyquist.models.spec import Preprocessing
 from torch import Tensor, nn
+
+from nyquist.models.spec import Preprocessing
 
 
 class PreprocessedNetwork(nn.Module):

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
 from nyquist.models import fashion
 from nyquist.models.choices import SOURCES, nearest
 from nyquist.models.pictures import UNLABELLED as UNLABELLED
 from nyquist.models.pictures import Picture, find_pictures
 from nyquist.models.spec import ModelSpec
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
 CROP = 224

@@ -17,14 +17,15 @@ from time import perf_counter
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall beside any neighbour
 import torch
 import torch.nn.functional as F
-from nyquist.models import fashion
-from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
-from nyquist.models.networks.compact import CompactClassifier
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from nyquist.models import fashion
+from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
+from nyquist.models.networks.compact import CompactClassifier
 
 WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
 FIGURES_FILE = "fashion.json"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import uvloop
+
 from nyquist.server.app import Server
 from nyquist.server.check import check
 from nyquist.server.command_line import parse

@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from nyquist.server.front.access import exposure, make_gate
+
+from nyquist.server.front.access import exposure, make_authorizer
+from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.control_calls import ControlCalls
 from nyquist.server.front.inference_service import SERVICE, InferenceService
-from nyquist.server.front.interceptors import CallLimits, Calls
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import (
     add_port,
@@ -26,16 +27,16 @@ from nyquist.server.front.transport import (
 )
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.runtime.gpu import gpu_metrics
-from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.registry import Registry
 from nyquist.server.serving.repository import LoadedModel, load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.serving.shadow import make_shadow
 from nyquist.server.settings import Settings
 from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.listener import metrics_listener
 from nyquist.server.telemetry.log_control import LogControl
 from nyquist.server.telemetry.metrics import Metrics
-from nyquist.server.telemetry.metrics_listener import metrics_listener
 from nyquist.server.telemetry.trace_settings import TraceSettings
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.images import ImageDecoder
@@ -62,7 +63,7 @@ class Server:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
-        self._gate, self._credentials = make_gate(settings), make_credentials(settings)
+        self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
         self._largest_request = 0
         self._metrics = metrics or Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
@@ -100,7 +101,7 @@ class Server:
             self._watch_gpus()
             await self._start_grpc()
             self._run_beside(self._publish_health())
-            self._run_beside(self._gate.keep_current())
+            self._run_beside(self._authorizer.keep_current())
             if self._settings.poll_s:
                 self._run_beside(self._registry.keep_polling(self._settings.poll_s))
         except BaseException:
@@ -227,7 +228,7 @@ class Server:
         settings = self._settings
         deadline_s = settings.default_deadline_s or None
         limits = CallLimits(settings.max_concurrent_rpcs, deadline_s)
-        calls = Calls(self._metrics, self._gate, limits, self._trace)
+        calls = Calls(self._metrics, self._authorizer, limits, self._trace)
         calls.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
@@ -264,7 +265,7 @@ class Server:
             extra={
                 "models": models,
                 "tls": tls_in_words(settings),
-                "access": self._gate.in_words(),
+                "access": self._authorizer.in_words(),
                 "reflection": settings.reflection,
                 "tracing": settings.tracing_endpoint or "off",
                 "shadow": settings.shadow_target if self._shadow else "off",

@@ -5,17 +5,18 @@ settings -> tokens, certificates -> each model: manifest, checksums, config, ses
 
 from pathlib import Path
 
-from nyquist.server.front.access import exposure, make_gate
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import request_bytes, request_limit, too_small_for
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.serving.repository import LoadedModel, load_model, model_folders
 from nyquist.server.settings import Settings
 from nyquist.server.wire.errors import NyquistError, StartError
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 GOOD, UNSERVABLE = 0, 2
 
@@ -28,7 +29,7 @@ def check(settings: Settings) -> int:
         ArtifactError: there is no repository.
     """
     console = Console(highlight=False, soft_wrap=True)
-    gate = make_gate(settings)
+    authorizer = make_authorizer(settings)
     make_credentials(settings)
     execution = Execution(settings.provider, settings.require_cuda, settings.threads)
     folders = model_folders(settings.repository)
@@ -40,7 +41,7 @@ def check(settings: Settings) -> int:
     for folder, one in zip(folders, found, strict=True):
         if isinstance(one, str):
             console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
-    who = ", ".join(f"{name}: {answer}" for name, answer in gate.in_words().items())
+    who = ", ".join(f"{name}: {answer}" for name, answer in authorizer.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
     if line := exposure(settings.host, settings):
         console.print(f"[yellow]{escape(line)}[/]")

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, NoReturn, cast, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from nyquist.server.settings import GROUPS, PREFIX, Settings, flag, is_secret
 from nyquist.server.wire.errors import StartError
-from pydantic.fields import FieldInfo
 
 Command = Literal["serve", "check"]
 COMMANDS = get_args(Command)

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from nyquist.server.settings import Settings, read_settings
 from nyquist.server.wire.connection import Connection, WrongConnection, add_connection_options
 from nyquist.server.wire.errors import StartError

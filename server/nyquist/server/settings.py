@@ -11,10 +11,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from nyquist.server.wire.errors import StartError
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from nyquist.server.wire.errors import StartError
 
 PREFIX = "NYQUIST_"
 COMPANION_PREFIX = "NYQUIST_COMPANION_"

@@ -122,8 +122,8 @@ def main(target: str, picture: str) -> None:
     for how in ("gzip", "deflate"):
         compressed = partial(send, [tensor()], compression_algorithm=how)
         row(f"ModelInfer, {how}", lambda call=compressed: shape_of(call()) == (2, 10))
-    wishes = partial(send, [tensor()], priority=1, timeout=20_000_000, client_timeout=20.0)
-    row("ModelInfer, priority and timeouts", lambda: shape_of(wishes()) == (2, 10))
+    options = partial(send, [tensor()], priority=1, timeout=20_000_000, client_timeout=20.0)
+    row("ModelInfer, priority and timeouts", lambda: shape_of(options()) == (2, 10))
     later = partial(client.async_infer, MODEL, [tensor()])
     row(
         "ModelInfer, async",

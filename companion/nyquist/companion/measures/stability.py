@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import (
     DEFAULT_BATCH,

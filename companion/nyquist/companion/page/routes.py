@@ -5,15 +5,16 @@ from pathlib import Path
 from time import time
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
 from nyquist.companion.page import wording
 from nyquist.companion.page.report import ReportFiles, has_page
 from nyquist.companion.page.views import ModelView, Traffic, look_at, traffic, worst_first
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.verdict import Verdict
-from prometheus_client import CollectorRegistry
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
 
 LATEST = 3
 """Disagreements on the overview."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
 from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
 from nyquist.companion.page.pictures import picture_uri
 from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
 from nyquist.companion.watch.verdict import Verdict
-from prometheus_client import CollectorRegistry
 
 TOP = 3
 """Classes of each path that are shown of a disagreement."""

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from threading import Thread
 
 import uvicorn
-from nyquist.companion.page.safety import SafeHeaders
-from nyquist.server.wire.errors import StartError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -14,6 +12,9 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+
+from nyquist.companion.page.safety import SafeHeaders
+from nyquist.server.wire.errors import StartError
 
 CONNECTIONS = 64
 GRACE_S = 1

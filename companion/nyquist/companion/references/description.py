@@ -9,13 +9,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from nyquist.companion.references.network import load_network
 from nyquist.models.analysis.module_graph import module_graph
 from nyquist.models.analysis.receptive_field import last_map, layer_fields
 from nyquist.models.zoo import WEIGHTS
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire.pb import validation_pb2 as pb
-from torch import nn
 
 TRAINING_FILE = WEIGHTS / "fashion.json"
 

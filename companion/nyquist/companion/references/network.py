@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
 from nyquist.models.networks.architectures import create, create_from_module
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import Samples
 from nyquist.models.spec import Preprocessing
 from nyquist.server.artifact.manifest import REFERENCE_FILE, SAMPLES_FILE, Manifest
 from nyquist.server.wire.errors import ArtifactError
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor, nn
 
 
 class Reference:

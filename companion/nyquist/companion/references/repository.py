@@ -1,6 +1,6 @@
 """What served graphs are held against: the references of a repository, loaded once.
 
-name, version, sha256 of the served graph -> manifest -> the same graph? -> weights -> Known
+name, version, sha256 of the served graph -> manifest -> same graph? -> weights -> LoadedReference
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.companion.references.description import describe_apart
 from nyquist.companion.references.network import Reference, load_reference, load_samples
 from nyquist.models.spec import Preprocessing
@@ -35,7 +36,7 @@ class Unverifiable(NyquistError):
 
 
 @dataclass(frozen=True)
-class Known:
+class LoadedReference:
     """A version that can be verified.
 
     Attributes:
@@ -78,7 +79,7 @@ class References:
 
     def __init__(self, repository: Path, modules: Collection[str] = ()) -> None:
         self._repository, self._modules = repository, modules
-        self._known: dict[tuple[str, int], Known] = {}
+        self._known: dict[tuple[str, int], LoadedReference] = {}
         self._described: dict[tuple[str, int], tuple[Manifest, bytes]] = {}
         self._lock = Lock()
 
@@ -86,7 +87,7 @@ class References:
         """Return the models of the repository. Raises ArtifactError if it is no folder."""
         return [folder.name for folder in model_folders(self._repository)]
 
-    def get(self, name: str, version: int, sha256: str | None) -> Known:
+    def get(self, name: str, version: int, sha256: str | None) -> LoadedReference:
         """Return the reference of a graph that is served.
 
         Args:
@@ -114,7 +115,7 @@ class References:
                     f"the reference of {name!r} version {version} cannot be used"
                 ) from error
 
-    def describe(self, known: Known) -> bytes:
+    def describe(self, known: LoadedReference) -> bytes:
         """Return a serialised ModelDescription of a reference; see `description.describe_apart`."""
         manifest = known.manifest
         key = (manifest.name, manifest.version)
@@ -123,7 +124,7 @@ class References:
             self._described[key] = manifest, describe_apart(folder, manifest, self._modules)
         return self._described[key][1]
 
-    def loaded(self, name: str, version: int, sha256: str) -> Known:
+    def loaded(self, name: str, version: int, sha256: str) -> LoadedReference:
         """Return the same without a look at the files, where it was loaded before."""
         with self._lock:
             known = self._known.get((name, version))
@@ -140,7 +141,7 @@ class References:
             )
         return read_manifest(folder, version)
 
-    def _loaded(self, folder: Path, manifest: Manifest) -> Known:
+    def _loaded(self, folder: Path, manifest: Manifest) -> LoadedReference:
         key = (manifest.name, manifest.version)
         known = self._known.get(key)
         if known is None or known.manifest != manifest:
@@ -148,10 +149,10 @@ class References:
         return known
 
 
-def load_known(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> Known:
+def load_known(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> LoadedReference:
     """Load what a version is verified with. Raises ArtifactError if a file is damaged."""
     labels = manifest.read_file(folder, f"{manifest.version}/{LABELS_FILE}")
-    return Known(
+    return LoadedReference(
         manifest=manifest,
         reference=load_reference(folder, manifest, modules),
         pictures=np.ascontiguousarray(load_samples(folder, manifest).images.numpy()),

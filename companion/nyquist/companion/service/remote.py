@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from nyquist.client.client import MAX_MESSAGE_BYTES
 from nyquist.server.wire.connection import Connection
 from nyquist.server.wire.pb import validation_pb2 as pb

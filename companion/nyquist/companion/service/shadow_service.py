@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.shadow import MirrorQueue
-from nyquist.server.front.interceptors import Context
+from nyquist.server.front.calls import Context
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 

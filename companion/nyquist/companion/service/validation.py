@@ -15,10 +15,11 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.client.client import InferenceClient, RemoteModel
 from nyquist.companion.measures.parity import compare
 from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consistency
-from nyquist.companion.references.repository import BATCH_SIZES, Known, References
+from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, References
 from nyquist.companion.watch.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, ModelNotFound, ModelNotReady, NyquistError
@@ -42,7 +43,7 @@ class Paths:
 
     client: InferenceClient
     remote: RemoteModel
-    known: Known
+    known: LoadedReference
 
     def served(self, pictures: NDArray[Any]) -> NDArray[Any]:
         """Ask the live server. (B, ...) -> (B, C)."""

@@ -7,11 +7,12 @@ from contextlib import aclosing
 from typing import TypeVar
 
 import grpc
+
 from nyquist.client.client import InferenceClient
 from nyquist.companion.references.repository import References
 from nyquist.companion.service.validation import Validation, as_ours
 from nyquist.companion.watch.record import Record
-from nyquist.server.front.interceptors import Context
+from nyquist.server.front.calls import Context
 from nyquist.server.wire.errors import TooManyCalls
 from nyquist.server.wire.pb import validation_pb2 as pb
 from nyquist.server.wire.pb import validation_pb2_grpc as stubs

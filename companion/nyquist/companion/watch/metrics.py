@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Tolerances
 from nyquist.server.telemetry.metrics import LATENCY_EDGES_S, MODEL, CallMetrics
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Key = tuple[str, str]
 """Name and version of a model."""

@@ -14,11 +14,12 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.client.client import InferenceClient, RemoteModel
 from nyquist.companion.measures.parity import Parity, Predict, compare
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.measures.tolerances import consistency_misses, parity_misses
-from nyquist.companion.references.repository import Known, References, Unverifiable
+from nyquist.companion.references.repository import LoadedReference, References, Unverifiable
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.record import (
@@ -64,7 +65,7 @@ class Compared:
 
 
 @dataclass
-class Subject:
+class ProbedModel:
     """One version that is probed, as long as its graph and its reference stay the same.
 
     Attributes:
@@ -75,7 +76,7 @@ class Subject:
     """
 
     remote: RemoteModel
-    known: Known
+    known: LoadedReference
     trials: dict[str, ShiftTrials] = field(init=False)
     turn: int = 0
 
@@ -141,7 +142,7 @@ class Prober:
         self._client, self._references = client, references
         self._metrics, self._record = metrics, record
         self._pace, self._stopped = pace, stopped
-        self._subjects: dict[Key, Subject] = {}
+        self._probed: dict[Key, ProbedModel] = {}
         self._standings: dict[Key, Standing] = {}
 
     def run(self, period_s: float, shifts: int) -> None:
@@ -179,7 +180,7 @@ class Prober:
 
     def try_shifts(self, shifts: int, due: float) -> None:
         """Make trials of every version until there are enough of them, or it is due."""
-        for subject in list(self._subjects.values()):
+        for subject in list(self._probed.values()):
             predict = self._served(subject)
             for trials in subject.trials.values():
                 end = trials.done + (trials.left or shifts)
@@ -239,23 +240,23 @@ class Prober:
             if standing.verdict is Verdict.FAILING or not standing.bad_parity:
                 return  # else ask again at once: one bad answer is no proof, and a period is long
 
-    def _subject(self, remote: RemoteModel) -> Subject:
+    def _subject(self, remote: RemoteModel) -> ProbedModel:
         """Return what is probed of a version: as before, or afresh if anything has changed."""
         known = self._references.get(remote.name, int(remote.version), remote.sha256)
         key = (remote.name, remote.version)
-        subject = self._subjects.get(key)
+        subject = self._probed.get(key)
         if subject is None or subject.known is not known or subject.remote.sha256 != remote.sha256:
             logger.info("probing %s version %s, sha256 %s", *key, remote.sha256)
             self._metrics.forget_figures(key)
             self._metrics.know(key, known.manifest.tolerances)
-            subject = self._subjects[key] = Subject(remote, known)
+            subject = self._probed[key] = ProbedModel(remote, known)
         return subject
 
-    def _served(self, subject: Subject) -> Predict:
+    def _served(self, subject: ProbedModel) -> Predict:
         remote = subject.remote
         return self._pace.paced(lambda pictures: self._client.infer(remote, pictures))
 
-    def _compare(self, subject: Subject) -> Compared:
+    def _compare(self, subject: ProbedModel) -> Compared:
         """Send the next reference pictures through both paths, and time them."""
         latency_s: dict[tuple[str, int], list[float]] = {}
         answers: dict[str, list[NDArray[Any]]] = {SERVED: [], TORCH: []}
@@ -274,7 +275,7 @@ class Prober:
         pictures = np.concatenate(batches)
         return Compared(compare(reference, served), latency_s, pictures, served, reference)
 
-    def _judge(self, subject: Subject, compared: Compared) -> None:
+    def _judge(self, subject: ProbedModel, compared: Compared) -> None:
         """Take down what a probe has found, and what it makes of the verdict."""
         key, parity, now = subject.key, compared.parity, time()
         finding = subject.finding(parity)
@@ -299,7 +300,7 @@ class Prober:
 
     def _unverifiable(self, remote: RemoteModel, reason: str) -> None:
         key = (remote.name, remote.version)
-        self._subjects.pop(key, None)
+        self._probed.pop(key, None)
         self._metrics.forget(key)
         standing = self._standings.get(key, Standing()).after(None)
         self._stand(remote, standing, reason, None, Seen())
@@ -309,7 +310,7 @@ class Prober:
         remote: RemoteModel,
         standing: Standing,
         reason: str,
-        known: Known | None,
+        known: LoadedReference | None,
         seen: Seen,
     ) -> None:
         """Show where a version stands, and say so in the log when its verdict changes."""
@@ -343,13 +344,13 @@ class Prober:
 
     def _forget(self, key: Key) -> None:
         logger.info("%s version %s is not served any more", *key)
-        self._subjects.pop(key, None)
+        self._probed.pop(key, None)
         self._standings.pop(key, None)
         self._metrics.forget(key)
         self._record.forget(key)
 
 
-def worst_of(subject: Subject, compared: Compared, now: float) -> Disagreement:
+def worst_of(subject: ProbedModel, compared: Compared, now: float) -> Disagreement:
     """Return the picture of a probe whose answers lie furthest apart."""
     apart = np.nan_to_num(np.abs(compared.reference - compared.served), nan=np.inf).max(axis=1)
     at = int(apart.argmax())
@@ -367,7 +368,7 @@ def worst_of(subject: Subject, compared: Compared, now: float) -> Disagreement:
     )
 
 
-def reason_of(subject: Subject, parity: Parity) -> str:
+def reason_of(subject: ProbedModel, parity: Parity) -> str:
     """Say in words which tolerances a version misses; nothing if it misses none."""
     allowed = subject.known.manifest.tolerances
     circular = subject.consistency.get(CIRCULAR)

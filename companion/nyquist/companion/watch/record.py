@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 from numpy.typing import NDArray
+
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.watch.verdict import Verdict

@@ -16,11 +16,12 @@ from time import monotonic, time
 
 import grpc
 import numpy as np
+
 from nyquist.client.client import InferenceClient
 from nyquist.companion.measures.parity import Parity, compare, pooled
 from nyquist.companion.measures.shift_consistency import Consistency, consistency_of
 from nyquist.companion.measures.shifts import Pictures, shift_circularly, shift_with_zeros
-from nyquist.companion.references.repository import Known, References, Unverifiable
+from nyquist.companion.references.repository import LoadedReference, References, Unverifiable
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.record import SHADOW, Disagreement, Key, Record, Seen
@@ -103,7 +104,7 @@ class Allowance:
 
 
 @dataclass
-class Window:
+class TrafficWindow:
     """The latest pictures of one graph's traffic.
 
     Attributes:
@@ -165,7 +166,7 @@ class ShadowWorker:
         self._queue, self._client, self._references = queue, client, references
         self._metrics, self._record, self._pace = metrics, record, pace
         self._allowance, self._limit = Allowance(rate), window
-        self._windows: dict[Key, Window] = {}
+        self._windows: dict[Key, TrafficWindow] = {}
         self._steps = cycle(STEPS)
 
     def run(self) -> None:
@@ -205,14 +206,19 @@ class ShadowWorker:
         self._metrics.shadow_checked(key)
         self._record.note_shadow(key, seen)
 
-    def _window(self, key: Key, sha256: str) -> Window:
+    def _window(self, key: Key, sha256: str) -> TrafficWindow:
         window = self._windows.get(key)
         if window is None or window.sha256 != sha256:
-            window = self._windows[key] = Window(sha256, self._limit)
+            window = self._windows[key] = TrafficWindow(sha256, self._limit)
         return window
 
     def _move(
-        self, key: Key, known: Known, pictures: Pictures, served: Pictures, window: Window
+        self,
+        key: Key,
+        known: LoadedReference,
+        pictures: Pictures,
+        served: Pictures,
+        window: TrafficWindow,
     ) -> None:
         """Ask for the same pictures a pixel aside, as far as that is allowed."""
         if len(pictures) > known.max_batch_size:
@@ -230,7 +236,7 @@ class ShadowWorker:
     def _disagree(
         self,
         inference: pb.MirroredInference,
-        known: Known,
+        known: LoadedReference,
         picture: Pictures,
         served: Pictures,
         reference: Pictures,
@@ -252,7 +258,7 @@ class ShadowWorker:
         )
 
 
-def decoded(inference: pb.MirroredInference, known: Known) -> tuple[Pictures, Pictures]:
+def decoded(inference: pb.MirroredInference, known: LoadedReference) -> tuple[Pictures, Pictures]:
     """Return the pictures of an inference, (B, ...), and the served logits, (B, C).
 
     Raises:

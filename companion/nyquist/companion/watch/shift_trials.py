@@ -8,6 +8,7 @@ figure is always over the latest outcome of every trial, and that of a graph tha
 """
 
 import numpy as np
+
 from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import (
     DEFAULT_PAIRS,
@@ -21,7 +22,7 @@ from nyquist.companion.measures.shift_consistency import (
     zero_padded_shifts,
 )
 from nyquist.companion.measures.shifts import Pictures
-from nyquist.companion.references.repository import Known
+from nyquist.companion.references.repository import LoadedReference
 
 CIRCULAR = "circular"
 CROP_REACH = 8
@@ -85,7 +86,7 @@ class ShiftTrials:
         self.done += len(trials)
 
 
-def fitting_protocols(known: Known, pictures: Pictures) -> dict[str, ShiftProtocol]:
+def fitting_protocols(known: LoadedReference, pictures: Pictures) -> dict[str, ShiftProtocol]:
     """Return every protocol that pictures of a model can take, by the name it is shown under.
 
     Crops need pictures that are larger than the least that the model takes.

@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from nyquist.export.graph.sweep import Way, open_session
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Interpreter, Node
 from torch.onnx import ONNXProgram
+
+from nyquist.export.graph.sweep import Way, open_session
 
 Layers = Mapping[str, tuple[str, ...]]
 """Name of a value -> paths of the modules that make it, such as ("stages.1.0", "stages.1.1")."""

@@ -13,12 +13,13 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
 from nyquist.export.graph import lint
 from nyquist.export.graph.drift import Trace, trace_of
 from nyquist.export.outcome import ExportError
 from nyquist.models.spec import INPUT, Output, Size
-from onnx import numpy_helper
-from torch import Tensor, nn
 
 OPSET = 18
 """The newest at which Pad, MaxPool, ReduceMean, Conv, Gemm and Reshape match their CUDA kernels."""

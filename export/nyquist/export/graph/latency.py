@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.server.runtime.engine import Engine, Execution
 
 BATCH_SIZES = (1, 8)

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.layers.polyphase import (
     PolyphasePair,
     PolyphasePool2d,
@@ -16,7 +18,6 @@ from nyquist.models.layers.polyphase import (
     polyphase_components,
     select_component,
 )
-from torch import Tensor, nn
 
 ROUNDING = 2e-6
 """Relative margin below which onnxruntime may select otherwise.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in nyquist.server.runtime.engine
 import onnxruntime as ort
+
 from nyquist.companion.measures.parity import Parity, compare
 from nyquist.models.spec import Layout
 from nyquist.server.runtime.engine import CPU

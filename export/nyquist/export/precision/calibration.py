@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from nyquist.server.runtime.engine import Engine, Execution
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
     TensorsData,
     create_calibrator,
 )
+
+from nyquist.server.runtime.engine import Engine, Execution
 
 BATCH = 16
 

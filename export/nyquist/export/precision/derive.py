@@ -6,7 +6,7 @@ exported fp32 -> fp16, or int8 by the first recipe that passes -> judgement
 from dataclasses import dataclass, replace
 
 from nyquist.export.graph.export import Exported
-from nyquist.export.judge import Judgement, Subject, judge
+from nyquist.export.judge import Candidate, Judgement, judge
 from nyquist.export.precision.float16 import overflows, to_fp16
 from nyquist.export.precision.ladder import choose
 from nyquist.models.samples import read_calibration
@@ -27,7 +27,7 @@ class Derived:
     recipe: str = ""
 
 
-def derive(subject: Subject, exported: Exported) -> Derived:
+def derive(subject: Candidate, exported: Exported) -> Derived:
     """Bring an exported graph to the precision of its spec, and judge it.
 
     Raises:
@@ -44,7 +44,7 @@ def derive(subject: Subject, exported: Exported) -> Derived:
     return Derived(graph, judgement)
 
 
-def _int8(subject: Subject, exported: Exported) -> Derived:
+def _int8(subject: Candidate, exported: Exported) -> Derived:
     found: dict[bytes, Judgement] = {}
 
     def misses_of(graph: bytes) -> list[str]:

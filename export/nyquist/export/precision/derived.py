@@ -1,9 +1,10 @@
 """What every derived graph must still be: one valid file with the tensors of its source."""
 
 import onnx
+from onnxruntime.transformers.onnx_model import OnnxModel
+
 from nyquist.export.graph.export import OPSET, strip_metadata
 from nyquist.export.outcome import PrecisionError
-from onnxruntime.transformers.onnx_model import OnnxModel
 
 
 def finish(model: onnx.ModelProto, source: onnx.ModelProto) -> bytes:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
 from nyquist.export.outcome import PrecisionError
 from nyquist.export.precision.calibration import ranges
 from nyquist.export.precision.derived import finish
-from onnx import numpy_helper
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 LARGEST = float(np.finfo(np.float16).max)
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import QDQQuantizer, QuantType
+
 from nyquist.export.outcome import PrecisionError
 from nyquist.export.precision.calibration import Calibration, calibrate, logits
 from nyquist.export.precision.derived import finish
 from nyquist.models.layers.blur import MAX_TAPS, blur_kernel
-from onnx import numpy_helper
-from onnxruntime.quantization import QDQQuantizer, QuantType
 
 MULTIPLYING = ("Conv", "Gemm", "MatMul")
 QUANTISABLE = ("Conv", "Gemm")

@@ -12,6 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
 from nyquist.models.choices import (
     DOWNSAMPLING_KINDS,
     SOURCES,
@@ -32,7 +34,6 @@ from nyquist.models.spec import (
     Precision,
     Preprocessing,
 )
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 DATATYPES: Mapping[str, Datatype] = {"float32": "FP32", "uint8": "UINT8"}
 WHITE = {"FP32": 1, "UINT8": 255}

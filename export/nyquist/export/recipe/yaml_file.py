@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from nyquist.export.recipe.recipe import Problem, RecipeError, read_recipe
 from nyquist.models.choices import nearest
 from nyquist.models.spec import ModelSpec

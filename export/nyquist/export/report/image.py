@@ -2,10 +2,11 @@
 
 import numpy as np
 from matplotlib import colormaps
-from nyquist.companion.page.pictures import png_uri
-from nyquist.models.analysis.plots import FAINTEST
 from PIL import Image
 from torch import Tensor
+
+from nyquist.companion.page.pictures import png_uri
+from nyquist.models.analysis.plots import FAINTEST
 
 COLOURS = 256
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import evaluate
 from nyquist.companion.references.network import Reference
@@ -16,20 +18,19 @@ from nyquist.export.report import record
 from nyquist.export.report.effort import effort_for
 from nyquist.export.report.image import heat_uri
 from nyquist.export.report.record import ModelReport, Unmeasured
-from nyquist.export.report.shifting import Subject, measure_shifts
+from nyquist.export.report.shifting import ShiftedNetwork, measure_shifts
 from nyquist.models.analysis import cost as costs
 from nyquist.models.analysis.aliasing import stride_aliasing
+from nyquist.models.analysis.analysed import AnalysedNetwork
 from nyquist.models.analysis.effective_field import effective_field
 from nyquist.models.analysis.gradient_monitor import own_answer_gradients
 from nyquist.models.analysis.module_graph import last_map_module, module_graph
 from nyquist.models.analysis.receptive_field import LayerField, layer_fields, receptive_fields
-from nyquist.models.analysis.subject import Subject as AnalysisSubject
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import Samples
 from nyquist.models.spec import ModelSpec
 from nyquist.server.wire.errors import NyquistError
-from torch import Tensor, nn
 
 EVALUATION_BATCH = 16
 BINS_A_DECADE = 4
@@ -82,7 +83,7 @@ def collect(
     chosen = samples.spread(effort.pictures)
     batch = min(EVALUATION_BATCH, spec.max_batch_size)
     reference = Reference(preprocessed).predict
-    subject = Subject(
+    subject = ShiftedNetwork(
         served=served,
         reference=reference,
         samples=chosen,
@@ -93,7 +94,7 @@ def collect(
         effort=effort,
     )
     prepared = prepare(samples.spread(effort.analysed).images)
-    analysed = AnalysisSubject(spec.name, network, prepared)
+    analysed = AnalysedNetwork(spec.name, network, prepared)
     return ModelReport(
         name=spec.name,
         graph_sha256=graph_sha256,
@@ -165,7 +166,7 @@ def _decades(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return edges
 
 
-def measure_field(subject: AnalysisSubject, count: int) -> record.ReceptiveField:
+def measure_field(subject: AnalysedNetwork, count: int) -> record.ReceptiveField:
     """Measure the theoretical and the effective field of the middle of the last map.
 
     Args:
@@ -220,7 +221,7 @@ def _field_lines(lines: tuple[LayerField, ...]) -> Iterator[record.FieldLine]:
         before = sizes
 
 
-def measure_gradients(subject: AnalysisSubject) -> record.Gradients:
+def measure_gradients(subject: AnalysedNetwork) -> record.Gradients:
     """Send the cross entropy of the network's own answers back through it."""
     modules = dict(subject.network.named_modules())
     return record.Gradients(
@@ -244,7 +245,7 @@ def _strides(module: nn.Module) -> bool:
     return max(stride) > 1 if isinstance(stride, tuple) else stride > 1
 
 
-def measure_spectra(subject: AnalysisSubject) -> record.Spectra:
+def measure_spectra(subject: AnalysedNetwork) -> record.Spectra:
     """Measure the energy above the limit at every stride."""
     modules = dict(subject.network.named_modules())
     lines = []

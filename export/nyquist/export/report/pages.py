@@ -8,6 +8,7 @@ from math import isfinite, log10
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+
 from nyquist.companion.page import REPORT_FOLDER
 from nyquist.companion.page.wording import decade, milliseconds, percent, short
 from nyquist.export.report import wording

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from nyquist.companion.page import REPORT_FOLDER
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nyquist.companion.page import REPORT_FOLDER
 
 Unit = Literal["share", "count"]
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
 from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import (
     PADDED_REACH,
@@ -40,7 +42,6 @@ from nyquist.export.report.effort import Effort
 from nyquist.export.report.record import Share, ShiftLine, Shifts, SlidePicture, Unit
 from nyquist.models.samples import UNLABELLED, Samples
 from nyquist.models.spec import Layout
-from torch import Tensor
 
 Measured = Consistency | Estimate
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ SIDES_PER_MARGIN = 5
 
 
 @dataclass(frozen=True)
-class Subject:
+class ShiftedNetwork:
     """Two paths of one model, and the pictures that are moved.
 
     Attributes:
@@ -96,7 +97,7 @@ class Subject:
         return self.names[index] if index < len(self.names) else f"class {index}"
 
 
-def measure_shifts(subject: Subject, wider: Tensor | None = None) -> Shifts:
+def measure_shifts(subject: ShiftedNetwork, wider: Tensor | None = None) -> Shifts:
     """Measure every protocol on both paths, with the same shifts.
 
     Args:
@@ -116,7 +117,7 @@ def measure_shifts(subject: Subject, wider: Tensor | None = None) -> Shifts:
     )
 
 
-def followed_pictures(subject: Subject, slide: Slide) -> Iterator[SlidePicture]:
+def followed_pictures(subject: ShiftedNetwork, slide: Slide) -> Iterator[SlidePicture]:
     """Follow the first pictures of a slide one by one."""
     chosen = range(min(SHOWN_SLIDES, len(subject.samples)))
     for at in chosen:
@@ -148,7 +149,7 @@ def grown(pictures: Pictures, axes: tuple[int, int], margin: int) -> Pictures | 
     return np.pad(pictures, widths, mode="edge")
 
 
-def _pairs(subject: Subject, wider: Tensor | None) -> Iterator[ShiftLine]:
+def _pairs(subject: ShiftedNetwork, wider: Tensor | None) -> Iterator[ShiftLine]:
     size, axes = subject.size, subject.axes
     around = "around the frame"
     between = f"{around}, one of the two by half a pixel more along both axes"
@@ -160,7 +161,7 @@ def _pairs(subject: Subject, wider: Tensor | None) -> Iterator[ShiftLine]:
 
 
 def _pair_line(
-    subject: Subject,
+    subject: ShiftedNetwork,
     name: str,
     how: str,
     protocol: ShiftProtocol,
@@ -175,7 +176,7 @@ def _pair_line(
     return _line(name, how, _both(subject, measure))
 
 
-def _crop_line(subject: Subject, wider: Tensor | None) -> ShiftLine:
+def _crop_line(subject: ShiftedNetwork, wider: Tensor | None) -> ShiftLine:
     margin = min(ZHANG_REACH // 2, min(subject.size) // SIDES_PER_MARGIN)
     if wider is None:
         pictures = grown(subject.pictures, subject.axes, margin)
@@ -196,7 +197,7 @@ def _crop_line(subject: Subject, wider: Tensor | None) -> ShiftLine:
     return _pair_line(subject, "random crops", how, crops, pictures)
 
 
-def _worst_cases(subject: Subject) -> Iterator[ShiftLine]:
+def _worst_cases(subject: ShiftedNetwork) -> Iterator[ShiftLine]:
     reach, labels = subject.effort.reach, subject.labels
     shift = partial(shift_circularly, axes=subject.axes)
     offsets = grid(range(reach), range(reach))
@@ -212,13 +213,13 @@ def _worst_cases(subject: Subject) -> Iterator[ShiftLine]:
     yield _line("worst case, correct", right, (served.correct, reference.correct))
 
 
-def _slide(subject: Subject, predict: Predict) -> Slide:
+def _slide(subject: ShiftedNetwork, predict: Predict) -> Slide:
     shift = partial(shift_circularly, axes=subject.axes)
     path = diagonal(subject.effort.positions)
     return slide_along(predict, subject.pictures, shift, path, batch=subject.batch)
 
 
-def _stability(subject: Subject, slides: tuple[Slide, Slide]) -> Iterator[ShiftLine]:
+def _stability(subject: ShiftedNetwork, slides: tuple[Slide, Slide]) -> Iterator[ShiftLine]:
     protocol = circular_shifts(subject.size, subject.axes)
 
     def beside(predict: Predict) -> Stability:
@@ -252,7 +253,7 @@ def _complement(stability: Stability) -> Consistency:
     return Consistency(1 - kept.value, kept.standard_error, kept.pictures)
 
 
-def _both(subject: Subject, measure: Callable[[Predict], Result]) -> tuple[Result, Result]:
+def _both(subject: ShiftedNetwork, measure: Callable[[Predict], Result]) -> tuple[Result, Result]:
     return measure(subject.served), measure(subject.reference)
 
 

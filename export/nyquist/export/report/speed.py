@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from safetensors.numpy import load
+
 from nyquist.export.graph import latency as measured
 from nyquist.export.report.record import Latency, LatencyLine, read_report
 from nyquist.server.artifact.manifest import MODEL_FILE, SAMPLES_FILE, Manifest
 from nyquist.server.serving.repository import read_config
-from safetensors.numpy import load
 
 BATCHES = (1, 8)
 RUNS = 15

@@ -9,8 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
 from nyquist.models.analysis import plots, tables
 from nyquist.models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
+from nyquist.models.analysis.analysed import DEFAULT_SIZE, AnalysedNetwork, load_subject
 from nyquist.models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
 from nyquist.models.analysis.cost import conv_pool_and_strided, cost
 from nyquist.models.analysis.effective_field import effective_field
@@ -24,12 +29,8 @@ from nyquist.models.analysis.gradients import (
 from nyquist.models.analysis.module_graph import last_map_module, module_graph
 from nyquist.models.analysis.onnx_graph import onnx_graph
 from nyquist.models.analysis.receptive_field import layer_fields, receptive_fields
-from nyquist.models.analysis.subject import DEFAULT_SIZE, Subject, load_subject
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, DenseMaxPool2d
-from rich.console import Console
-from rich.table import Table
-from torch import nn
 
 PATTERN_SIZE = 8
 PICTURES = 16
@@ -132,11 +133,11 @@ COMMANDS: dict[str, Callable[[Options, Console], None]] = {
 }
 
 
-def _subject(options: Options) -> Subject:
+def _subject(options: Options) -> AnalysedNetwork:
     return load_subject(options.model, options.downsampling, PICTURES, options.size or DEFAULT_SIZE)
 
 
-def _receptive_field(subject: Subject, options: Options, console: Console) -> None:
+def _receptive_field(subject: AnalysedNetwork, options: Options, console: Console) -> None:
     lines = layer_fields(module_graph(subject.network, subject.pictures[:1]))
     console.print(tables.field_table(lines))
     path = options.plots / f"{subject.name}_receptive_field.png"
@@ -144,7 +145,7 @@ def _receptive_field(subject: Subject, options: Options, console: Console) -> No
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _effective_field(subject: Subject, options: Options, console: Console) -> None:
+def _effective_field(subject: AnalysedNetwork, options: Options, console: Console) -> None:
     graph = module_graph(subject.network, subject.pictures[:1])
     layer = options.layer or last_map_module(subject.network, graph)
     field = receptive_fields(graph)[graph.index(layer)]
@@ -155,13 +156,13 @@ def _effective_field(subject: Subject, options: Options, console: Console) -> No
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _monitor(subject: Subject, console: Console) -> None:
+def _monitor(subject: AnalysedNetwork, console: Console) -> None:
     lines = own_answer_gradients(subject.network, subject.pictures)
     console.print(tables.monitor_table(lines))
     console.print("of the cross entropy of the network's own answers, on its pictures")
 
 
-def _stride_aliasing(subject: Subject, options: Options, console: Console) -> None:
+def _stride_aliasing(subject: AnalysedNetwork, options: Options, console: Console) -> None:
     lines = stride_aliasing(subject.network, subject.pictures)
     console.print(tables.aliasing_table(lines))
     path = options.plots / f"{subject.name}_aliasing.png"

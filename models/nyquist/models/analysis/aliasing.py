@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.analysis.module_graph import evaluating
 from nyquist.models.layers.blur import BlurPool2d, blur_kernel
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.analysis.aliasing import shift_error
 from nyquist.models.analysis.cost import cost
 from nyquist.models.analysis.module_graph import module_graph
@@ -19,7 +21,6 @@ from nyquist.models.layers.stems import (
     ResNetStem,
 )
 from nyquist.models.networks.architectures import create, published_downsampling
-from torch import Tensor, nn
 
 PICTURE_SIZE = 224
 

@@ -4,9 +4,10 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from nyquist.models.analysis.module_graph import evaluating
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from nyquist.models.analysis.module_graph import evaluating
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ nothing and ties of a maximum all go to the first element.
 from dataclasses import dataclass
 
 import torch
-from nyquist.models.analysis.module_graph import evaluating
 from torch import Tensor, nn
+
+from nyquist.models.analysis.module_graph import evaluating
 
 
 @dataclass(frozen=True)

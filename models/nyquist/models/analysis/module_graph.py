@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, fx, nn
+
 from nyquist.models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
 from nyquist.models.analysis.receptive_field import last_map
 from nyquist.models.analysis.window import Window
-from torch import Tensor, fx, nn
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
+
 from nyquist.models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
 from nyquist.models.analysis.window import Window
 from nyquist.models.spec import Layout
-from onnx import numpy_helper
 
 _SPATIAL_AXES: dict[Layout, tuple[int, int]] = {"CHW": (2, 3), "HWC": (1, 2)}
 

@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import Tensor
+
 from nyquist.models.analysis.aliasing import StrideAliasing, frequency_response
 from nyquist.models.analysis.effective_field import EffectiveField
 from nyquist.models.analysis.receptive_field import Field, LayerField
-from torch import Tensor
 
 DOTS_PER_INCH = 150
 MOST_BOXES = 8

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
 from nyquist.models.analysis.aliasing import StrideAliasing
 from nyquist.models.analysis.comparisons import BlockFigures, BottleneckFigures
 from nyquist.models.analysis.cost import Cost, LayerCost
@@ -10,8 +13,6 @@ from nyquist.models.analysis.gradient_monitor import LayerGradient
 from nyquist.models.analysis.gradients import GradientStatistics
 from nyquist.models.analysis.receptive_field import AxisField, LayerField
 from nyquist.models.analysis.window import COMMON_WINDOWS, Window, grid_offset, reads, unread_share
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 NAME_WIDTH = 28
 

@@ -1,9 +1,10 @@
 """Convolutions that make a map smaller, one class for each order of their parts."""
 
+from torch import nn
+
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import Downsampling
 from nyquist.models.layers.padding import PaddedConv2d, PadMode
-from torch import nn
 
 
 class ConvPool(nn.Sequential):

@@ -4,9 +4,10 @@ from math import comb
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from nyquist.models.choices import MAX_TAPS as MAX_TAPS
 from nyquist.models.layers.padding import PadMode, check_pad_mode, pad2d
-from torch import Tensor, nn
 
 
 def check_taps(taps: int) -> None:

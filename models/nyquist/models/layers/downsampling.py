@@ -5,12 +5,13 @@ conv (stride 1, or the whole stride) -> norm -> activation -> pool
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor, nn
+
 from nyquist.models.choices import DOWNSAMPLING_KINDS as DOWNSAMPLING_KINDS
 from nyquist.models.choices import DownsamplingKind as DownsamplingKind
 from nyquist.models.layers.blur import BlurPool2d, check_taps
 from nyquist.models.layers.padding import PadMode, check_pad_mode, pad2d
 from nyquist.models.layers.polyphase import PolyphasePair, PolyphasePool2d
-from torch import Tensor, nn
 
 
 class DenseMaxPool2d(nn.Module):

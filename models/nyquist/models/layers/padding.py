@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from nyquist.models.choices import PAD_MODES as PAD_MODES
 from nyquist.models.choices import PadMode as PadMode
-from torch import Tensor, nn
 
 
 def check_pad_mode(pad_mode: str) -> None:

@@ -1,8 +1,9 @@
 """Adaptive polyphase sampling: subsample on the grid that the picture itself selects."""
 
 import torch
-from nyquist.models.layers.padding import pad2d
 from torch import Tensor, nn
+
+from nyquist.models.layers.padding import pad2d
 
 
 def polyphase_components(x: Tensor, stride: int) -> Tensor:

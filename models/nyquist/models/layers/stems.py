@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
+from torch import Tensor, nn
+
 from nyquist.models.choices import PLACEMENTS as PLACEMENTS
 from nyquist.models.choices import Placement as Placement
 from nyquist.models.layers.downsampling import (
@@ -26,7 +28,6 @@ from nyquist.models.layers.downsampling import (
 )
 from nyquist.models.layers.norm import LayerNorm2d
 from nyquist.models.layers.padding import PaddedConv2d, SameConv2d
-from torch import Tensor, nn
 
 EFFICIENTNET_EPSILON = 1e-3
 

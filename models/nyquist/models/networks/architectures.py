@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Callable
 from functools import partial
 
+from torch import nn
+
 from nyquist.models.choices import BOTTLENECKS, BottleneckVersion, check_architecture
 from nyquist.models.layers.downsampling import Downsampling, DownsamplingKind
 from nyquist.models.layers.padding import PadMode
@@ -14,7 +16,6 @@ from nyquist.models.networks.efficientnet_lite import EfficientNetLite0
 from nyquist.models.networks.mobilenet import MobileNetV2
 from nyquist.models.networks.resnet import RESNETS, Bottleneck, BottleneckV1, ResNet
 from nyquist.models.spec import Option
-from torch import nn
 
 BOTTLENECKED = tuple(name for name, (block, _) in RESNETS.items() if block is Bottleneck)
 

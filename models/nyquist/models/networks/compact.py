@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from nyquist.models.layers.blocks import downsampling_block
 from nyquist.models.layers.downsampling import Downsampling
-from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64, 96)
 

@@ -12,11 +12,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from nyquist.models.layers.downsampling import PLAIN, Downsampling
 from nyquist.models.layers.norm import LayerNorm2d
 from nyquist.models.layers.padding import PaddedConv2d
 from nyquist.models.layers.stems import ConvNeXtStem, patch_conv
-from torch import Tensor, nn
 
 DEPTHS = (3, 3, 9, 3)
 WIDTHS = (96, 192, 384, 768)

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor, nn
+
 from nyquist.models.layers.downsampling import PLAIN, Downsampling
 from nyquist.models.layers.padding import SameConv2d
 from nyquist.models.layers.stems import EFFICIENTNET_EPSILON, EfficientNetStem
-from torch import Tensor, nn
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280

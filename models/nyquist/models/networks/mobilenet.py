@@ -10,10 +10,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor, nn
+
 from nyquist.models.layers.downsampling import PLAIN, Downsampling
 from nyquist.models.layers.padding import PaddedConv2d
 from nyquist.models.networks.resnet import initialise_convolutions
-from torch import Tensor, nn
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor, nn
+
 from nyquist.models.layers.downsampling import PLAIN, Downsampling, PairedPool
 from nyquist.models.layers.padding import PaddedConv2d
 from nyquist.models.layers.stems import Placement, ResNetStem, check_placement
-from torch import Tensor, nn
 
 WIDTHS = (64, 128, 256, 512)
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from nyquist.server.wire.errors import ArtifactError
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,6 +20,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from nyquist.server.wire.errors import ArtifactError
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
+
 from nyquist.server.runtime.session_settings import read_max_run_s, read_sessions
-from nyquist.server.scheduling.waiting_room import (
+from nyquist.server.scheduling.request_queue import (
     DEFAULT_MAX_QUEUE_SIZE,
     DEFAULT_MAX_RUN_S,
     BatchLimits,

@@ -93,7 +93,7 @@ class Tokens:
         return bool(self.use or self.repository)
 
 
-class Gate:
+class Authorizer:
     """Decides whether a call may come in; cheap, because it is asked for each one.
 
     Args:
@@ -163,7 +163,7 @@ class Gate:
         return "repository token" if access is Access.REPOSITORY else "token"
 
 
-def make_gate(settings: Settings) -> Gate:
+def make_authorizer(settings: Settings) -> Authorizer:
     """Read the tokens and decide which classes stand open.
 
     Without any token the repository is open on a loopback address alone.
@@ -178,7 +178,7 @@ def make_gate(settings: Settings) -> Gate:
     closed = frozenset() if tokens.repository or trusted else frozenset({Access.REPOSITORY})
     from_files = use.path or repository.path
     renewed = (lambda: Tokens(use.renewed(), repository.renewed())) if from_files else None
-    return Gate(tokens, closed, standing_open(settings), renewed)
+    return Authorizer(tokens, closed, standing_open(settings), renewed)
 
 
 def standing_open(settings: ListenerSecurity) -> frozenset[Access]:

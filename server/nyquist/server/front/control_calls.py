@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import Message
+
 from nyquist.server.artifact.manifest import MODEL_FILE, Manifest
-from nyquist.server.front.interceptors import Behaviour, Context
+from nyquist.server.front.calls import Behaviour, Context
 from nyquist.server.front.request_version import version_number
 from nyquist.server.serving.registry import Registry, Serving
 from nyquist.server.telemetry.log_control import LogControl

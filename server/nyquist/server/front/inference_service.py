@@ -13,18 +13,19 @@ from time import perf_counter
 
 import grpc
 from google.protobuf.message import Message
+
 from nyquist.server.artifact.manifest import Tensor
 from nyquist.server.artifact.model_config import PLATFORM
+from nyquist.server.front.calls import Behaviour, Context, MethodHandler
 from nyquist.server.front.control_calls import ControlCalls
-from nyquist.server.front.interceptors import Behaviour, Context, MethodHandler
 from nyquist.server.front.request_version import version_number
 from nyquist.server.front.stream import ordered_answers
 from nyquist.server.serving.registry import Registry, Serving
 from nyquist.server.wire.encode import field_start
 from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
 from nyquist.server.wire.images import FORMATS, canvas_of
-from nyquist.server.wire.incoming import Heads, Incoming
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.request_head import Heads, Incoming
 
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import grpc
+
 from nyquist.server.artifact.file_mark import Mark, mark_of
 from nyquist.server.settings import ListenerSecurity
 from nyquist.server.wire.errors import StartError

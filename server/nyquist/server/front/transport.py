@@ -8,8 +8,9 @@ import socket
 from math import prod
 
 import grpc
+
 from nyquist.server.artifact.manifest import Manifest
-from nyquist.server.front.interceptors import Calls
+from nyquist.server.front.calls import Calls
 from nyquist.server.settings import CallSettings
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.tensors import DTYPES

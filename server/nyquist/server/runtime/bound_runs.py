@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
 from nyquist.server.wire.errors import ArtifactError
 
 GRAPH_ID = "gpu_graph_id"

@@ -40,12 +40,12 @@ class Sessions(NamedTuple):
 
     Attributes:
         engines: sessions side by side.
-        lone: one more, of all threads, for a request that is alone: for the others it is too dear.
+        low_latency: one more, of all threads, for a request alone; for others it is too dear.
         spread_from: pictures in a request from which on it is not small; 0 where none is.
     """
 
     engines: list[Engine]
-    lone: Engine | None = None
+    low_latency: Engine | None = None
     spread_from: float = 0.0
 
 
@@ -97,7 +97,7 @@ def open_engines(
         "%d sessions of %d threads%s: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
         len(found.engines),
         found.engines[0].threads,
-        " and one of all for lone requests" if found.lone else "",
+        " and one of all for lone requests" if found.low_latency else "",
         1e3 * single_s,
         1e3 * picture_s,
         threads,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since onnxruntime 1.29
 import onnxruntime as ort
+
 from nyquist.server.runtime.bound_runs import BoundRuns
 from nyquist.server.runtime.cores import available_cores
 from nyquist.server.runtime.session_settings import SessionSettings

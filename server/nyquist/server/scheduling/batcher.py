@@ -1,6 +1,6 @@
 """Turn single requests into batches, and share them out to the instances of a model.
 
-submit -> waiting room -> a free instance runs a batch -> deliver
+submit -> queue -> a free instance runs a batch -> deliver
 
 All of it happens on the event loop. While batches run the next one gathers: no timer is needed to
 fill it.
@@ -14,10 +14,16 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
+
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.deadlines import Deadlines
 from nyquist.server.scheduling.instance import Batch, Instance, Runner
-from nyquist.server.scheduling.queue_budget import QueueBudget
-from nyquist.server.scheduling.waiting_room import BatchLimits, Outputs, Ticket, WaitingRoom
+from nyquist.server.scheduling.request_queue import (
+    BatchLimits,
+    Outputs,
+    PendingRequest,
+    RequestQueue,
+)
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -38,7 +44,7 @@ ALONE = 4
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
 
 
-class Wishes(NamedTuple):
+class RequestOptions(NamedTuple):
     """What a caller may say about its place in the queue.
 
     Attributes:
@@ -52,7 +58,7 @@ class Wishes(NamedTuple):
     timeout_s: float = 0.0
 
 
-NO_WISHES = Wishes()
+DEFAULT_OPTIONS = RequestOptions()
 
 
 class Batcher:
@@ -76,7 +82,7 @@ class Batcher:
         budget: of bytes, shared with the other models.
         first_probe_s: until an instance out of service is probed again.
         last_word_s: for what is still in a thread at the end, once it has been asked to end.
-        lone: another instance, that is quicker and costs more: for who is alone.
+        low_latency: another instance, that is quicker and costs more: for who is alone.
 
     Attributes:
         closing: whether it is being closed.
@@ -90,19 +96,21 @@ class Batcher:
         budget: QueueBudget,
         first_probe_s: float = 1.0,
         last_word_s: float = 5.0,
-        lone: Runner | None = None,
+        low_latency: Runner | None = None,
     ) -> None:
         self._limits, self._metrics, self._budget = limits, metrics, budget
         self._last_word_s = last_word_s
         self._loop = asyncio.get_running_loop()
-        self._room = WaitingRoom(limits)
+        self._queue = RequestQueue(limits)
         self._deadlines = Deadlines(self._give_up)
         self._running: deque[Batch] = deque()
         make = partial(
             Instance, limits=limits, metrics=metrics, owner=self, first_probe_s=first_probe_s
         )
         self._instances = [make(runner) for runner in runners]
-        self._lone = self._idle_lone = None if lone is None else make(lone)
+        self._low_latency = self._idle_low_latency = (
+            None if low_latency is None else make(low_latency)
+        )
         self._idle = list(self._instances)
         self._eager = max(1, min(EAGER, len(runners) - 1))
         self._dispatch_due = False
@@ -110,32 +118,34 @@ class Batcher:
         self._last, self._gathers, self._came, self._came_at = 1, False, 0, 0.0
         self._alone = ALONE
         self._empty = asyncio.Event()
-        self.closing, self._sound, self._useless = False, True, False
+        self.closing, self._healthy, self._useless = False, True, False
         metrics.ready.set(1)
 
     @property
     def alive(self) -> bool:
         """Whether requests are taken and every instance answers."""
-        return self._sound and not self.closing
+        return self._healthy and not self.closing
 
     @property
     def _all(self) -> list[Instance]:
-        return self._instances if self._lone is None else [*self._instances, self._lone]
+        return (
+            self._instances if self._low_latency is None else [*self._instances, self._low_latency]
+        )
 
     @property
     def _enough_run(self) -> bool:
         """Whether requests are so small that another instance would only take the loop's core."""
-        small = self._room.pictures < self._limits.spread_from * len(self._room)
+        small = self._queue.pictures < self._limits.spread_from * len(self._queue)
         return small and len(self._running) >= self._eager
 
-    async def submit(self, pictures: Array, wishes: Wishes = NO_WISHES) -> Outputs:
+    async def submit(self, pictures: Array, options: RequestOptions = DEFAULT_OPTIONS) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
 
         A caller that is cancelled leaves the queue at once, and its neighbours alone.
 
         Args:
             pictures: checked already, C-contiguous; at most max_batch_size of them.
-            wishes: of the caller.
+            options: of the caller.
 
         Raises:
             QueueFull: as many requests wait, or bytes are held, as may.
@@ -148,33 +158,33 @@ class Batcher:
             raise Stopping("Server is stopping and has stopped accepting new inference requests")
         if self._useless:
             raise InferenceFailed(OUT_OF_SERVICE)
-        level = self._limits.level_of(wishes.priority)
-        ticket = Ticket(pictures, self._loop.create_future(), level)
+        level = self._limits.level_of(options.priority)
+        request = PendingRequest(pictures, self._loop.create_future(), level)
         self._budget.take(pictures.nbytes)
         try:
-            self._room.admit(ticket)
+            self._queue.admit(request)
         except NyquistError:
             self._budget.give_back(pictures.nbytes)
             raise
         self._note_change()
-        timer = self._timer_of(ticket, wishes)
-        if wishes.deadline is not None:
-            self._deadlines.watch(ticket, wishes.deadline)
+        timer = self._timer_of(request, options)
+        if options.deadline is not None:
+            self._deadlines.watch(request, options.deadline)
         try:
-            return await ticket.answer
+            return await request.answer
         finally:
             if timer is not None:
                 timer.cancel()
-            self._deadlines.forget(ticket, None)
-            if ticket.waits:
-                self._forget(ticket)
+            self._deadlines.forget(request, None)
+            if request.waits:
+                self._forget(request)
 
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, stop the threads."""
         self.closing = True
         self._metrics.ready.set(0)
         self._note_change()
-        if self._room or self._running:
+        if self._queue or self._running:
             await self._empty.wait()
         self._deadlines.close()
         for instance in self._all:
@@ -182,11 +192,11 @@ class Batcher:
 
     def free(self, instance: Instance) -> None:
         """Give an instance that is free its next batch, if there is one."""
-        if instance is self._lone:
-            self._idle_lone = instance
+        if instance is self._low_latency:
+            self._idle_low_latency = instance
         else:
             self._idle.append(instance)
-        self._gathers = len(self._room) < self._last > 1
+        self._gathers = len(self._queue) < self._last > 1
         self._note_change()
 
     def deliver(self, batch: Batch) -> None:
@@ -199,39 +209,41 @@ class Batcher:
             self._hand_out(batch)
         self._note_change()
 
-    def heed_soundness(self) -> None:
+    def note_health(self) -> None:
         """Show whether an instance is out of service; without any for all, nobody need wait."""
-        self._sound = all(instance.sound for instance in self._all)
-        self._useless = not any(instance.sound for instance in self._instances)
+        self._healthy = all(instance.healthy for instance in self._all)
+        self._useless = not any(instance.healthy for instance in self._instances)
         if not self.closing:  # a newer load of the model may have the gauge by now
-            self._metrics.ready.set(int(self._sound))
+            self._metrics.ready.set(int(self._healthy))
         if self._useless:
-            for ticket in list(self._room):
-                self._forget(ticket)
-                _fail(ticket, InferenceFailed(OUT_OF_SERVICE))
+            for request in list(self._queue):
+                self._forget(request)
+                _fail(request, InferenceFailed(OUT_OF_SERVICE))
 
-    def _timer_of(self, ticket: Ticket, wishes: Wishes) -> asyncio.TimerHandle | None:
-        """Set the timer that the queue policy of a ticket asks for, if any."""
-        policy = self._limits.levels[ticket.level - 1]
-        timeout_s = policy.timeout_of(wishes.timeout_s)
+    def _timer_of(
+        self, request: PendingRequest, options: RequestOptions
+    ) -> asyncio.TimerHandle | None:
+        """Set the timer that the queue policy of a request asks for, if any."""
+        policy = self._limits.levels[request.level - 1]
+        timeout_s = policy.timeout_of(options.timeout_s)
         if not timeout_s:
             return None
-        heed = self._room.postpone if policy.delay else self._reject
-        return self._loop.call_later(timeout_s, heed, ticket)
+        heed = self._queue.postpone if policy.delay else self._reject
+        return self._loop.call_later(timeout_s, heed, request)
 
-    def _reject(self, ticket: Ticket) -> None:
-        if self._forget(ticket):
-            _fail(ticket, QueueTimeout("Request timeout expired"))
+    def _reject(self, request: PendingRequest) -> None:
+        if self._forget(request):
+            _fail(request, QueueTimeout("Request timeout expired"))
 
-    def _give_up(self, ticket: Ticket) -> None:
-        self._forget(ticket)
-        _fail(ticket, DeadlinePassed("Request timeout expired"))
+    def _give_up(self, request: PendingRequest) -> None:
+        self._forget(request)
+        _fail(request, DeadlinePassed("Request timeout expired"))
 
-    def _forget(self, ticket: Ticket) -> bool:
-        """Take a ticket out of the waiting room; say whether it still was there."""
-        if not self._room.remove(ticket):
+    def _forget(self, request: PendingRequest) -> bool:
+        """Take a request out of the queue; say whether it still was there."""
+        if not self._queue.remove(request):
             return False
-        self._budget.give_back(ticket.pictures.nbytes)
+        self._budget.give_back(request.pictures.nbytes)
         self._note_change()
         return True
 
@@ -246,23 +258,23 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._idle and self._room and not self._enough_run:
+        while self._idle and self._queue and not self._enough_run:
             now = monotonic()
             if self._gathers and self._others_come(now):
                 self._note_change()
                 break
-            tickets, due = self._room.next_batch(float("inf") if self.closing else now)
-            if not tickets:
+            requests, due = self._queue.next_batch(float("inf") if self.closing else now)
+            if not requests:
                 self._timer = self._loop.call_at(due, self._dispatch)
                 break
-            self._start(self._instance_for(tickets), tickets)
-        self._metrics.queue_depth.value = len(self._room)
-        if self.closing and not self._room and not self._running:
+            self._start(self._instance_for(requests), requests)
+        self._metrics.queue_depth.value = len(self._queue)
+        if self.closing and not self._queue and not self._running:
             self._empty.set()
 
     def _others_come(self, now: float) -> bool:
         """Say whether there is room for more, and the last came just now."""
-        waiting = len(self._room)
+        waiting = len(self._queue)
         if waiting != self._came:
             self._came, self._came_at = waiting, now
         self._gathers = (
@@ -270,35 +282,35 @@ class Batcher:
         )
         return self._gathers
 
-    def _instance_for(self, tickets: list[Ticket]) -> Instance:
+    def _instance_for(self, requests: list[PendingRequest]) -> Instance:
         """Take an idle instance: the one for who is alone, where that has been so for a while."""
-        alone = len(tickets) == len(self._room) == 1 and not self._running
+        alone = len(requests) == len(self._queue) == 1 and not self._running
         self._alone = self._alone + 1 if alone else 0
-        lone = self._idle_lone
-        if lone is None or self._alone < ALONE:
+        low_latency = self._idle_low_latency
+        if low_latency is None or self._alone < ALONE:
             return self._idle.pop()
-        self._idle_lone = None
-        return lone
+        self._idle_low_latency = None
+        return low_latency
 
-    def _start(self, instance: Instance, tickets: list[Ticket]) -> None:
-        """Take tickets out of the waiting room, and let them run together."""
-        for ticket in tickets:
-            self._room.remove(ticket)
-        self._last, self._came = len(tickets), 0
-        batch = Batch(tickets)
+    def _start(self, instance: Instance, requests: list[PendingRequest]) -> None:
+        """Take requests out of the queue, and let them run together."""
+        for request in requests:
+            self._queue.remove(request)
+        self._last, self._came = len(requests), 0
+        batch = Batch(requests)
         self._running.append(batch)
         instance.start(batch)
 
     def _hand_out(self, batch: Batch) -> None:
-        for ticket, answer in zip(batch.tickets, batch.answers or (), strict=True):
-            self._budget.give_back(ticket.pictures.nbytes)
+        for request, answer in zip(batch.requests, batch.answers or (), strict=True):
+            self._budget.give_back(request.pictures.nbytes)
             if isinstance(answer, InferenceFailed):
-                _fail(ticket, answer)
-            elif not ticket.answer.done():
-                ticket.answer.set_result(answer)
+                _fail(request, answer)
+            elif not request.answer.done():
+                request.answer.set_result(answer)
 
 
-def _fail(ticket: Ticket, error: NyquistError) -> None:
-    if not ticket.answer.done():
-        ticket.answer.set_exception(error)
-        ticket.answer.exception()  # or asyncio would log it where the caller leaves just now
+def _fail(request: PendingRequest, error: NyquistError) -> None:
+    if not request.answer.done():
+        request.answer.set_exception(error)
+        request.answer.exception()  # or asyncio would log it where the caller leaves just now

@@ -10,30 +10,30 @@ import asyncio
 from collections.abc import Callable
 from math import inf
 
-from nyquist.server.scheduling.waiting_room import Ticket
+from nyquist.server.scheduling.request_queue import PendingRequest
 
 TIMER_STEP_S = 0.001
 """uvloop's timers go by the millisecond, and may go off half of one early."""
 
 
 class Deadlines:
-    """Watches tickets from the event loop.
+    """Watches requests from the event loop.
 
     Args:
-        tell_late: called with each ticket that is over its deadline, once.
+        tell_late: called with each request that is over its deadline, once.
     """
 
-    def __init__(self, tell_late: Callable[[Ticket], None]) -> None:
+    def __init__(self, tell_late: Callable[[PendingRequest], None]) -> None:
         self._tell_late = tell_late
         self._loop = asyncio.get_running_loop()
-        self._watched: dict[Ticket, float] = {}
+        self._watched: dict[PendingRequest, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next = inf
         self.forget = self._watched.pop
 
-    def watch(self, ticket: Ticket, deadline: float) -> None:
-        """Tell when it is past `deadline`, on the loop's clock, until `forget(ticket, None)`."""
-        self._watched[ticket] = deadline
+    def watch(self, request: PendingRequest, deadline: float) -> None:
+        """Tell when it is past `deadline`, on the loop's clock, until `forget(request, None)`."""
+        self._watched[request] = deadline
         if deadline < self._next:
             self._set_timer(deadline)
 
@@ -50,7 +50,7 @@ class Deadlines:
 
     def _look(self) -> None:
         now = self._loop.time() + TIMER_STEP_S
-        for ticket in [ticket for ticket, when in self._watched.items() if when <= now]:
-            del self._watched[ticket]
-            self._tell_late(ticket)
+        for request in [request for request, when in self._watched.items() if when <= now]:
+            del self._watched[request]
+            self._tell_late(request)
         self._set_timer(min(self._watched.values(), default=inf))

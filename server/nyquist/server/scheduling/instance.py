@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from nyquist.server.scheduling.waiting_room import BatchLimits, Outputs, Ticket
+
+from nyquist.server.scheduling.request_queue import BatchLimits, Outputs, PendingRequest
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import InferenceFailed
 
@@ -50,9 +51,9 @@ class Runner(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Tickets that run together, and their answers once they have."""
+    """Requests that run together, and their answers once they have."""
 
-    tickets: list[Ticket]
+    requests: list[PendingRequest]
     answers: list[Answer] | None = None
 
 
@@ -68,7 +69,7 @@ class Owner(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Hand out the answers of a batch."""
 
-    def heed_soundness(self) -> None:
+    def note_health(self) -> None:
         """Take note that an instance is out of service, or back in it."""
 
 
@@ -84,7 +85,7 @@ class Instance:
             each probe that fails, up to a minute.
 
     Attributes:
-        sound: whether it is in service.
+        healthy: whether it is in service.
     """
 
     def __init__(
@@ -106,11 +107,11 @@ class Instance:
         self._next_probe: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self.sound = True
+        self.healthy = True
 
     def start(self, batch: Batch) -> None:
         """Run a batch in the thread; its answers are delivered to the owner."""
-        self._begin(batch, partial(self._run, batch.tickets), partial(self._ended, batch))
+        self._begin(batch, partial(self._run, batch.requests), partial(self._ended, batch))
 
     async def close(self, last_word_s: float) -> None:
         """Stop the thread; what it still does is a probe, or was given up.
@@ -157,30 +158,30 @@ class Instance:
 
     # Runs, in the thread.
 
-    def _run(self, tickets: list[Ticket]) -> list[Answer]:
-        """Run tickets together; one by one where they fail together."""
+    def _run(self, requests: list[PendingRequest]) -> list[Answer]:
+        """Run requests together; one by one where they fail together."""
         try:
-            return self._run_together(tickets)
+            return self._run_together(requests)
         except Exception as error:
-            logger.exception("a batch of %d requests failed", len(tickets))
-            if len(tickets) == 1:
+            logger.exception("a batch of %d requests failed", len(requests))
+            if len(requests) == 1:
                 return [_failure(error)]
-        return [self._run_alone(ticket) for ticket in tickets]
+        return [self._run_alone(request) for request in requests]
 
-    def _run_alone(self, ticket: Ticket) -> Answer:
+    def _run_alone(self, request: PendingRequest) -> Answer:
         try:
-            (answer,) = self._run_together([ticket])
+            (answer,) = self._run_together([request])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
             return _failure(error)
         return answer
 
-    def _run_together(self, tickets: list[Ticket]) -> list[Answer]:
+    def _run_together(self, requests: list[PendingRequest]) -> list[Answer]:
         began = perf_counter()
-        parts = [ticket.pictures for ticket in tickets]
+        parts = [request.pictures for request in requests]
         pictures = self._merge(parts)
         gathered = perf_counter()
         outputs = self._runner.run(pictures)
-        self._metrics.ran(tickets, len(pictures), (began, gathered, perf_counter()))
+        self._metrics.ran(requests, len(pictures), (began, gathered, perf_counter()))
         return _share_out(outputs, parts, len(pictures))
 
     def _merge(self, parts: list[Array]) -> Array:
@@ -209,7 +210,7 @@ class Instance:
             self._probe()
             return
         if isinstance(outcome, BaseException):
-            batch.answers = [_failure(outcome) for _ in batch.tickets]
+            batch.answers = [_failure(outcome) for _ in batch.requests]
             self._take_out(outcome)
         else:
             batch.answers = outcome
@@ -241,12 +242,12 @@ class Instance:
         """
         limit_s = self._limits.max_run_s
         logger.error("a run takes longer than %g s: given up, the model is not ready", limit_s)
-        self.sound = False
+        self.healthy = False
         self._runner.terminate()
-        self._owner.heed_soundness()
+        self._owner.note_health()
         if batch is not None:
             reason = f"the model took longer than {limit_s:g} s on this batch"
-            batch.answers = [InferenceFailed(reason) for _ in batch.tickets]
+            batch.answers = [InferenceFailed(reason) for _ in batch.requests]
             self._owner.deliver(batch)
 
     def _probe(self) -> None:
@@ -257,19 +258,19 @@ class Instance:
         if outcome is not None:
             self._take_out(outcome)
             return
-        if not self.sound:
+        if not self.healthy:
             logger.warning("an instance is back in service: its probe succeeded")
-        self.sound, self._probe_s = True, self._first_probe_s
-        self._owner.heed_soundness()
+        self.healthy, self._probe_s = True, self._first_probe_s
+        self._owner.note_health()
         self._owner.free(self)
 
     def _take_out(self, error: BaseException) -> None:
         """Leave the service until a probe succeeds."""
         logger.error("an instance is out of service, the model not ready: %r", error)
-        self.sound = False
+        self.healthy = False
         self._next_probe = self._loop.call_later(self._probe_s, self._probe)
         self._probe_s = min(2 * self._probe_s, LAST_PROBE_S)
-        self._owner.heed_soundness()
+        self._owner.note_health()
 
 
 class _Worker:

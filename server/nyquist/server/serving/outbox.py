@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.server.artifact.manifest import Manifest
-from nyquist.server.scheduling.waiting_room import Outputs
+from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.pb import shadow_pb2 as pb
 

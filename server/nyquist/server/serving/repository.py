@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 from google.protobuf import text_format
+
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.artifact.model_config import batch_limits, parse_model_config
@@ -19,7 +20,7 @@ from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.runtime.calibration import best_batch_size, open_engines
 from nyquist.server.runtime.engine import CPU, Engine, Execution
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
-from nyquist.server.scheduling.waiting_room import BatchLimits
+from nyquist.server.scheduling.request_queue import BatchLimits
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 from nyquist.server.wire.tensors import DTYPES
@@ -36,7 +37,7 @@ class LoadedModel:
         labels: of its classes, in their order.
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
-        lone: one session more, for requests that are alone.
+        low_latency: one session more, for requests that are alone.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
     """
@@ -45,7 +46,7 @@ class LoadedModel:
     labels: tuple[str, ...]
     config: pb.ModelConfig
     engines: tuple[Engine, ...]
-    lone: Engine | None
+    low_latency: Engine | None
     limits: BatchLimits
     load_s: float
 
@@ -139,7 +140,9 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
             engine.warm(picture, best_size)
     limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
     load_s = perf_counter() - start
-    return LoadedModel(manifest, labels, config, tuple(engines), sessions.lone, limits, load_s)
+    return LoadedModel(
+        manifest, labels, config, tuple(engines), sessions.low_latency, limits, load_s
+    )
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.server.runtime.engine import Engine
-from nyquist.server.scheduling.batcher import Batcher, Wishes
-from nyquist.server.scheduling.queue_budget import QueueBudget
+from nyquist.server.scheduling.batcher import Batcher, RequestOptions
+from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.repository import LoadedModel
 from nyquist.server.serving.shadow import Mirror
 from nyquist.server.telemetry.current_call import current_call
@@ -20,8 +21,8 @@ from nyquist.server.wire.decode import InferCall, decode_call, opened_pictures
 from nyquist.server.wire.encode import AnswerForm, encode_response
 from nyquist.server.wire.errors import InvalidRequest, NyquistError
 from nyquist.server.wire.images import ImageDecoder
-from nyquist.server.wire.incoming import Heads, Incoming
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.request_head import Heads, Incoming
 
 
 class ServedModel:
@@ -50,8 +51,10 @@ class ServedModel:
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()
         runners = [_MeasuredEngine(engine, metrics) for engine in loaded.engines]
-        lone = None if loaded.lone is None else _MeasuredEngine(loaded.lone, metrics)
-        self._batcher = Batcher(runners, loaded.limits, metrics, budget, lone=lone)
+        low_latency = (
+            None if loaded.low_latency is None else _MeasuredEngine(loaded.low_latency, metrics)
+        )
+        self._batcher = Batcher(runners, loaded.limits, metrics, budget, low_latency=low_latency)
 
     @property
     def ready(self) -> bool:
@@ -78,8 +81,8 @@ class ServedModel:
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
             metrics.decoded(call, began, perf_counter())
-            wishes = Wishes(deadline, form.priority, form.timeout_s)
-            outputs = await self._batcher.submit(pictures, wishes)
+            options = RequestOptions(deadline, form.priority, form.timeout_s)
+            outputs = await self._batcher.submit(pictures, options)
             computed = perf_counter()
             if self._mirror is not None:
                 self._mirror(pictures, outputs)
@@ -97,7 +100,7 @@ class ServedModel:
     ) -> tuple["_Form", NDArray[Any]]:
         """Parse and check a request; remember its head if the next one may have it again."""
         call = decode_call(request.message, self.manifest, self._limits.max_batch_size)
-        priority, timeout_s = queue_wishes(request.message)
+        priority, timeout_s = queue_options(request.message)
         pictures = await opened_pictures(call, self.manifest, self._images, deadline)
         answer = AnswerForm.of(call, self.manifest, len(pictures))
         call = replace(call, pictures=())
@@ -152,7 +155,7 @@ class _MeasuredEngine:
         return self._engine.run(batch)
 
 
-def queue_wishes(request: pb.ModelInferRequest) -> tuple[int, float]:
+def queue_options(request: pb.ModelInferRequest) -> tuple[int, float]:
     """Read `priority` and `timeout` as Triton's clients send them; the latter in microseconds.
 
     Returns:

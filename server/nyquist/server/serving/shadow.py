@@ -15,8 +15,9 @@ from typing import Any
 
 import grpc
 from numpy.typing import NDArray
+
 from nyquist.server.artifact.manifest import Manifest
-from nyquist.server.scheduling.waiting_room import Outputs
+from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.serving.outbox import Inference, Outbox
 from nyquist.server.settings import Settings
 from nyquist.server.telemetry.current_call import NO_SHADOW, current_call

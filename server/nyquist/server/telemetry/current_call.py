@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Protocol, TypeAlias
 
 import grpc
+
 from nyquist.server.wire.trace_context import TRACE_PARENT, TraceContext, parse_trace_parent
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]

@@ -10,8 +10,9 @@ import sys
 from typing import Literal
 
 import structlog
-from nyquist.server.telemetry.current_call import NO_CALL, current_call
 from structlog.types import EventDict, Processor, WrappedLogger
+
+from nyquist.server.telemetry.current_call import NO_CALL, current_call
 
 
 def configure_logs(level: str, format_asked: Literal["auto", "json", "console"]) -> None:

@@ -6,13 +6,6 @@ from importlib.metadata import version
 from threading import Lock
 from time import perf_counter
 
-from nyquist.server.scheduling.queue_budget import QueueBudget
-from nyquist.server.scheduling.waiting_room import Ticket
-from nyquist.server.telemetry.current_call import Call
-from nyquist.server.telemetry.light_metrics import LightCounter, LightGauge, LightHistogram
-from nyquist.server.telemetry.model_statistics import Statistics
-from nyquist.server.telemetry.triton_metrics import TritonCollector
-from nyquist.server.wire.errors import NyquistError
 from prometheus_client import (
     GC_COLLECTOR,
     PLATFORM_COLLECTOR,
@@ -22,6 +15,14 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+
+from nyquist.server.scheduling.budget import QueueBudget
+from nyquist.server.scheduling.request_queue import PendingRequest
+from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.histograms import LightCounter, LightGauge, LightHistogram
+from nyquist.server.telemetry.model_statistics import Statistics
+from nyquist.server.telemetry.triton import TritonCollector
+from nyquist.server.wire.errors import NyquistError
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
 
@@ -68,26 +69,28 @@ class ModelMetrics:
         if call.spans is not None:
             call.spans.stage(self._labels, "decode", began, ended)
 
-    def ran(self, tickets: Sequence[Ticket], pictures: int, times: Sequence[float]) -> None:
+    def ran(
+        self, requests: Sequence[PendingRequest], pictures: int, times: Sequence[float]
+    ) -> None:
         """Note a run.
 
         Args:
-            tickets: that rode in it.
+            requests: that rode in it.
             pictures: of all of them.
             times: when it began, when the pictures were put together, and when it ended.
         """
         began, gathered, ended = times
-        waits = [began - ticket.arrived for ticket in tickets]
+        waits = [began - request.arrived for request in requests]
         with self._lock:  # instances may run at a time
             for wait in waits:
                 self._queue.observe(wait)
             self._gather.observe(gathered - began)
             self._infer.observe(ended - gathered)
             self.batch_size.observe(pictures)
-        self.statistics.ran(len(tickets), pictures, sum(waits), gathered - began, ended - gathered)
-        for ticket in tickets:
-            if (spans := ticket.spans) is not None:
-                spans.stage(self._labels, "queue", ticket.arrived, began)
+        self.statistics.ran(len(requests), pictures, sum(waits), gathered - began, ended - gathered)
+        for request in requests:
+            if (spans := request.spans) is not None:
+                spans.stage(self._labels, "queue", request.arrived, began)
                 spans.stage(self._labels, "batch", began, gathered, pictures)
                 spans.stage(self._labels, "infer", gathered, ended, pictures)
 

@@ -8,8 +8,6 @@ from random import random
 from time import perf_counter_ns, time_ns
 
 import grpc
-from nyquist.server.telemetry.current_call import Call, Version
-from nyquist.server.telemetry.trace_settings import TraceSettings
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,6 +16,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
+
+from nyquist.server.telemetry.current_call import Call, Version
+from nyquist.server.telemetry.trace_settings import TraceSettings
 
 MODEL, VERSION, BATCH = "nyquist.model.name", "nyquist.model.version", "nyquist.batch.size"
 EXPORT_TIMEOUT_S = 5.0

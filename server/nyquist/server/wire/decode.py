@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from numpy.typing import NDArray
+
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, NotServed
@@ -58,7 +59,7 @@ class InferCall:
 def decode_call(
     request: pb.ModelInferRequest, manifest: Manifest, max_batch_size: int
 ) -> InferCall:
-    """Check a request against the model it names, and return its array and wishes.
+    """Check a request against the model it names, and return its array and options.
 
     Raises:
         InvalidRequest: input, shape, datatype, size, output or parameter is not the model's.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire import tensors
 from nyquist.server.wire.decode import InferCall

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull
 from nyquist.server.wire.tensors import DTYPES
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first; ours is an error, and stricter

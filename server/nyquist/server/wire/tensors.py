@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from nyquist.server.wire.pb import inference_pb2 as pb
 
 DTYPES: dict[str, np.dtype[Any]] = {

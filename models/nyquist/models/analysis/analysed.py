@@ -4,19 +4,20 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from nyquist.models.network import load_network
 from nyquist.models.networks.architectures import create
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import photograph_samples, read_samples
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs
-from torch import Tensor, nn
 
 DEFAULT_SIZE = 224
 
 
 @dataclass(frozen=True)
-class Subject:
+class AnalysedNetwork:
     """A network and pictures for it.
 
     Attributes:
@@ -38,7 +39,7 @@ class Subject:
 
 def load_subject(
     name: str, downsampling: str | None = None, count: int = 16, size: int = DEFAULT_SIZE
-) -> Subject:
+) -> AnalysedNetwork:
     """Build what is analysed.
 
     Args:
@@ -59,13 +60,13 @@ def load_subject(
         network = create(name, **options).eval()
     except ValueError as error:
         raise ValueError(f"{error}; or a model of the zoo: {', '.join(zoo)}") from error
-    return Subject(name, network, _photographs(network, size)[:count])
+    return AnalysedNetwork(name, network, _photographs(network, size)[:count])
 
 
-def _zoo_subject(spec: ModelSpec, count: int) -> Subject:
+def _zoo_subject(spec: ModelSpec, count: int) -> AnalysedNetwork:
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
     pictures = read_samples(spec, spec.samples).spread(count).images
-    return Subject(spec.name, load_network(spec), prepare(pictures))
+    return AnalysedNetwork(spec.name, load_network(spec), prepare(pictures))
 
 
 def _photographs(network: nn.Module, size: int) -> Tensor:

@@ -3,8 +3,9 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from nyquist.server.telemetry.metrics_listener import metrics_listener
 from prometheus_client import CollectorRegistry, Gauge
+
+from nyquist.server.telemetry.listener import metrics_listener
 
 
 def get(port: int, **headers: str) -> tuple[bytes, Any]:

@@ -45,7 +45,7 @@ class Count:
         self.value -= 1
 
 
-class Spread:
+class Histogram:
     """One histogram."""
 
     __slots__ = ("_counts", "_edges", "_exemplars", "_sum")
@@ -79,7 +79,7 @@ def _edge(value: float) -> str:
     return text
 
 
-Child = TypeVar("Child", Count, Spread)
+Child = TypeVar("Child", Count, Histogram)
 
 
 class _Family(Collector, Generic[Child]):
@@ -125,7 +125,7 @@ class LightGauge(LightCounter):
     kind = GaugeMetricFamily
 
 
-class LightHistogram(_Family[Spread]):
+class LightHistogram(_Family[Histogram]):
     """A histogram, with exemplars where they are given."""
 
     def __init__(
@@ -139,9 +139,9 @@ class LightHistogram(_Family[Spread]):
         self._edges = tuple(edges)
         super().__init__(name, documentation, labels, registry)
 
-    def labels(self, *values: str) -> Spread:
+    def labels(self, *values: str) -> Histogram:
         """Return the series of these values, empty if it is new."""
-        return self._of(values, Spread(self._edges))
+        return self._of(values, Histogram(self._edges))
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)

@@ -17,9 +17,10 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import grpc
-from nyquist.server.front.access import ACCESS, Access, Gate
+
+from nyquist.server.front.access import ACCESS, Access, Authorizer
 from nyquist.server.telemetry.current_call import Call, bind_call, current_call, current_spans
-from nyquist.server.telemetry.light_metrics import Count
+from nyquist.server.telemetry.histograms import Count
 from nyquist.server.telemetry.metrics import CallMetrics
 from nyquist.server.wire.errors import (
     ArtifactError,
@@ -70,7 +71,7 @@ class Calls(grpc.GenericRpcHandler):
 
     Args:
         metrics: of calls.
-        gate: who may come in.
+        authorizer: who may come in.
         limits: what calls may take.
         trace: lets a call to a method have spans, but for its health; None traces none.
     """
@@ -78,13 +79,13 @@ class Calls(grpc.GenericRpcHandler):
     def __init__(
         self,
         metrics: CallMetrics,
-        gate: Gate,
+        authorizer: Authorizer,
         limits: CallLimits,
         trace: Callable[[Call, str], None] | None = None,
     ) -> None:
-        self._metrics, self._gate, self._deadline_s = metrics, gate, limits.deadline_s
+        self._metrics, self._authorizer, self._deadline_s = metrics, authorizer, limits.deadline_s
         self._trace = trace
-        self._rooms = {health: _Room(limits.concurrent) for health in (False, True)}
+        self._slots = {health: _Slots(limits.concurrent) for health in (False, True)}
         self._methods: dict[str, _Method] = {}
         self._other = _Series(metrics, KINDS[0], OTHER, OTHER)
 
@@ -112,14 +113,14 @@ class Calls(grpc.GenericRpcHandler):
             self._trace(call, method.name)
         try:
             if not method.free:
-                self._gate.check(method.name, method.access, metadata)
-            method.room.check()
+                self._authorizer.check(method.name, method.access, metadata)
+            method.slots.check()
         except NyquistError as refusal:
             return _refusing(method.series, refusal)
         return method.handler
 
     def _wrapped(self, name: str, access: Access, served: MethodHandler) -> "_Method":
-        room = self._rooms[access is Access.HEALTH]
+        slots = self._slots[access is Access.HEALTH]
         kind = KINDS[2 * served.request_streaming + served.response_streaming]
         _, service, method = name.split("/")
         series = _Series(self._metrics, kind, service, method)
@@ -128,8 +129,8 @@ class Calls(grpc.GenericRpcHandler):
         if name != OWN_DEADLINE and access is not Access.REPOSITORY and self._deadline_s:
             behaviour = _within(self._deadline_s, behaviour, served)
         wrap = _stream if inspect.isasyncgenfunction(behaviour) else _unary
-        handler = _like(served, wrap(behaviour, room, series, served))
-        return _Method(name, access, self._gate.lets_all(access), room, series, handler)
+        handler = _like(served, wrap(behaviour, slots, series, served))
+        return _Method(name, access, self._authorizer.lets_all(access), slots, series, handler)
 
 
 class _Details(NamedTuple):
@@ -139,7 +140,7 @@ class _Details(NamedTuple):
     invocation_metadata: tuple[()] = ()
 
 
-class _Room:
+class _Slots:
     """The calls that may run at a time."""
 
     def __init__(self, limit: int) -> None:
@@ -198,12 +199,14 @@ class _Method:
     name: str
     access: Access
     free: bool
-    room: _Room
+    slots: _Slots
     series: _Series
     handler: MethodHandler
 
 
-def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHandler) -> Behaviour:
+def _unary(
+    behaviour: Behaviour, slots: _Slots, series: _Series, served: MethodHandler
+) -> Behaviour:
     decoded = partial(_checked_stream if served.request_streaming else _checked, series.received)
     writes = bool(served.response_streaming)
 
@@ -211,7 +214,7 @@ def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHan
         began = perf_counter()
         series.started.value += 1
         try:
-            with room:
+            with slots:
                 seen: Any = _CountedWrites(context, series) if writes else context
                 answer = await behaviour(decoded(request), seen)
         except BaseException as error:
@@ -226,7 +229,7 @@ def _unary(behaviour: Behaviour, room: _Room, series: _Series, served: MethodHan
 
 
 def _stream(
-    behaviour: Behaviour, room: _Room, series: _Series, served: MethodHandler
+    behaviour: Behaviour, slots: _Slots, series: _Series, served: MethodHandler
 ) -> StreamBehaviour:
     decoded = partial(_checked_stream if served.request_streaming else _checked, series.received)
 
@@ -234,7 +237,7 @@ def _stream(
         began = perf_counter()
         series.started.value += 1
         try:
-            with room:
+            with slots:
                 answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
                 async with aclosing(cast(Any, answers)) as closing:
                     async for answer in closing:

@@ -5,11 +5,12 @@ Statistics, queue depth -> families, made when they are asked for: a request pay
 
 from collections.abc import Iterator, Mapping
 
-from nyquist.server.telemetry.light_metrics import LightGauge
-from nyquist.server.telemetry.model_statistics import Statistics
-from nyquist.server.wire.pb import inference_pb2 as pb
 from prometheus_client.core import Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
+
+from nyquist.server.telemetry.histograms import LightGauge
+from nyquist.server.telemetry.model_statistics import Statistics
+from nyquist.server.wire.pb import inference_pb2 as pb
 
 MODEL = ("model", "version")
 COUNTS = {

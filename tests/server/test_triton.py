@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,

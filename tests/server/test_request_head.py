@@ -9,11 +9,12 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.wire.decode import InferCall, RequestedOutput
 from nyquist.server.wire.encode import AnswerForm, encode_response
-from nyquist.server.wire.incoming import LONGEST_HEAD, Heads, Incoming
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.request_head import LONGEST_HEAD, Heads, Incoming
 
 words = st.text(max_size=5)
 parameters = st.dictionaries(words, st.builds(pb.InferParameter, int64_param=st.integers(0, 300)))

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from nyquist.server.wire.errors import StartError
 from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
+
+from nyquist.server.wire.errors import StartError
 
 _EXPONENT = re.compile(rb"^(nv_.*[} ])(\d\.?\d*e\+\d+)$", re.MULTILINE)
 

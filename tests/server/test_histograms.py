@@ -4,8 +4,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from nyquist.server.telemetry.light_metrics import LightCounter, LightGauge, LightHistogram
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from nyquist.server.telemetry.histograms import LightCounter, LightGauge, LightHistogram
 
 EDGES = (0.25, 0.5, 1.0)
 values = st.floats(0, 3) | st.sampled_from(EDGES)

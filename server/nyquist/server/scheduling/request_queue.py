@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any
 
 from numpy.typing import NDArray
+
 from nyquist.server.telemetry.current_call import current_spans
 from nyquist.server.wire.errors import QueueFull
 
@@ -42,10 +43,10 @@ class QueuePolicy:
     delay: bool = False
     override: bool = False
 
-    def timeout_of(self, wished_s: float) -> float:
-        """Return how long a request may wait that wishes for `wished_s`; 0 is for ever."""
-        shorter = self.override and 0 < wished_s < self.timeout_s
-        return wished_s if shorter else self.timeout_s
+    def timeout_of(self, asked_s: float) -> float:
+        """Return how long a request may wait that options for `asked_s`; 0 is for ever."""
+        shorter = self.override and 0 < asked_s < self.timeout_s
+        return asked_s if shorter else self.timeout_s
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class BatchLimits:
         return self.best_size
 
 
-class Ticket:
+class PendingRequest:
     """One request.
 
     Attributes:
@@ -104,7 +105,7 @@ class Ticket:
         level: of its priority.
         arrived: when it came, on monotonic.
         spans: of its call.
-        waits: whether it is in the waiting room.
+        waits: whether it is in the queue.
     """
 
     __slots__ = ("answer", "arrived", "level", "pictures", "spans", "waits")
@@ -115,22 +116,22 @@ class Ticket:
 
 
 class _Level:
-    """One priority level. OrderedDicts, because a ticket may leave from anywhere."""
+    """One priority level. OrderedDicts, because a request may leave from anywhere."""
 
     def __init__(self, policy: QueuePolicy) -> None:
         self.policy = policy
-        self.in_time: OrderedDict[Ticket, None] = OrderedDict()
-        self.late: OrderedDict[Ticket, None] = OrderedDict()
+        self.in_time: OrderedDict[PendingRequest, None] = OrderedDict()
+        self.late: OrderedDict[PendingRequest, None] = OrderedDict()
 
 
-class WaitingRoom:
-    """Tickets in the order in which they will run.
+class RequestQueue:
+    """Requests in the order in which they will run.
 
     Args:
         limits: of the model.
 
     Attributes:
-        pictures: of all tickets.
+        pictures: of all requests.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -141,77 +142,77 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._waiting
 
-    def __iter__(self) -> Iterator[Ticket]:
+    def __iter__(self) -> Iterator[PendingRequest]:
         return chain.from_iterable(chain(level.in_time, level.late) for level in self._levels)
 
-    def admit(self, ticket: Ticket) -> None:
-        """Let a ticket wait.
+    def admit(self, request: PendingRequest) -> None:
+        """Let a request wait.
 
         Raises:
             QueueFull: its level is full.
         """
-        level = self._levels[ticket.level - 1]
+        level = self._levels[request.level - 1]
         if len(level.in_time) + len(level.late) >= level.policy.max_size:
             raise QueueFull(f"Exceeds maximum queue size of {level.policy.max_size}")
-        level.in_time[ticket] = None
-        ticket.waits = True
+        level.in_time[request] = None
+        request.waits = True
         self._waiting += 1
-        self.pictures += len(ticket.pictures)
+        self.pictures += len(request.pictures)
 
-    def postpone(self, ticket: Ticket) -> None:
-        """Put a ticket behind all others of its level that are in time."""
-        level = self._levels[ticket.level - 1]
-        if ticket in level.in_time:
-            del level.in_time[ticket]
-            level.late[ticket] = None
+    def postpone(self, request: PendingRequest) -> None:
+        """Put a request behind all others of its level that are in time."""
+        level = self._levels[request.level - 1]
+        if request in level.in_time:
+            del level.in_time[request]
+            level.late[request] = None
 
-    def remove(self, ticket: Ticket) -> bool:
-        """Take a ticket out, wherever it stands; say whether it was there."""
-        if not ticket.waits:
+    def remove(self, request: PendingRequest) -> bool:
+        """Take a request out, wherever it stands; say whether it was there."""
+        if not request.waits:
             return False
-        level = self._levels[ticket.level - 1]
-        del (level.in_time if ticket in level.in_time else level.late)[ticket]
-        ticket.waits = False
+        level = self._levels[request.level - 1]
+        del (level.in_time if request in level.in_time else level.late)[request]
+        request.waits = False
         self._waiting -= 1
-        self.pictures -= len(ticket.pictures)
+        self.pictures -= len(request.pictures)
         return True
 
-    def next_batch(self, now: float) -> tuple[list[Ticket], float]:
-        """Choose, without taking them out, the tickets to run next; `now` is monotonic.
+    def next_batch(self, now: float) -> tuple[list[PendingRequest], float]:
+        """Choose, without taking them out, the requests to run next; `now` is monotonic.
 
-        The first ticket is always among them, so that none starves behind other shapes.
+        The first request is always among them, so that none starves behind other shapes.
 
         Returns:
-            The tickets, or none and the time until which to wait for company.
+            The requests, or none and the time until which to wait for company.
         """
         batch, preferred, complete = self._fitting()
         delay = self._limits.max_queue_delay_s
-        due = min(ticket.arrived for ticket in batch) + delay if delay else inf
+        due = min(request.arrived for request in batch) + delay if delay else inf
         if preferred and now < due:
             return batch[:preferred], now
         if complete or now >= due or not delay:
             return batch, now
         return [], due
 
-    def _fitting(self) -> tuple[list[Ticket], int, bool]:
-        """Find the tickets that fit into one run: the first, and those after it of its shape.
+    def _fitting(self) -> tuple[list[PendingRequest], int, bool]:
+        """Find the requests that fit into one run: the first, and those after it of its shape.
 
-        Within a shape the order holds: a ticket that does not fit any more ends the batch.
+        Within a shape the order holds: a request that does not fit any more ends the batch.
 
         Returns:
-            The tickets, how many of them make the largest preferred size, and whether company
+            The requests, how many of them make the largest preferred size, and whether company
             would be of no use.
         """
         limits, most = self._limits, self._limits.run_size
-        batch: list[Ticket] = []
+        batch: list[PendingRequest] = []
         size, preferred = 0, 0
-        for ticket in self:
-            if batch and ticket.pictures.shape[1:] != batch[0].pictures.shape[1:]:
+        for request in self:
+            if batch and request.pictures.shape[1:] != batch[0].pictures.shape[1:]:
                 continue
-            if batch and size + len(ticket.pictures) > most:
+            if batch and size + len(request.pictures) > most:
                 return batch, preferred, True
-            batch.append(ticket)
-            size += len(ticket.pictures)
+            batch.append(request)
+            size += len(request.pictures)
             if size in limits.preferred_sizes:
                 preferred = len(batch)
             if size >= most or not limits.merge:

@@ -3,7 +3,7 @@
 body -> fields -> head, id, raw contents           (a walk over the fields; nothing is parsed)
      -> ModelInferRequest                          (the first time that a head comes)
 
-The head is the request without its id and without its one raw_input_contents: names, shape, wishes.
+The head is the request without its id and its one raw_input_contents: names, shape, options.
 Two requests with one head are the same request for other pictures, and a caller sends the same head
 again and again. So what has once been parsed, by protobuf, and checked is looked up from then on.
 """
@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError
+
 from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.pb import inference_pb2 as pb
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
-from nyquist.server.front.interceptors import CallLimits
+
+from nyquist.server.front.calls import CallLimits
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.pb import inference_pb2 as pb
-
 from tests.server.fallible import (
     KINDS,
     SECRET_PIXELS,
@@ -76,7 +76,7 @@ def test_an_unexpected_error_is_logged_with_its_call_and_without_its_values(
         with pytest.raises(grpc.RpcError):
             await kind(channel, b"broken", metadata=sent)
 
-    events = [event for event in logged(capsys, test) if event["logger"].startswith("server.")]
+    events = [event for event in logged(capsys, test) if event["logger"].startswith("nyquist.")]
     (event,) = (event for event in events if event["level"] == "error")
     assert (event["request_id"], event["trace_id"]) == ("abc", trace)
     assert "RuntimeError" in event["exception"]

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from PIL import Image
+
 from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
 from nyquist.server.serving.repository import latest_version, read_config
 from nyquist.server.wire import tensors
 from nyquist.server.wire.images import canvas_of, decode_image
 from nyquist.server.wire.pb import inference_pb2 as pb
-from PIL import Image
 
 PHOTOGRAPH = Path(__file__).parent.parent / "models/nyquist/models/data/photographs/coffee.png"
 PHOTOGRAPH_SIZE = (500, 375)
@@ -64,7 +65,7 @@ class Request:
             raise WrongAnswer(f"logits differ by {error:.1e} of their spread, allowed {TOLERANCE}")
 
 
-class Subject:
+class MeasuredModel:
     """One model of a repository, in its newest version.
 
     Args:
