@@ -129,3 +129,7 @@ def build(plans: Sequence[Plan], options: Namespace, console: Console, start: fl
         for reason in reasons:
             console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
     return FAILED if failed else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
