@@ -13,8 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from nyquist.server.artifact.layout import latest_version, read_config
 from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
-from nyquist.server.serving.repository import latest_version, read_config
 from nyquist.server.wire import tensors
 from nyquist.server.wire.images import canvas_of, decode_image
 from nyquist.server.wire.pb import inference_pb2 as pb

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from nyquist.export.publish import RepositoryBusy, exchange, locked, publish, remove_leftovers
+from nyquist.server.artifact.layout import complete_versions, latest_version
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.runtime.engine import Execution
-from nyquist.server.serving.repository import complete_versions, latest_version, load_model
+from nyquist.server.serving.loading import load_model
 
 NAME = "fashion_strided"
 SHARED = "config.pbtxt"

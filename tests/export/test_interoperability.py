@@ -10,9 +10,9 @@ from onnx.reference import ReferenceEvaluator
 
 from nyquist.models.samples import read_samples
 from nyquist.models.zoo import specs
+from nyquist.server.artifact.layout import latest_version
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.engine import Engine, Execution
-from nyquist.server.serving.repository import latest_version
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
 

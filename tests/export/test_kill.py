@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from nyquist.server.artifact.layout import complete_versions
 from nyquist.server.artifact.manifest import read_manifest
-from nyquist.server.serving.repository import complete_versions
 from tests.processes import ROOT
 
 NAME = "fashion_strided"
@@ -18,7 +18,7 @@ import itertools, sys
 from pathlib import Path
 from nyquist.export.publish import publish, remove_leftovers
 from nyquist.server.artifact.manifest import read_manifest
-from nyquist.server.serving.repository import latest_version
+from nyquist.server.artifact.layout import latest_version
 
 source, repository = Path(sys.argv[1]), Path(sys.argv[2])
 version = latest_version(source)

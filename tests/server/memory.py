@@ -26,7 +26,7 @@ import numpy as np
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.scheduling.budget import QueueBudget
-from nyquist.server.serving.repository import load_model
+from nyquist.server.serving.loading import load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.images import ImageDecoder

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nyquist.server.scheduling.batcher import ALONE, DEFAULT_OPTIONS, Batcher, RequestOptions
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.instance import runs_left_behind
-from nyquist.server.scheduling.request_queue import BatchLimits, QueuePolicy
+from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy
 from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,

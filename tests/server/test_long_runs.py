@@ -19,7 +19,7 @@ from nyquist.server.runtime.engine import Engine, Execution, open_session
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.scheduling.batcher import Batcher
 from nyquist.server.scheduling.budget import QueueBudget
-from nyquist.server.scheduling.request_queue import BatchLimits
+from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import InferenceFailed
 from nyquist.server.wire.pb import inference_pb2 as pb

@@ -3,16 +3,23 @@ from pathlib import Path
 
 import pytest
 
-from nyquist.server.artifact.model_config import batch_limits, parse_model_config
-from nyquist.server.scheduling.request_queue import BatchLimits, QueuePolicy
+from nyquist.server.artifact.model_config import parse_model_config
+from nyquist.server.runtime.session_settings import read_sessions
+from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy, batch_limits
 from nyquist.server.wire.errors import ArtifactError
 
 PATH = Path("m/config.pbtxt")
 LEAST = 'platform: "onnxruntime_onnx" max_batch_size: 8 '
 
 
+def read(text: str) -> BatchLimits:
+    config = parse_model_config(text, PATH)
+    read_sessions(config)
+    return batch_limits(config)
+
+
 def limits(text: str) -> BatchLimits:
-    return batch_limits(parse_model_config(LEAST + text, PATH))
+    return read(LEAST + text)
 
 
 def test_the_batching_settings_that_triton_users_know_are_read() -> None:
@@ -99,13 +106,13 @@ def test_without_dynamic_batching_requests_do_not_share_a_run() -> None:
         ),
         (
             LEAST + 'parameters { key: "intra_op_threads" value { string_value: "2" } }',
-            "m/config.pbtxt: parameters has 'intra_op_threads', choices are .*intra_op_thread",
+            "parameters has 'intra_op_threads', choices are .*intra_op_thread",
         ),
     ],
 )
 def test_a_configuration_that_cannot_be_honoured_is_refused(text: str, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
-        parse_model_config(text, PATH)
+        read(text)
 
 
 def test_settings_that_are_not_read_are_named_in_the_log(

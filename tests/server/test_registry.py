@@ -10,8 +10,8 @@ import pytest
 
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.scheduling.budget import QueueBudget
+from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.serving.registry import Registry
-from nyquist.server.serving.repository import LoadedModel, load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping

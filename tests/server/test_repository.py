@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from nyquist.server.artifact.layout import latest_version, model_folders
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.runtime.calibration import Sessions
 from nyquist.server.runtime.engine import CPU, Execution
-from nyquist.server.serving.repository import latest_version, load_model, model_folders
+from nyquist.server.serving.loading import load_model
 from nyquist.server.wire.errors import ArtifactError
 from tests.processes import run, start_server
 
@@ -60,8 +61,8 @@ def test_sessions_are_warmed_with_what_they_will_run_unless_they_may_never_be_ne
     """The first has been tried out with the best batch already."""
     engines: Any = [Warmed(), Warmed()]
     found = Sessions(engines, spread_from=spread_from)
-    monkeypatch.setattr("nyquist.server.serving.repository.open_engines", lambda *_, **__: found)
-    monkeypatch.setattr("nyquist.server.serving.repository.best_batch_size", lambda *_: 4)
+    monkeypatch.setattr("nyquist.server.serving.loading.open_engines", lambda *_, **__: found)
+    monkeypatch.setattr("nyquist.server.serving.loading.best_batch_size", lambda *_: 4)
     limits = load_model(repository / NAME, ON_CPU).limits
     assert (limits.best_size, limits.spread_from) == (4, spread_from)
     assert [engine.sizes for engine in engines] == warmed
@@ -109,6 +110,14 @@ def test_a_configuration_of_other_tensors_is_refused(copy: Path) -> None:
     path = copy / NAME / "config.pbtxt"
     path.write_text(path.read_text().replace("dims: 48", "dims: 47", 1))
     with pytest.raises(ArtifactError, match=r"describes .*\(1, 47, 48\).* its manifest"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_setting_that_cannot_be_honoured_is_told_with_its_file(copy: Path) -> None:
+    path = copy / NAME / "config.pbtxt"
+    wrong = 'parameters { key: "intra_op_threads" value { string_value: "2" } }'
+    path.write_text(path.read_text() + wrong)
+    with pytest.raises(ArtifactError, match=f"^{path}: parameters has 'intra_op_threads'"):
         load_model(copy / NAME, ON_CPU)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nyquist.server.scheduling.batcher import Batcher, RequestOptions
 from nyquist.server.scheduling.budget import QueueBudget
-from nyquist.server.scheduling.request_queue import BatchLimits, QueuePolicy
+from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,

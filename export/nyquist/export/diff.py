@@ -24,6 +24,7 @@ from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from nyquist.server.artifact.layout import complete_versions
 from nyquist.server.artifact.manifest import (
     LABELS_FILE,
     MODEL_FILE,
@@ -31,7 +32,6 @@ from nyquist.server.artifact.manifest import (
     Manifest,
     read_manifest,
 )
-from nyquist.server.serving.repository import complete_versions
 from nyquist.server.wire.errors import ArtifactError
 
 SAME, DIFFERENT, CANNOT_TELL = 0, 1, 2

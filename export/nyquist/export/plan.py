@@ -10,8 +10,8 @@ from nyquist.export.inputs import inputs_sha256
 from nyquist.export.outcome import Built
 from nyquist.export.report.record import read_report
 from nyquist.models.spec import ModelSpec
+from nyquist.server.artifact.layout import complete_versions
 from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
-from nyquist.server.serving.repository import complete_versions
 from nyquist.server.wire.errors import ArtifactError
 
 

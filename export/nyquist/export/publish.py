@@ -18,10 +18,10 @@ from google.protobuf import text_format
 
 from nyquist.models.spec import INPUT, ModelSpec
 from nyquist.server.artifact import manifest as artifact
+from nyquist.server.artifact.layout import complete_versions
 from nyquist.server.artifact.manifest import Manifest, Tensor, read_manifest
 from nyquist.server.artifact.model_config import PLATFORM
-from nyquist.server.scheduling.request_queue import DEFAULT_MAX_QUEUE_SIZE
-from nyquist.server.serving.repository import complete_versions
+from nyquist.server.scheduling.limits import DEFAULT_MAX_QUEUE_SIZE
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 

@@ -28,8 +28,8 @@ from nyquist.server.front.transport import (
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.runtime.gpu import gpu_metrics
 from nyquist.server.scheduling.budget import QueueBudget
+from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.serving.registry import Registry
-from nyquist.server.serving.repository import LoadedModel, load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.serving.shadow import make_shadow
 from nyquist.server.settings import Settings

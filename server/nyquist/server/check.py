@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nyquist.server.artifact.layout import model_folders
 from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import request_bytes, request_limit, too_small_for
 from nyquist.server.runtime.engine import Execution
-from nyquist.server.serving.repository import LoadedModel, load_model, model_folders
+from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.settings import Settings
 from nyquist.server.wire.errors import NyquistError, StartError
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from nyquist.companion.references.description import describe_apart
 from nyquist.companion.references.network import Reference, load_reference, load_samples
 from nyquist.models.spec import Preprocessing
+from nyquist.server.artifact.layout import complete_versions, model_folders, read_config
 from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, read_manifest
-from nyquist.server.artifact.model_config import batch_limits
-from nyquist.server.serving.repository import complete_versions, model_folders, read_config
 from nyquist.server.wire.errors import ArtifactError, NyquistError
 
 logger = logging.getLogger(__name__)
@@ -157,5 +156,5 @@ def load_known(folder: Path, manifest: Manifest, modules: Collection[str] = ()) 
         reference=load_reference(folder, manifest, modules),
         pictures=np.ascontiguousarray(load_samples(folder, manifest).images.numpy()),
         labels=tuple(labels.decode().splitlines()),
-        max_batch_size=batch_limits(read_config(folder, manifest)).max_batch_size,
+        max_batch_size=read_config(folder, manifest).max_batch_size,
     )

@@ -13,8 +13,8 @@ from nyquist.export.report.record import (
     Unmeasured,
     read_report,
 )
+from nyquist.server.artifact.layout import complete_versions, latest_version
 from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
-from nyquist.server.serving.repository import complete_versions, latest_version
 from nyquist.server.wire.errors import ArtifactError
 
 CEILINGS = ("parity", "_drop", "_error")

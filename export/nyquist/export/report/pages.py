@@ -15,7 +15,7 @@ from nyquist.export.report import wording
 from nyquist.export.report.families import group
 from nyquist.export.report.model_page import ModelPage, read_page
 from nyquist.export.report.record import write_whole
-from nyquist.server.serving.repository import model_folders
+from nyquist.server.artifact.layout import model_folders
 from nyquist.server.wire.errors import ArtifactError
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -14,8 +14,8 @@ from safetensors.numpy import load
 
 from nyquist.export.graph import latency as measured
 from nyquist.export.report.record import Latency, LatencyLine, read_report
+from nyquist.server.artifact.layout import read_config
 from nyquist.server.artifact.manifest import MODEL_FILE, SAMPLES_FILE, Manifest
-from nyquist.server.serving.repository import read_config
 
 BATCHES = (1, 8)
 RUNS = 15

@@ -18,12 +18,8 @@ from numpy.typing import NDArray
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.deadlines import Deadlines
 from nyquist.server.scheduling.instance import Batch, Instance, Runner
-from nyquist.server.scheduling.request_queue import (
-    BatchLimits,
-    Outputs,
-    PendingRequest,
-    RequestQueue,
-)
+from nyquist.server.scheduling.limits import BatchLimits
+from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, RequestQueue
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,

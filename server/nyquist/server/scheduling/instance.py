@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.server.scheduling.request_queue import BatchLimits, Outputs, PendingRequest
+from nyquist.server.scheduling.limits import BatchLimits
+from nyquist.server.scheduling.request_queue import Outputs, PendingRequest
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import InferenceFailed
 

@@ -1,15 +1,11 @@
 """The requests that wait for one model, in the order in which they will run.
 
 priority level 1 -> those of it that are over their time (DELAY) -> level 2 -> ...
-
-The settings are those of Triton's dynamic batcher, and mean what they mean there.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from math import inf
 from time import monotonic
@@ -17,83 +13,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy
 from nyquist.server.telemetry.current_call import current_spans
 from nyquist.server.wire.errors import QueueFull
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
-
-DEFAULT_MAX_QUEUE_SIZE = 1024
-DEFAULT_MAX_RUN_S = 120.0
-
-
-@dataclass(frozen=True)
-class QueuePolicy:
-    """How the requests of one priority level wait.
-
-    Attributes:
-        max_size: requests that may wait; one more is refused.
-        timeout_s: how long one may wait; 0 is for ever.
-        delay: a request over its time is put behind the others of its level, and not refused.
-        override: a request may bring a shorter timeout of its own.
-    """
-
-    max_size: int = DEFAULT_MAX_QUEUE_SIZE
-    timeout_s: float = 0.0
-    delay: bool = False
-    override: bool = False
-
-    def timeout_of(self, asked_s: float) -> float:
-        """Return how long a request may wait that options for `asked_s`; 0 is for ever."""
-        shorter = self.override and 0 < asked_s < self.timeout_s
-        return asked_s if shorter else self.timeout_s
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """How requests may be put together, and how they wait for it.
-
-    Attributes:
-        max_batch_size: pictures in one run.
-        merge: whether requests share a run at all.
-        max_queue_delay_s: how long the first request of a batch waits for company while an
-            instance is free; 0 takes what is there.
-        preferred_sizes: batches of these sizes are run at once, and made where they can be.
-        preserve_ordering: answers leave in the order in which their requests were taken to run.
-        levels: a policy for each priority level, the highest first.
-        default_level: of a request without a priority, from 1.
-        max_run_s: after which a run is given up, which none should reach; 0 is never.
-        best_size: pictures in one run from which on more do not make it cheaper; 0 is the largest.
-        spread_from: pictures in a request, on average, from which on all instances work at once;
-            with fewer, what is done beside the model needs a core.
-    """
-
-    max_batch_size: int
-    merge: bool = True
-    max_queue_delay_s: float = 0.0
-    preferred_sizes: tuple[int, ...] = ()
-    preserve_ordering: bool = False
-    levels: tuple[QueuePolicy, ...] = (QueuePolicy(),)
-    default_level: int = 1
-    max_run_s: float = DEFAULT_MAX_RUN_S
-    best_size: int = 0
-    spread_from: float = 0.0
-
-    def level_of(self, priority: int) -> int:
-        """Return the level of a request: the default one without a priority, or too high a one."""
-        return priority if 1 <= priority <= len(self.levels) else self.default_level
-
-    @cached_property
-    def full_size(self) -> int:
-        """Pictures that end the wait for company."""
-        return max(self.preferred_sizes, default=self.run_size)
-
-    @cached_property
-    def run_size(self) -> int:
-        """Pictures up to which a run is filled. A request of more runs alone."""
-        if self.preferred_sizes or not self.best_size:
-            return self.max_batch_size
-        return self.best_size
 
 
 class PendingRequest:

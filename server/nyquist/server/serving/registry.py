@@ -17,13 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nyquist.server.artifact.layout import complete_versions, model_folders, read_policy
 from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
-from nyquist.server.serving.repository import (
-    LoadedModel,
-    complete_versions,
-    model_folders,
-    read_policy,
-)
+from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (

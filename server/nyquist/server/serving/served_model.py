@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.scheduling.batcher import Batcher, RequestOptions
 from nyquist.server.scheduling.budget import QueueBudget
-from nyquist.server.serving.repository import LoadedModel
+from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.shadow import Mirror
 from nyquist.server.telemetry.current_call import current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
