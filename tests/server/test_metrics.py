@@ -138,7 +138,7 @@ def test_tritons_names_count_the_same_as_ours(
 
 def test_the_bytes_held_are_read_when_they_are_asked_for() -> None:
     metrics, budget = Metrics(), QueueBudget(100)
-    metrics.watch(budget)
+    metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
     budget.take(30)
     assert metrics.registry.get_sample_value("nyquist_queue_bytes") == 30
     budget.give_back(30)

@@ -15,11 +15,11 @@ from typing import Any
 
 import grpc
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.serving.outbox import Inference, Outbox
-from nyquist.server.settings import Settings
 from nyquist.server.telemetry.current_call import NO_SHADOW, current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import StartError
@@ -37,6 +37,21 @@ KEEPALIVE_MS = 330_000
 Mirror = Callable[[NDArray[Any], Outputs], None]
 
 logger = logging.getLogger(__name__)
+
+
+class ShadowSettings(BaseModel):
+    """A copy of live traffic, for a companion."""
+
+    shadow_target: str | None = Field(
+        None, description="host:port of the companion that gets a share of the inferences"
+    )
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of them, 0 to 1, with their answers; 0: none"
+    )
+    shadow_ca: Path | None = Field(
+        None, description="PEM file: who signed the companion's certificate; turns TLS to it on"
+    )
+    shadow_token_file: Path | None = Field(None, description="file with the token for it")
 
 
 class Companion:
@@ -174,7 +189,7 @@ class Shadow:
             logger.log(level, "the companion at %s %s", self._companion.target, state)
 
 
-def make_shadow(settings: Settings) -> Shadow | None:
+def make_shadow(settings: ShadowSettings) -> Shadow | None:
     """Return what the settings ask for; None where nothing is mirrored.
 
     Raises:
