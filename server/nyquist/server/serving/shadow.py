@@ -20,8 +20,9 @@ from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.serving.outbox import Inference, Outbox
 from nyquist.server.serving.settings import ShadowSettings
-from nyquist.server.telemetry.current_call import NO_SHADOW, current_call
+from nyquist.server.telemetry.current_call import current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
+from nyquist.server.wire.connection import NO_SHADOW
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
