@@ -11,7 +11,7 @@ DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
 SOURCES := $(shell find models client companion export -name "*.py" -o -path "*/templates/*") \
   $(wildcard models/nyquist/models/data/* models/nyquist/models/weights/*) server/nyquist/server/runtime/engine.py server/nyquist/server/artifact/manifest.py server/nyquist/server/artifact/model_config.py
 
-.PHONY: help serve test check lint types bench bench-quick models install proto lock clean
+.PHONY: help serve test check lint types bench bench-quick models docs install proto lock clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ bench-quick: $(BUILT) ## the same without peers, in under five minutes, tables o
 
 models: $(BUILT) ## build the models that changed
 
+docs: $(INSTALLED) ## build the pages and the reference as a site: then open site/index.html
+	@$(IN) -m zensical build --strict
+
 install: $(INSTALLED) ## make the virtual environment
 
 $(BUILT): $(INSTALLED) $(SOURCES)
@@ -68,11 +71,11 @@ LOCK_ALL := uv pip compile -q pyproject.toml --python-version 3.11 --generate-ha
 LOCK := $(LOCK_ALL) --no-emit-package torch
 
 lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a folder with torch's CPU wheel)
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra dev -o requirements/dev-cpu.txt
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev -o requirements/dev-gpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra dev --extra docs -o requirements/dev-cpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev --extra docs -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu --extra tracing -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda --extra tracing -o requirements/server-gpu.txt
 	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra companion -o requirements/companion-cpu.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results
+	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results site
