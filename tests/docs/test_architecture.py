@@ -1,0 +1,74 @@
+import re
+import tomllib
+
+import pytest
+
+from tests.docs.pages import ROOT, folders, names_in, paths_in, section
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+HOUSE = (ROOT / "docs" / "images" / "house.svg").read_text(encoding="utf-8")
+PACKAGES = ("models", "server", "client", "companion", "export")
+WALKS = ("A request", "A build", "A probe", "A metric")
+
+
+def rows(heading: str) -> list[str]:
+    """Return the paths in the first column of a section's table."""
+    return re.findall(r"^\| `([\w/]+)/` \|", section(PAGE, heading), re.M)
+
+
+def rooms_on_page(package: str) -> list[str]:
+    top = f"{package}/nyquist/{package}/"
+    return [row.removeprefix(top) for row in rows("Rooms") if row.startswith(top)]
+
+
+def rooms_in_contract(package: str) -> list[str]:
+    """Return the floors of a package that are folders, the highest first."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for contract in settings["tool"]["importlinter"]["contracts"]:
+        if contract.get("containers") == [f"nyquist.{package}"]:
+            floors = (name for layer in contract["layers"] for name in re.findall(r"\w+", layer))
+            return [
+                name for name in floors if (ROOT / package / "nyquist" / package / name).is_dir()
+            ]
+    return []
+
+
+def rooms_in_picture(package: str) -> list[str]:
+    """Return the rooms of a package in the picture of the house, from the top down."""
+    shown = re.findall(rf'y="(\d+)" class="room" data-of="{package}">(\w+)<', HOUSE)
+    return [room for _, room in sorted(shown, key=lambda one: int(one[0]))]
+
+
+def test_the_table_of_folders_has_every_folder_of_the_repository() -> None:
+    assert sorted(rows("Folders")) == sorted(folders())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_table_of_rooms_has_every_room_of_a_package(package: str) -> None:
+    inside = ROOT / package / "nyquist" / package
+    assert sorted(rooms_on_page(package)) == sorted(
+        path.parent.name for path in inside.glob("*/__init__.py")
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_stand_in_the_order_in_which_they_may_import(package: str) -> None:
+    if floors := rooms_in_contract(package):
+        assert rooms_on_page(package) == floors
+
+
+def test_the_server_has_such_an_order() -> None:
+    assert len(rooms_in_contract("server")) > 5
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_picture_shows_the_rooms_of_the_page(package: str) -> None:
+    assert rooms_in_picture(package) == rooms_on_page(package)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_every_station_of_a_walk_has_its_number_and_its_place(walk: str) -> None:
+    stations = re.findall(r"^(\d+)\. (.*?)(?=^\S|\Z)", section(PAGE, walk), re.M | re.S)
+    assert [int(number) for number, _ in stations] == list(range(1, len(stations) + 1))
+    assert len(stations) > 5
+    assert [text for _, text in stations if not names_in(text) | paths_in(text)] == []
