@@ -63,7 +63,7 @@ class _CallOptions(TypedDict):
     metadata: Metadata
 
 
-class InferenceClient:
+class Client:
     """Calls one server; safe to use from several threads. Close it, or use it with `with`.
 
     Every method raises grpc.RpcError as the server or the connection has it, and
@@ -97,7 +97,7 @@ class InferenceClient:
         )
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *exception: object) -> None:
