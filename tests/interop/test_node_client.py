@@ -18,7 +18,8 @@ ESPRESSO = 967
 @pytest.fixture(scope="session")
 def packages() -> Path:
     """The folder with the client's node_modules, installed when its list is new or has changed."""
-    if shutil.which("npm") is None:
+    npm = shutil.which("npm")
+    if npm is None:
         pytest.skip("there is no npm")
     folder = ROOT / ".venvs" / "node"
     listed, ready = (NODE / "package-lock.json").read_text(), folder / "ready"
@@ -28,8 +29,8 @@ def packages() -> Path:
         if not ready.is_file() or ready.read_text() != listed:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(NODE / name, folder)
-            npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            subprocess.run(npm, cwd=folder, check=True, timeout=300)
+            install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            subprocess.run(install, cwd=folder, check=True, timeout=300)
             ready.write_text(listed)
     return folder
 
@@ -40,8 +41,10 @@ def test_a_node_client_made_from_the_protos_finds_the_espresso_in_a_jpeg(
     jpeg = tmp_path / "coffee.jpg"
     Image.fromarray(photograph_samples().images[3].numpy()).save(jpeg, quality=95)
     call = [str(ROOT / "proto"), server.target, "efficientnet_lite0", str(jpeg)]
+    node = shutil.which("node")
+    assert node is not None
     ended = subprocess.run(
-        ["node", str(NODE / "classify.js"), *call],
+        [node, str(NODE / "classify.js"), *call],
         cwd=packages,
         capture_output=True,
         text=True,
