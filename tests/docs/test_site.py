@@ -21,7 +21,7 @@ PROMISED = (
     "nyquist.models.networks.resnet.ResNet",
     "nyquist.models.analysis.receptive_field.receptive_fields",
     "nyquist.companion.measures.shift_consistency.pair_consistency",
-    "nyquist.client.client.InferenceClient.classify",
+    "nyquist.client.Client.classify",
     "nyquist.server.wire.errors.QueueFull",
 )
 
