@@ -15,9 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from nyquist.server.front.access import SecuritySettings
-from nyquist.server.front.transport import CallSettings
-from nyquist.server.serving.shadow import ShadowSettings
+from nyquist.server.front.settings import CallSettings, SecuritySettings
+from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.wire.errors import StartError
 
 PREFIX = "NYQUIST_"

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Self
-
-from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from nyquist.server.artifact.file_mark import mark_of
+from nyquist.server.front.settings import ListenerSecurity, SecuritySettings
 from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
 
 TOKEN_LENGTH = 16
@@ -29,49 +27,6 @@ RENEWAL_PERIOD_S = 1.0
 logger = logging.getLogger(__name__)
 
 Metadata = Iterable[tuple[str, str | bytes]]
-
-
-class ListenerSecurity(BaseModel):
-    """Encryption, and who may call."""
-
-    tls_certificate: Path | None = Field(
-        None, description="PEM file: the server's certificate and its chain; turns TLS on"
-    )
-    tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
-    tls_client_ca: Path | None = Field(
-        None, description="PEM file: callers must show a certificate that one of these signed"
-    )
-    token: SecretStr | None = Field(
-        None, description="token that callers must send; no flag, because others can read flags"
-    )
-    token_file: Path | None = Field(
-        None, description="file with tokens, one a line; any of them lets a caller in"
-    )
-    health_access: Literal["open", "token"] = Field(
-        "open", description="who may ask for health and readiness: all, or who has a token"
-    )
-    reflection: Literal["open", "token", "off"] = Field(
-        "token", description="who may ask for the service's description; off: nobody"
-    )
-
-    @model_validator(mode="after")
-    def _certificate_and_key(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("--tls-certificate and --tls-key come together")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
-        return self
-
-
-class SecuritySettings(ListenerSecurity):
-    """Encryption, and who may call what."""
-
-    repository_token: SecretStr | None = Field(
-        None, description="token that may load and unload models too, and change settings"
-    )
-    repository_token_file: Path | None = Field(
-        None, description="file with such tokens, one a line"
-    )
 
 
 class Access(Enum):

@@ -8,10 +8,10 @@ import socket
 from math import prod
 
 import grpc
-from pydantic import BaseModel, Field
 
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.front.calls import Calls
+from nyquist.server.front.settings import CallSettings
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.tensors import DTYPES
 
@@ -29,32 +29,6 @@ HEALTH_ROOM = 64
 
 KEEPALIVE_S = 60.0
 KEEPALIVE_TIMEOUT_S = 20.0
-
-
-class CallSettings(BaseModel):
-    """What calls may take."""
-
-    max_message_bytes: int = Field(
-        64 * 1024 * 1024,
-        gt=0,
-        le=2**31 - 1,
-        description="largest message; requests are held to less where the models need less",
-    )
-    max_metadata_bytes: int = Field(
-        16 * 1024, ge=1024, le=2**20, description="headers of one call, names and values together"
-    )
-    max_concurrent_rpcs: int = Field(
-        2048, gt=0, description="calls at a time; one more is RESOURCE_EXHAUSTED, health is not"
-    )
-    default_deadline_s: float = Field(
-        60.0, ge=0, description="deadline of a call that comes without one; 0: none"
-    )
-    min_ping_interval_s: float = Field(
-        10.0, gt=0, description="connections whose idle keepalive pings come faster are closed"
-    )
-    max_connection_age_s: float = Field(
-        0.0, ge=0, description="connections are renewed after this, to spread them; 0: never"
-    )
 
 
 def raw_bytes(manifest: Manifest, batch_size: int) -> int:

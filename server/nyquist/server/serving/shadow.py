@@ -15,13 +15,14 @@ from typing import Any
 
 import grpc
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.serving.outbox import Inference, Outbox
-from nyquist.server.telemetry.current_call import NO_SHADOW, current_call
+from nyquist.server.serving.settings import ShadowSettings
+from nyquist.server.telemetry.current_call import current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
+from nyquist.server.wire.connection import NO_SHADOW
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
@@ -37,21 +38,6 @@ KEEPALIVE_MS = 330_000
 Mirror = Callable[[NDArray[Any], Outputs], None]
 
 logger = logging.getLogger(__name__)
-
-
-class ShadowSettings(BaseModel):
-    """A copy of live traffic, for a companion."""
-
-    shadow_target: str | None = Field(
-        None, description="host:port of the companion that gets a share of the inferences"
-    )
-    shadow_share: float = Field(
-        0.0, ge=0, le=1, description="share of them, 0 to 1, with their answers; 0: none"
-    )
-    shadow_ca: Path | None = Field(
-        None, description="PEM file: who signed the companion's certificate; turns TLS to it on"
-    )
-    shadow_token_file: Path | None = Field(None, description="file with the token for it")
 
 
 class Companion:
