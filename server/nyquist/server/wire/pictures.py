@@ -32,7 +32,7 @@ MAX_PIXELS = 50_000_000
 MAX_HELD_BYTES = 256 * 1024 * 1024
 MAX_THREADS = 4
 
-LEAST_OVERSAMPLING = 2
+LEAST_OVERSAMPLING = 4
 """Pixels decoded for one of the input's, along each axis, where a JPEG is decoded reduced."""
 
 _REDUCTIONS = (8, 4, 2)
@@ -132,7 +132,7 @@ def _opened(file: bytes, max_pixels: int) -> ImageFile:
     if file.startswith(_PNG):
         png = PngImageFile(io.BytesIO(file))
         _check_size(png.size, max_pixels)
-        png.load()  # its EXIF may stand behind the pixels
+        png.load()  # EXIF may stand behind the pixels; damaged pixels are not broken EXIF
         return png
     if file.startswith(b"RIFF") and file[8:12] == b"WEBP":
         _check_size(
@@ -242,7 +242,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         return picture
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+    return picture.convert("RGB")
 
 
 def _on_canvas(picture: Image.Image, wanted: PictureInput) -> Image.Image:
