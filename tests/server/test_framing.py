@@ -12,6 +12,7 @@ from nyquist.server.wire.framing import (
     UNSTATED,
     Framing,
     PictureInput,
+    picture_input,
     told_picture_input,
 )
 from tests.artifacts import copy_model, edit_manifest
@@ -86,6 +87,11 @@ def test_a_crop_share_is_above_0_and_at_most_1(share: float) -> None:
 def test_nothing_is_cut_off_on_a_canvas() -> None:
     with pytest.raises(ValueError, match=r"crop_share must be 1, got 0\.875"):
         Framing(fit="canvas")
+
+
+def test_an_input_of_grey_or_colour_as_one_likes_takes_no_files() -> None:
+    assert picture_input("FP32", (1, 8, 8), (3, 8, 8), "CHW", IMAGENET) is None
+    assert picture_input("FP32", (3, 8, 8), (3, 8, 8), "CHW", IMAGENET) is not None
 
 
 def test_an_input_grows_to_the_whole_picture_within_its_bounds() -> None:
