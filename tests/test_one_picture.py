@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nyquist.client.classify import main, softmax
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.__main__ import COMMANDS, subject_of
 from nyquist.companion.command_line import make_parser
 from nyquist.companion.references.network import load_reference
@@ -74,7 +74,7 @@ def by_the_companion(server: RunningServer, model: str, path: Path) -> NDArray[A
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "fashion_blur"])
 def test_one_file_has_one_answer_on_every_way_in(
     server: RunningServer,
-    client: InferenceClient,
+    client: Client,
     stub: stubs.GRPCInferenceServiceStub,
     capsys: pytest.CaptureFixture[str],
     file: Path,
@@ -99,7 +99,7 @@ def test_one_file_has_one_answer_on_every_way_in(
 @pytest.mark.parametrize("name", ["as_it_is.png", "portrait.jpg", "phone.jpg"])
 def test_an_espresso_is_one_however_the_camera_was_held(
     server: RunningServer,
-    client: InferenceClient,
+    client: Client,
     stub: stubs.GRPCInferenceServiceStub,
     repository: Path,
     tmp_path: Path,
@@ -121,7 +121,7 @@ def test_an_espresso_is_one_however_the_camera_was_held(
 
 
 def test_a_photograph_of_the_data_set_arrives_as_the_build_placed_it(
-    client: InferenceClient, stub: stubs.GRPCInferenceServiceStub, tmp_path: Path
+    client: Client, stub: stubs.GRPCInferenceServiceStub, tmp_path: Path
 ) -> None:
     photographs = load_sample().images[:1]
     path = tmp_path / "photograph.png"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nyquist.client.classify import main, slide, softmax
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.models.samples import photograph_samples
 from nyquist.server.artifact.manifest import read_manifest
 from tests.processes import ROOT, RunningServer, start_server
@@ -15,7 +15,7 @@ CLOTHES = ROOT / "models/nyquist/models/data" / "fashion"
 FAMILIES = ("max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase")
 
 
-def test_the_client_knows_what_the_server_says_of_a_model(client: InferenceClient) -> None:
+def test_the_client_knows_what_the_server_says_of_a_model(client: Client) -> None:
     model = client.describe("efficientnet_lite0")
     assert (model.version, model.input, model.datatype) == ("1", "image", "UINT8")
     assert model.shape == (224, 224, 3)
@@ -27,7 +27,7 @@ def test_the_client_knows_what_the_server_says_of_a_model(client: InferenceClien
     assert not client.ready("nobody")
 
 
-def test_classes_come_highest_first_and_agree_with_the_logits(client: InferenceClient) -> None:
+def test_classes_come_highest_first_and_agree_with_the_logits(client: Client) -> None:
     model = client.describe("efficientnet_lite0")
     pictures = photograph_samples().images.numpy()
     logits = client.infer(model, pictures)
@@ -119,7 +119,7 @@ def test_a_server_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str])
 def test_an_input_that_takes_no_picture_is_refused(repository: Path, tmp_path: Path) -> None:
     write_mean_model(repository, tmp_path, "five", "FP32", "CHW", (5, 8, 8), (5, 8, 8))
     running = start_server(tmp_path)
-    with InferenceClient(running.target) as client:
+    with Client(running.target) as client:
         model = client.describe("five")
     assert running.stop() == 0
     with pytest.raises(ValueError, match=r"of 1 or 3 channels.*; five takes FP32 \(5, 8, 8\)"):
