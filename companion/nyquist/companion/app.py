@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from nyquist.client.client import InferenceClient
-from nyquist.companion.page import REPORT_FOLDER
+from nyquist.companion.page.kit import REPORT_FOLDER
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
 from nyquist.companion.references.repository import References

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
-from nyquist.companion.page.pictures import picture_uri
+from nyquist.companion.page.kit.pictures import picture_uri
 from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
 from nyquist.companion.watch.verdict import Verdict
