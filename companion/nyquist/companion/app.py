@@ -25,7 +25,7 @@ from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.probe import Prober
 from nyquist.companion.watch.record import Record
-from nyquist.companion.watch.shadow import MirrorQueue, ShadowWorker
+from nyquist.companion.watch.shadow import Mirrored, ShadowWorker
 from nyquist.companion.watch.verdict import Verdict, worst
 from nyquist.server.front.access import (
     Access,
@@ -39,6 +39,7 @@ from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import add_port, check_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
+from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import Connection, WrongConnection
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
@@ -75,7 +76,11 @@ class Companion:
             settings.disagreements,
             settings.disagreement_bytes,
         )
-        self._queue = MirrorQueue(settings.shadow_queue, settings.shadow_queue_bytes)
+        self._queue: Mirrored = ByteQueue(
+            settings.shadow_queue,
+            settings.shadow_queue_bytes,
+            lambda inference: inference.ByteSize(),
+        )
         self._stopped = Event()
         self._health = health.aio.HealthServicer()
         self._told: set[str] = set()
