@@ -56,6 +56,15 @@ def health(companion: RunningCompanion, service: str) -> int:
         return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
 
 
+def listed(companion: RunningCompanion) -> dict[str, int]:
+    """Return the health of everything that the companion lists."""
+    with grpc.insecure_channel(companion.target) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).List(
+            health_pb2.HealthListRequest(), timeout=10
+        )
+    return {name: one.status for name, one in answer.statuses.items()}
+
+
 def parity(companion: RunningCompanion, model: str, figure: str) -> float:
     labels = f'model="{model}",source="probe",version="1"'
     return companion.metrics()[f"nyquist_parity_{figure}{{{labels}}}"]
@@ -98,6 +107,8 @@ def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_t
     assert parity(companion, PERTURBED, "relative_error") > 1e-4
     assert any("is failing: parity: logits differ" in line for line in companion.log)
     companion.wait_for(lambda: health(companion, PERTURBED) == STATUS.NOT_SERVING)
+    assert listed(companion)[PERTURBED] == STATUS.NOT_SERVING
+    assert listed(companion)[""] == STATUS.SERVING
     pose_as(models / PERTURBED, repository / PERTURBED)
     companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
 
@@ -163,6 +174,7 @@ def test_a_server_that_is_away_is_told_once(models: Path) -> None:
     finally:
         alone.process.terminate()
         alone.wait_for(lambda: any("draining for 600 s" in line for line in alone.log))
+        assert listed(alone) == {"": STATUS.NOT_SERVING}
         alone.process.send_signal(signal.SIGINT)  # the second ends it where it stands
         assert alone.process.wait(timeout=60) == 128 + signal.SIGINT
         alone.stop()
