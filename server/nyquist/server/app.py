@@ -77,7 +77,7 @@ class Server:
         self._shadow = make_shadow(settings)
         self._registry = Registry(
             settings.repository,
-            lambda folder, version: load_model(folder, execution, version),
+            lambda folder, version, config: load_model(folder, execution, version, config),
             self._serve,
             self._metrics,
         )
