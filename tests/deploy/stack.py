@@ -292,7 +292,7 @@ def called(stack: RunningStack) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the stack under load for a while, for eyes and for deploy/grafana/draw."""
+    """Run the stack under load for a while, for eyes and for tests/deploy/draw."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="(%(default)s)")
