@@ -7,9 +7,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.__main__ import main
 from nyquist.companion.references.repository import References, Unverifiable
 from nyquist.server.artifact.manifest import REFERENCE_FILE
@@ -75,6 +79,15 @@ def consistency(companion: RunningCompanion, model: str, protocol: str) -> float
     return companion.metrics().get(f"nyquist_shift_consistency_ratio{{{labels}}}")
 
 
+def test_reflection_describes_every_service_of_the_companion(companion: RunningCompanion) -> None:
+    with grpc.insecure_channel(companion.target) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        pool, names = DescriptorPool(database), set(database.get_services())
+        assert {"nyquist.v1.Shadow", "nyquist.v1.Validation", "grpc.health.v1.Health"} <= names
+        for name in names:
+            assert pool.FindServiceByName(name).methods
+
+
 def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
     companion: RunningCompanion,
 ) -> None:
@@ -100,7 +113,7 @@ def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_t
 ) -> None:
     companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
     digest = perturb_weight(models / PERTURBED)
-    with InferenceClient(changing.target) as client:
+    with Client(changing.target) as client:
         companion.wait_for(lambda: client.describe(PERTURBED).sha256 == digest)
     took_s = companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
     assert took_s < 2 * PERIOD_S

@@ -12,7 +12,7 @@ from threading import Event, Thread
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.page.kit import REPORT_FOLDER
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
@@ -34,7 +34,8 @@ from nyquist.server.front.access import (
     standing_open,
 )
 from nyquist.server.front.calls import CallLimits, Calls
-from nyquist.server.front.lifecycle import Health, Status, describe, run_beside, say_ready
+from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
+from nyquist.server.front.reflection import describe
 from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, check_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
@@ -160,11 +161,7 @@ class Companion:
         self._stack.push_async_callback(asyncio.to_thread, validation.close)
         validation_pb2_grpc.add_ValidationServicer_to_server(validation, calls)
         if settings.reflection != "off":
-            files = (shadow_pb2.DESCRIPTOR, validation_pb2.DESCRIPTOR)
-            describe(
-                calls,
-                (one.full_name for file in files for one in file.services_by_name.values()),
-            )
+            describe(calls, shadow_pb2.DESCRIPTOR, validation_pb2.DESCRIPTOR)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
         await self._health.tell()
@@ -200,7 +197,7 @@ def make_authorizer(settings: Settings) -> Authorizer:
     return Authorizer(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
-def connect(settings: Settings) -> InferenceClient:
+def connect(settings: Settings) -> Client:
     """Return a client of the server that is watched.
 
     Raises:
@@ -214,6 +211,6 @@ def connect(settings: Settings) -> InferenceClient:
             client_key=settings.target_client_key,
             token_file=settings.target_token_file,
         )
-        return InferenceClient(connection, PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection, PROBE_TIMEOUT_S, mirrored=False)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error

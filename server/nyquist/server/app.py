@@ -16,7 +16,8 @@ from nyquist.server.front.access import make_authorizer
 from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.control_calls import ControlCalls
 from nyquist.server.front.inference_service import SERVICE, InferenceService
-from nyquist.server.front.lifecycle import Health, Status, describe, run_beside, say_ready
+from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
+from nyquist.server.front.reflection import describe
 from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import (
     add_port,
@@ -41,6 +42,7 @@ from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.telemetry.trace_settings import TraceSettings
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.images import ImageDecoder
+from nyquist.server.wire.pb import inference_pb2, model_config_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +219,7 @@ class Server:
         calls.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
-            describe(calls, [SERVICE])
+            describe(calls, model_config_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR)
         max_request_bytes = request_limit(self._largest_request, settings)
         server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)

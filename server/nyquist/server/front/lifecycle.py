@@ -7,15 +7,14 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Protocol, TypeAlias
 
 from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from nyquist.server.front.access import Authorizer, exposure
-from nyquist.server.front.calls import Calls, Context
+from nyquist.server.front.calls import Context
 from nyquist.server.front.settings import ListenerSecurity
 from nyquist.server.front.tls import tls_in_words
 
@@ -143,10 +142,3 @@ def run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None
             await task
 
     stack.push_async_callback(end)
-
-
-def describe(calls: Calls, services: Iterable[str]) -> None:
-    """Serve the description of these services, and of health and reflection themselves."""
-    names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
