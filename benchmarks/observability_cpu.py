@@ -96,7 +96,7 @@ class NoMetrics(Metrics):
 
 
 def serve_unmetered() -> None:
-    """Serve as nyquist-server does, with metrics that count nothing."""
+    """Serve as nyquist serve does, with metrics that count nothing."""
     settings = read_settings(parse()[1])
     configure_logs(settings.log_level, settings.log_format)
     uvloop.run(serve(settings, NoMetrics()))
