@@ -87,8 +87,10 @@ def test_the_wheel_holds_code_data_and_pages_under_one_name(wheel: Path) -> None
 
 @pytest.mark.parametrize(
     "word",
-    ["build", "diff", "models", "analyse", "serve", "check-repository", "status", "classify"]
-    + ["check", "companion", "version", "completion"],
+    [
+        *("build", "diff", "models", "analyse", "serve", "check-repository", "status", "classify"),
+        *("check", "companion", "version", "completion"),
+    ],
 )
 def test_help_needs_no_extra(installed: Path, word: str) -> None:
     answer = run(installed, word, "--help")

@@ -15,10 +15,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nyquist.client.client import InferenceClient, RankedClass, RemoteModel
+from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.client.command_line import make_classify_parser
-from nyquist.client.pictures import read_picture
 from nyquist.server.wire.connection import chosen_connection
+from nyquist.server.wire.errors import NyquistError
 
 TOP = 5
 
@@ -61,18 +61,19 @@ def shift_table(answers: Sequence[Sequence[RankedClass]]) -> Table:
 
 
 def classify(
-    client: InferenceClient, model: RemoteModel, path: Path, shifts: int
+    client: Client, model: RemoteModel, path: Path, shifts: int
 ) -> list[list[RankedClass]]:
     """Return the ranked classes of a picture file as it is, then moved by 1 to `shifts` pixels.
 
     Raises:
-        OSError: the file is no picture.
+        OSError: the file cannot be read.
+        InvalidRequest: it is no picture.
         ValueError: the model takes no picture.
         grpc.RpcError: the call failed.
     """
-    picture = read_picture(path, model.datatype, model.shape)
-    width_axis = 1 if model.datatype == "UINT8" else 2
-    moved = slide(picture, shifts, width_axis)
+    pictures = model.read_pictures([path])
+    hwc = model.picture is not None and model.picture.layout == "HWC"
+    moved = slide(pictures[0], shifts, width_axis=1 if hwc else 2)
     return [client.classify(model, one[None])[0] for one in moved]
 
 
@@ -118,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     console, documents = Console(), []
     try:
         connection = chosen_connection(options)
-        with InferenceClient(connection) as client:
+        with Client(connection) as client:
             model = client.describe(options.model)
             for path in options.pictures:
                 answers = classify(client, model, path, options.shift)
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
                     show(model, path, answers, console)
     except grpc.RpcError as error:
         reason = connection.explain(error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NyquistError) as error:
         reason = str(error)
     else:
         if options.json:

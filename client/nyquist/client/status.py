@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.server.wire.connection import chosen_connection
 
 READY, NOT_READY = 0, 1
@@ -41,7 +41,7 @@ class ServedVersion:
     shape: tuple[int, ...] = ()
 
 
-def served_versions(client: InferenceClient) -> list[ServedVersion]:
+def served_versions(client: Client) -> list[ServedVersion]:
     """Ask for every version that the server knows of. Raises grpc.RpcError."""
     found = []
     for entry in client.index():
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     """Print what a server serves; return the exit status."""
     try:
         connection = chosen_connection(options)
-        with InferenceClient(connection) as client:
+        with Client(connection) as client:
             ready, served = client.ready(), served_versions(client)
     except grpc.RpcError as error:
         reason = connection.explain(error)

@@ -12,15 +12,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import torch
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.progress import Progress
 
-from nyquist.client.client import InferenceClient
-from nyquist.client.pictures import read_picture
+from nyquist.client.client import Client
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
 from nyquist.companion.references.repository import References
@@ -173,7 +171,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         return
     references = References(options.repository, options.allow_module)
     names = chosen(references.names(), options)
-    with InferenceClient(chosen_connection(options), mirrored=False) as client:
+    with Client(chosen_connection(options), mirrored=False) as client:
         yield Validation(client, references, any_graph=True), names
 
 
@@ -193,11 +191,9 @@ def subject_of(options: Options, name: str) -> pb.Subject:
     """Return a model, with the caller's pictures if there are any."""
     if not options.pictures:
         return pb.Subject(model_name=name)
-    with InferenceClient(chosen_connection(options)) as client:
+    with Client(chosen_connection(options)) as client:
         model = client.describe(name)
-    pictures = np.stack(
-        [read_picture(path, model.datatype, model.shape) for path in options.pictures]
-    )
+    pictures = model.read_pictures(options.pictures)
     sent = pb.Pictures(datatype=model.datatype, shape=pictures.shape, raw=pictures.tobytes())
     return pb.Subject(model_name=name, pictures=sent)
 

@@ -10,7 +10,8 @@ DEFAULT_SIZE = 224
 MODELS = "MODEL is a model of the zoo, an architecture, or, for receptive-field, an ONNX file."
 COMMANDS = {
     "outputs": "Print the output sizes of the common windows, and what they leave unread.",
-    "blocks": "Compare conv + pool with a strided convolution.",
+    "blocks": "Compare conv + pool with strided, anti-aliased and linearly blurred convolutions.",
+    "field-growth": "Compare how the receptive field grows in three ways to halve a map.",
     "receptive-field": "Print the theoretical field layer by layer, and draw it over a picture.",
     "effective-field": "Measure the effective field over noise like the pictures, and draw it.",
     "gradients": "Compare the gradients of downsampling layers, or watch those of MODEL.",
