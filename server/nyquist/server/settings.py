@@ -248,4 +248,4 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def _rather(name: str, known: set[str]) -> str:
     close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else "see nyquist-server --help"
+    return f"did you mean {' or '.join(close)}?" if close else "see nyquist serve --help"
