@@ -29,7 +29,7 @@ CODE = (
 """What decides the content of an artifact; the rest of the server only reads it."""
 
 BUILT_WITH = (
-    "nyquist",
+    "nyquist-serving",
     "torch",
     "onnx",
     "onnxscript",

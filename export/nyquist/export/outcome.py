@@ -1,8 +1,13 @@
 """How the build of a model ends. Read without torch."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nyquist.server.artifact.manifest import Manifest
+if TYPE_CHECKING:  # it imports numpy, which --help is not to wait for
+    from nyquist.server.artifact.manifest import Manifest
+
+DEFAULT_KEEP = 3
+"""Most versions of a model that a repository holds."""
 
 
 class BuildError(Exception):
@@ -31,6 +36,6 @@ class Built:
         seconds: wall time of its build; 0 if nothing had changed.
     """
 
-    manifest: Manifest
+    manifest: "Manifest"
     size: int
     seconds: float

@@ -22,7 +22,6 @@ from nyquist.export.recipe.recipe import (
     relaxed_limits,
     with_precisions,
 )
-from nyquist.export.recipe.yaml_file import read_recipes
 from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS, MAX_TAPS, SOURCES, nearest
 from nyquist.models.spec import (
     OUTPUTS,
@@ -34,7 +33,6 @@ from nyquist.models.spec import (
     Preprocessing,
 )
 from nyquist.models.zoo import specs as zoo_specs
-from nyquist.server.artifact.manifest import LABELS_FILE
 from nyquist.server.wire.framing import FITS, IMAGENET, INTERPOLATIONS, ON_CANVAS, Framing
 
 
@@ -130,6 +128,8 @@ def specs_from_arguments(options: Namespace) -> list[ModelSpec]:
     given = {field: getattr(options, field) for field in FIELDS}
     given = {field: value for field, value in given.items() if value is not None}
     if options.config is not None:
+        from nyquist.export.recipe.yaml_file import read_recipes  # yaml is in the extra
+
         _refuse(given, "--config has models of its own; write this into the file")
         return _only(read_recipes(options.config), options.only)
     if "arch" not in given:
@@ -211,6 +211,8 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
     """Yield the flags, other than name and precision, that differ from their defaults."""
     yield from ("--input", "x".join(map(str, spec.input)))
     yield from _option_arguments(spec)
+    from nyquist.server.artifact.manifest import LABELS_FILE  # with numpy, not for --help
+
     files = {
         "--weights": spec.weights.name if spec.weights else "",
         "--weights-sha256": spec.weights_sha256,
