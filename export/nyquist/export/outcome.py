@@ -1,24 +1,8 @@
-"""How the build of a model ends. Read without torch."""
+"""What a build leaves of one model. Read without torch."""
 
 from dataclasses import dataclass
 
 from nyquist.server.artifact.manifest import Manifest
-
-
-class BuildError(Exception):
-    """A model cannot be published; the previous artifact stays."""
-
-
-class ExportError(BuildError):
-    """The exporter failed, or returned something other than it was asked for."""
-
-
-class PrecisionError(BuildError):
-    """A graph cannot be had in this precision; the message says why."""
-
-
-class GateMissed(BuildError):
-    """A figure of a model misses its limit."""
 
 
 @dataclass(frozen=True)
