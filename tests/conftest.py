@@ -8,7 +8,7 @@ import grpc
 import pytest
 import torch
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import ROOT, RunningServer, start_server
 
@@ -51,6 +51,6 @@ def stub(channel: grpc.Channel) -> stubs.GRPCInferenceServiceStub:
 
 
 @pytest.fixture
-def client(server: RunningServer) -> Iterator[InferenceClient]:
-    with InferenceClient(server.target) as connected:
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.target) as connected:
         yield connected

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.__main__ import main
 from nyquist.companion.references.repository import References, Unverifiable
 from nyquist.server.artifact.manifest import REFERENCE_FILE
@@ -91,7 +91,7 @@ def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_t
 ) -> None:
     companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
     digest = perturb_weight(models / PERTURBED)
-    with InferenceClient(changing.target) as client:
+    with Client(changing.target) as client:
         companion.wait_for(lambda: client.describe(PERTURBED).sha256 == digest)
     took_s = companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
     assert took_s < 2 * PERIOD_S

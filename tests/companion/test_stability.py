@@ -182,3 +182,8 @@ def test_a_slide_that_cannot_be_measured_is_refused() -> None:
 def test_every_picture_needs_a_label_of_the_network(labels: list[int]) -> None:
     with pytest.raises(ValueError, match=r"2 pictures need a class in 0\.\.1"):
         measure_stability(of_two([0.5, 0.5], [0.5, 0.5]), np.array(labels))
+
+
+def test_two_positions_and_two_offsets_an_axis_are_enough_for_a_slide() -> None:
+    slid = slide_one_pixel(left_half, white_pixel(1), random_crops((3, 3), AXES, reach=2))
+    assert slid.probabilities.shape[:2] == (2, 1)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from nyquist.client.classify import main, slide, softmax
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.client.pictures import read_picture
 from nyquist.models import fashion
 from nyquist.models.samples import photograph_samples
@@ -17,7 +17,7 @@ CLOTHES = ROOT / "models/nyquist/models/data" / "fashion"
 FAMILIES = ("max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase")
 
 
-def test_the_client_knows_what_the_server_says_of_a_model(client: InferenceClient) -> None:
+def test_the_client_knows_what_the_server_says_of_a_model(client: Client) -> None:
     model = client.describe("efficientnet_lite0")
     assert (model.version, model.input, model.datatype) == ("1", "image", "UINT8")
     assert model.shape == (224, 224, 3)
@@ -29,7 +29,7 @@ def test_the_client_knows_what_the_server_says_of_a_model(client: InferenceClien
     assert not client.ready("nobody")
 
 
-def test_classes_come_highest_first_and_agree_with_the_logits(client: InferenceClient) -> None:
+def test_classes_come_highest_first_and_agree_with_the_logits(client: Client) -> None:
     model = client.describe("efficientnet_lite0")
     pictures = photograph_samples().images.numpy()
     logits = client.infer(model, pictures)

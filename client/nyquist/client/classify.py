@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nyquist.client.client import InferenceClient, RankedClass, RemoteModel
+from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.client.pictures import read_picture
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options, chosen_connection
 
@@ -57,9 +57,7 @@ def shift_table(answers: Sequence[Sequence[RankedClass]]) -> Table:
     return table
 
 
-def classify(
-    client: InferenceClient, model: RemoteModel, path: Path, shifts: int, console: Console
-) -> None:
+def classify(client: Client, model: RemoteModel, path: Path, shifts: int, console: Console) -> None:
     """Print the answer for one picture file.
 
     Raises:
@@ -108,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         connection = chosen_connection(options)
-        with InferenceClient(connection) as client:
+        with Client(connection) as client:
             model = client.describe(options.model)
             for path in options.pictures:
                 classify(client, model, path, options.shift, console)

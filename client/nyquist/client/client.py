@@ -1,4 +1,9 @@
-"""A client of the Open Inference Protocol: arrays in, arrays or named classes out."""
+"""A client of the Open Inference Protocol: arrays in, arrays or named classes out.
+
+>>> Client("localhost:8001").close()  # no call, no connection
+>>> RankedClass(logit=11.5, index=967, label="espresso").label
+'espresso'
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +68,7 @@ class _CallOptions(TypedDict):
     metadata: Metadata
 
 
-class InferenceClient:
+class Client:
     """Calls one server; safe to use from several threads. Close it, or use it with `with`.
 
     Every method raises grpc.RpcError as the server or the connection has it, and
@@ -97,7 +102,7 @@ class InferenceClient:
         )
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *exception: object) -> None:

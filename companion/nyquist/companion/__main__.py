@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.progress import Progress
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.client.pictures import read_picture
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
@@ -173,7 +173,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         return
     references = References(options.repository, options.allow_module)
     names = chosen(references.names(), options)
-    with InferenceClient(chosen_connection(options), mirrored=False) as client:
+    with Client(chosen_connection(options), mirrored=False) as client:
         yield Validation(client, references, any_graph=True), names
 
 
@@ -193,7 +193,7 @@ def subject_of(options: Options, name: str) -> pb.Subject:
     """Return a model, with the caller's pictures if there are any."""
     if not options.pictures:
         return pb.Subject(model_name=name)
-    with InferenceClient(chosen_connection(options)) as client:
+    with Client(chosen_connection(options)) as client:
         model = client.describe(name)
     pictures = np.stack(
         [read_picture(path, model.datatype, model.shape) for path in options.pictures]

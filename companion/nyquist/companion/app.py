@@ -13,7 +13,7 @@ from threading import Event, Thread
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.page import REPORT_FOLDER
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
@@ -232,7 +232,7 @@ def make_authorizer(settings: Settings) -> Authorizer:
     return Authorizer(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
-def connect(settings: Settings) -> InferenceClient:
+def connect(settings: Settings) -> Client:
     """Return a client of the server that is watched.
 
     Raises:
@@ -246,6 +246,6 @@ def connect(settings: Settings) -> InferenceClient:
             client_key=settings.target_client_key,
             token_file=settings.target_token_file,
         )
-        return InferenceClient(connection, PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection, PROBE_TIMEOUT_S, mirrored=False)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error

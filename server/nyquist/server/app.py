@@ -10,12 +10,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.control_calls import ControlCalls
 from nyquist.server.front.inference_service import SERVICE, InferenceService
+from nyquist.server.front.reflection import reflection_servicer
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import (
     add_port,
@@ -236,9 +237,7 @@ class Server:
         calls.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            servicer = reflection.aio.ReflectionServicer(names)
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer(), calls)
         max_request_bytes = request_limit(self._largest_request, settings)
         server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)

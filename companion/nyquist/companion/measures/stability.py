@@ -3,6 +3,10 @@
     pictures, a path of offsets -> Slide -> figures of each picture -> Stability
 
 Consistency counts answers that change; these figures also say how far the network was from it.
+
+>>> slide = Slide(np.array([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]]))  # 3 positions, 1 picture
+>>> flips(slide).tolist(), jumps(slide).tolist()
+([0.5], [2.0])
 """
 
 from collections.abc import Iterable

@@ -17,7 +17,7 @@ from time import monotonic, time
 import grpc
 import numpy as np
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.measures.parity import Parity, compare, pooled
 from nyquist.companion.measures.shift_consistency import Consistency, consistency_of
 from nyquist.companion.measures.shifts import Pictures, shift_circularly, shift_with_zeros
@@ -155,7 +155,7 @@ class ShadowWorker:
     def __init__(
         self,
         queue: MirrorQueue,
-        client: InferenceClient,
+        client: Client,
         references: References,
         metrics: Metrics,
         record: Record,

@@ -17,7 +17,7 @@ from nyquist.models.analysis import plots, tables
 from nyquist.models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
 from nyquist.models.analysis.analysed import DEFAULT_SIZE, AnalysedNetwork, load_subject
 from nyquist.models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
-from nyquist.models.analysis.cost import conv_pool_and_strided, cost
+from nyquist.models.analysis.cost import cost, halving_blocks
 from nyquist.models.analysis.effective_field import effective_field
 from nyquist.models.analysis.gradient_monitor import own_answer_gradients
 from nyquist.models.analysis.gradients import (
@@ -43,9 +43,9 @@ def outputs(options: Options, console: Console) -> None:
 
 
 def blocks(options: Options, console: Console) -> None:
-    """Compare conv + pool with a strided convolution."""
+    """Compare conv + pool with a strided, an anti-aliased and a linearly blurred convolution."""
     in_channels, out_channels = options.channels
-    compared = conv_pool_and_strided(in_channels, out_channels, options.sizes[0])
+    compared = halving_blocks(in_channels, out_channels, options.sizes[0])
     console.print(tables.block_table(compared))
 
 

@@ -50,7 +50,7 @@ def output_table(sizes: Sequence[int]) -> Table:
 
 def block_table(compared: dict[str, Cost]) -> Table:
     """Lay out blocks that do the same with their parameters and work."""
-    table = new_table("Two ways to halve a map", "block", "parameters", "multiply-adds", "times")
+    table = new_table("Ways to halve a map", "block", "parameters", "multiply-adds", "times")
     least = min(cost.multiply_adds for cost in compared.values())
     for name, cost in compared.items():
         times = f"{cost.multiply_adds / least:.2f}"
