@@ -15,8 +15,8 @@ from nyquist.server.serving.registry import Registry
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
-from nyquist.server.wire.images import ImageDecoder
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.wire.request_head import Incoming
 from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_config, touch
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import torch
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -20,7 +19,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nyquist.client.client import Client
-from nyquist.client.pictures import read_picture
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
 from nyquist.companion.references.repository import References
@@ -195,9 +193,7 @@ def subject_of(options: Options, name: str) -> pb.Subject:
         return pb.Subject(model_name=name)
     with Client(chosen_connection(options)) as client:
         model = client.describe(name)
-    pictures = np.stack(
-        [read_picture(path, model.datatype, model.shape) for path in options.pictures]
-    )
+    pictures = model.read_pictures(options.pictures)
     sent = pb.Pictures(datatype=model.datatype, shape=pictures.shape, raw=pictures.tobytes())
     return pb.Subject(model_name=name, pictures=sent)
 

@@ -40,7 +40,7 @@ from nyquist.server.telemetry.log_control import LogControl
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.telemetry.trace_settings import TraceSettings
 from nyquist.server.wire.errors import StartError
-from nyquist.server.wire.images import ImageDecoder
+from nyquist.server.wire.pictures import ImageDecoder
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from nyquist.export.recipe.recipe import LIMITS, WHITE, relaxed, relaxed_limits
 from nyquist.models.spec import Limits, ModelSpec, Preprocessing
 from nyquist.models.zoo import specs as zoo_specs
 from nyquist.server.artifact.manifest import LABELS_FILE
+from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, Framing
 
 
 def command_of(spec: ModelSpec) -> tuple[str, ...]:
@@ -38,6 +39,7 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
         "--calibration": Path(spec.calibration).name,
         "--input-type": "" if spec.datatype == "FP32" else "uint8",
         **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
+        **_picture_arguments(spec.picture),
         "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
         "--outputs": "" if spec.outputs == ("logits",) else ",".join(spec.outputs),
         "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
@@ -69,6 +71,16 @@ def _preprocessing_arguments(preprocessing: Preprocessing, white: int) -> dict[s
     return {
         "--mean": "" if mean == 0 else _shares(mean, white),
         "--std": "" if scale == white else _shares(scale, white),
+    }
+
+
+def _picture_arguments(picture: Framing) -> dict[str, str]:
+    usual = ON_CANVAS if picture.fit == "canvas" else IMAGENET
+    same_share = picture.crop_share == usual.crop_share
+    return {
+        "--interpolation": picture.interpolation if picture.interpolation != "bicubic" else "",
+        "--crop-share": "" if same_share else repr(picture.crop_share),
+        "--fit": "" if picture.fit == "crop" else picture.fit,
     }
 
 

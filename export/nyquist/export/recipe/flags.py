@@ -28,6 +28,7 @@ from nyquist.models.spec import (
     Precision,
 )
 from nyquist.models.zoo import specs as zoo_specs
+from nyquist.server.wire.framing import FITS, IMAGENET, INTERPOLATIONS
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -88,6 +89,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_const",
         const=True,
         help="bring pictures of --sizes to --input inside the graph",
+    )
+    own.add_argument(
+        "--interpolation",
+        metavar="KIND",
+        help=f"of picture files: {', '.join(INTERPOLATIONS)} ({IMAGENET.interpolation})",
+    )
+    own.add_argument(
+        "--crop-share",
+        metavar="X",
+        help=f"side of the centre crop that is kept of them ({IMAGENET.crop_share:g})",
+    )
+    own.add_argument(
+        "--fit",
+        metavar="KIND",
+        help=f"{' or '.join(FITS)}: whole, centred on black ground ({IMAGENET.fit})",
     )
     own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
     own.add_argument("--max-batch-size", metavar="N", help="largest batch that is served (16)")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nyquist.models.analysis.module_graph import evaluating
-from nyquist.models.layers.blocks import AntialiasedConv, ConvPool, LinearBlurConv, StridedConv
+from nyquist.models.layers.blocks import AntialiasedConv, LinearBlurConv
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,18 @@ def halving_blocks(
 ) -> dict[str, Cost]:
     """Compare ways to halve a map by their cost; the anti-aliased ones blur with 4 taps.
 
-    All but the linear one, which has neither norm nor bias, have the same parameters. Those that
-    convolve at every position drop three of four.
+    The first two have a bias in front of their norm, as they are usually written; ours have none.
+    Those that convolve at every position drop three of four.
     """
     shape = (in_channels, size, size)
+
+    def block(stride: int, *pool: nn.Module) -> nn.Module:
+        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(), *pool)
+
     blocks = {
-        "conv + max pool": ConvPool(in_channels, out_channels, nn.MaxPool2d(2)),
-        "strided conv": StridedConv(in_channels, out_channels),
+        "conv + max pool": block(1, nn.MaxPool2d(2)),
+        "strided conv": block(2),
         "anti-aliased conv": AntialiasedConv(in_channels, out_channels),
         "conv + blur, linear": LinearBlurConv(in_channels, out_channels),
     }

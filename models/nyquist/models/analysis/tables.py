@@ -58,6 +58,14 @@ def block_table(compared: dict[str, Cost]) -> Table:
     return table
 
 
+def growth_table(grown: Mapping[str, Sequence[int]]) -> Table:
+    """Lay out the receptive field after each layer, in pixels."""
+    table = new_table("Receptive field after each layer, pixels", "layers", "field")
+    for name, sizes in grown.items():
+        table.add_row(name, ", ".join(map(str, sizes)))
+    return table
+
+
 def stem_table(compared: Mapping[str, BlockFigures]) -> Table:
     """Lay out stems with their cost and their receptive field, on pictures of 224 pixels."""
     headers = ("parameters", "multiply-adds", "field", "jump")
