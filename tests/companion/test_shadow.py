@@ -12,7 +12,7 @@ import pytest
 from nyquist.client.client import Client, RemoteModel
 from nyquist.companion.measures.parity import compare, pooled
 from nyquist.companion.references.repository import References
-from nyquist.companion.watch.shadow import Allowance, MirrorQueue, TrafficWindow
+from nyquist.companion.watch.shadow import Allowance, TrafficWindow
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 from tests.companion.processes import RunningCompanion, start_companion
@@ -136,19 +136,6 @@ def test_nonsense_is_logged_and_the_next_is_compared(
     mirror(companion, bad, good)
     companion.wait_for(lambda: companion.metrics()[checked] == before + 1)
     assert "live traffic of fashion_strided" in companion.log[-1]
-
-
-def test_a_full_queue_drops_the_newest_and_a_closed_one_lets_go() -> None:
-    inference = pb.MirroredInference(trace_id="0" * 100)
-    queue = MirrorQueue(2, 10_000)
-    assert [queue.offer(inference) for _ in range(3)] == [True, True, False]
-    assert queue.take() == inference
-    assert queue.offer(inference)
-    narrow = MirrorQueue(100, 250)
-    assert [narrow.offer(inference) for _ in range(3)] == [True, True, False]
-    queue.close()
-    assert queue.take() is None
-    assert not queue.offer(inference)
 
 
 def test_extra_requests_stay_within_their_rate() -> None:

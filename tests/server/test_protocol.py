@@ -381,6 +381,14 @@ def test_health_check_and_watch_say_serving(channel: grpc.Channel, service: str)
     watch.cancel()
 
 
+def test_a_list_of_health_has_every_model_the_service_and_the_whole(channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    statuses = health.List(health_pb2.HealthListRequest()).statuses
+    assert {"", "inference.GRPCInferenceService", "fashion_strided"} <= set(statuses)
+    for name, listed in statuses.items():
+        assert listed == health.Check(health_pb2.HealthCheckRequest(service=name))
+
+
 def test_the_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))

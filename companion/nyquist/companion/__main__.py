@@ -33,7 +33,7 @@ from nyquist.companion.service.remote import RemoteValidation
 from nyquist.companion.service.validation import Validation
 from nyquist.companion.settings import Settings, read_settings
 from nyquist.companion.tables import consistency_table, description_table, latency_table, row_table
-from nyquist.server.stop_signal import stop_signal
+from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
 from nyquist.server.wire.errors import ArtifactError, NyquistError
@@ -134,10 +134,7 @@ async def watch(settings: Settings) -> None:
     Raises:
         StartError: the companion cannot start.
     """
-    stop = stop_signal()
-    async with Companion(settings) as companion:
-        if await stop is signal.SIGTERM:
-            await companion.drain(settings.drain_s)
+    await run_until_signal(Companion(settings), settings.drain_s, settings.grace_s)
 
 
 def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -> list[T]:
