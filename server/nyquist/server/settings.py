@@ -70,7 +70,9 @@ class LimitSettings(CallSettings):
         512 * 1024 * 1024, gt=0, description="pictures held for all models together"
     )
     max_image_pixels: int = Field(
-        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
+        50_000_000,
+        gt=0,
+        description="pixels that are decoded of a JPEG, PNG or WebP that is sent as such",
     )
 
 
