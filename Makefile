@@ -6,20 +6,17 @@ VENV := .venv
 IN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed-$(RUNTIME)
 REPOSITORY := model_repository
-BUILT := $(REPOSITORY)/.built
 DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
-SOURCES := $(shell find models client companion export -name "*.py" -o -path "*/templates/*") \
-  $(wildcard models/nyquist/models/data/* models/nyquist/models/weights/*) server/nyquist/server/runtime/engine.py server/nyquist/server/artifact/manifest.py server/nyquist/server/artifact/model_config.py
 
 .PHONY: help serve test check lint types bench bench-quick models docs install proto lock clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
+serve: models ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
 	@$(IN) -m nyquist.server --repository $(REPOSITORY)
 
-test: $(BUILT) ## install, build the models, run the whole test suite
+test: models ## install, build the models, run the whole test suite
 	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 check: lint types test ## what CI runs
@@ -34,23 +31,20 @@ lint: $(INSTALLED) ## formatting, rules of style, arrows between the folders, de
 types: $(INSTALLED) ## mypy --strict
 	@$(IN) -m mypy models server client companion export benchmarks deploy tests
 
-bench: $(BUILT) ## measure bare onnxruntime, Nyquist and its peers: half an hour, tables and plots
+bench: models ## measure bare onnxruntime, Nyquist and its peers: half an hour, tables and plots
 	@$(IN) -m benchmarks run
 	@$(IN) -m benchmarks page
 
-bench-quick: $(BUILT) ## the same without peers, in under five minutes, tables only
+bench-quick: models ## the same without peers, in under five minutes, tables only
 	@$(IN) -m benchmarks run --quick benchmark_results/quick.json
 
-models: $(BUILT) ## build the models that changed
+models: $(INSTALLED) ## build the models that changed: the build knows which
+	@$(IN) export/build.py --output $(REPOSITORY)
 
 docs: $(INSTALLED) ## build the pages and the reference as a site: then open site/index.html
 	@$(IN) -m zensical build --strict
 
 install: $(INSTALLED) ## make the virtual environment
-
-$(BUILT): $(INSTALLED) $(SOURCES)
-	@$(IN) export/build.py --output $(REPOSITORY)
-	@touch $(BUILT)
 
 # The lock leaves torch out: its wheel is another on machines with and without a GPU.
 $(INSTALLED): pyproject.toml requirements/dev-$(RUNTIME).txt
