@@ -201,7 +201,7 @@ def test_list_names_every_model() -> None:
     ("options", "message"),
     [
         (["--only", "fashion_blurr"], "unknown model 'fashion_blurr'; did you mean fashion_blur?"),
-        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--jobs", "0"], "argument --jobs: must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_option_names_the_right_ones(options: list[str], message: str) -> None:
