@@ -112,7 +112,7 @@ class Instance:
 
     def start(self, batch: Batch) -> None:
         """Run a batch in the thread; its answers are delivered to the owner."""
-        self._begin(batch, partial(self._run, batch.requests), partial(self._ended, batch))
+        self._begin(batch, partial(self._run, batch), partial(self._ended, batch))
 
     async def close(self, last_word_s: float) -> None:
         """Stop the thread; what it still does is a probe, or was given up.
@@ -159,17 +159,20 @@ class Instance:
 
     # Runs, in the thread.
 
-    def _run(self, requests: list[PendingRequest]) -> list[Answer]:
-        """Run requests together; one by one where they fail together."""
+    def _run(self, batch: Batch) -> list[Answer]:
+        """Run requests together; one by one where they fail together and somebody still waits."""
+        requests = batch.requests
         try:
             return self._run_together(requests)
         except Exception as error:
             logger.exception("a batch of %d requests failed", len(requests))
             if len(requests) == 1:
                 return [_failure(error)]
-        return [self._run_alone(request) for request in requests]
+        return [self._run_alone(batch, request) for request in requests]
 
-    def _run_alone(self, request: PendingRequest) -> Answer:
+    def _run_alone(self, batch: Batch, request: PendingRequest) -> Answer:
+        if batch.answers is not None:
+            return InferenceFailed("given up: its caller has been told")
         try:
             (answer,) = self._run_together([request])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
@@ -244,11 +247,12 @@ class Instance:
         limit_s = self._limits.max_run_s
         logger.error("a run takes longer than %g s: given up, the model is not ready", limit_s)
         self.healthy = False
+        if batch is not None:  # before the run is told to end: it must not begin again, one by one
+            reason = f"the model took longer than {limit_s:g} s on this batch"
+            batch.answers = [InferenceFailed(reason) for _ in batch.requests]
         self._runner.terminate()
         self._owner.note_health()
         if batch is not None:
-            reason = f"the model took longer than {limit_s:g} s on this batch"
-            batch.answers = [InferenceFailed(reason) for _ in batch.requests]
             self._owner.deliver(batch)
 
     def _probe(self) -> None:
