@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hold what --whole promises; the workers of pytest-xdist report to the process that ends so."""
+    """Hold what --whole promises, in the process that the workers of pytest-xdist report to."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or not session.config.getoption("whole"):
         return
@@ -57,6 +57,14 @@ def repository() -> Path:
     folder = ROOT / "model_repository"
     if not (folder / "fashion_blur" / "1" / "manifest.json").is_file():
         pytest.fail("the models are not built; run the tests with make test", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of fashion_strided alone: its server starts for a third of the work."""
+    folder = tmp_path_factory.mktemp("one_model")
+    (folder / "fashion_strided").symlink_to(repository / "fashion_strided")
     return folder
 
 

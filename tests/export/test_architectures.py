@@ -50,9 +50,7 @@ def logits(engine: Engine, pictures: NDArray[np.float32]) -> NDArray[np.float32]
 
 @pytest.mark.parametrize("name", sorted({*models.list()} - DEEPER))
 def test_every_architecture_computes_the_same_in_onnxruntime_at_any_batch(name: str) -> None:
-    built, pictures = seeded(
-        name, lambda: models.create(name, downsampling="blur", num_classes=10)
-    )
+    built, pictures = seeded(name, lambda: models.create(name, downsampling="blur", num_classes=10))
     engine = exported(built, pictures)
     for batch in BATCHES:
         with torch.inference_mode():

@@ -52,7 +52,8 @@ def test_a_recipe_is_read_without_torch() -> None:
         "assert nyquist.export.recipe.flags.zoo_specs()\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode == 0
 
 
 def test_the_names_that_are_checked_are_those_that_are_built() -> None:

@@ -36,7 +36,9 @@ def python() -> Path:
 
 def run(python: Path, script: str, *arguments: str) -> list[str]:
     command = [str(python), "-c", script, *arguments]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.splitlines()
 

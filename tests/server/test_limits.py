@@ -36,13 +36,6 @@ PINGING = [
 
 
 @pytest.fixture(scope="module")
-def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repository")
-    (folder / MODEL).symlink_to(repository / MODEL)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def limited(one_model: Path) -> Iterator[RunningServer]:
     options = ("--max-metadata-bytes", "8192", "--min-ping-interval-s", "300", "--grace-s", "2")
     running = start_server(one_model, ("--drain-s", "0", *options))

@@ -21,7 +21,7 @@ MODEL = {"model": "fashion_avg_pool", "version": "1"}
 
 
 def text_of(server: RunningServer) -> str:
-    with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as response:
+    with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=30) as response:
         text: str = response.read().decode()
     return text
 
