@@ -11,7 +11,7 @@ DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
 SOURCES := $(shell find models client companion export -name "*.py" -o -path "*/templates/*") \
   $(wildcard models/nyquist/models/data/* models/nyquist/models/weights/*) server/nyquist/server/runtime/engine.py server/nyquist/server/artifact/manifest.py server/nyquist/server/artifact/model_config.py
 
-.PHONY: help serve test check lint types bench bench-quick models install proto lock clean
+.PHONY: help serve test skips mutate check lint types bench bench-quick models install proto lock clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -19,8 +19,15 @@ help: ## say what there is to make
 serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
 	@$(IN) -m nyquist.server --repository $(REPOSITORY)
 
-test: $(BUILT) ## install, build the models, run the whole test suite
-	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+test: skips $(BUILT) ## install, build the models, run the whole test suite (ARGS: of pytest)
+	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
+
+skips:
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then echo "make test: no test will be skipped for want of a program"; \
+	else echo "make test: the 13 tests of dashboards, rules and exemplars that need Prometheus will be skipped; to have them: apt-get install prometheus (or put prometheus and promtool on PATH)"; fi
+
+mutate: $(BUILT) ## break what differs from main (or FILES=...) in one place at a time: do the nearest tests go red?
+	@$(IN) -m tests.mutate $(FILES) $(ARGS)
 
 check: lint types test ## what CI runs
 

@@ -143,6 +143,7 @@ def test_the_graph_is_one_file_at_opset_18_without_a_trace_of_its_build(folder: 
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", OPSET)}
     assert [value.name for value in model.graph.input] == ["image"]
     assert [value.name for value in model.graph.output] == ["logits"]
+    assert model.graph.node
     assert all(not node.metadata_props and not node.doc_string for node in model.graph.node)
     assert not any(len(entry.external_data) for entry in model.graph.initializer)
     for trace in (str(ROOT).encode(), b"stack_trace", b".py"):

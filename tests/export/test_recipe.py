@@ -287,6 +287,7 @@ def test_one_entry_of_a_file_builds_a_family_with_weights_of_their_own(
     assert found[5].weights == desk / "my.pth"
     assert [spec.options["placement"] for spec in found] == ["timm"] * 5 + ["zhang"]
     assert found[0].limits.parity == 1e-4
+    assert found
     assert all(spec.labels == ("cat", "dog") for spec in found)
 
 
