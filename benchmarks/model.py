@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nyquist.server.artifact.layout import latest_version, read_config
-from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
+from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, canvas_of, read_manifest
 from nyquist.server.wire import tensors
-from nyquist.server.wire.images import canvas_of, decode_image
+from nyquist.server.wire.images import decode_image
 from nyquist.server.wire.pb import inference_pb2 as pb
 
 PHOTOGRAPH = Path(__file__).parent.parent / "models/nyquist/models/data/photographs/coffee.png"

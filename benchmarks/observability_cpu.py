@@ -39,11 +39,10 @@ from benchmarks.results import Fact, Results
 from benchmarks.targets import OBSERVABILITY
 from nyquist.server.__main__ import serve
 from nyquist.server.command_line import parse
-from nyquist.server.scheduling.request_queue import PendingRequest
 from nyquist.server.settings import read_settings
 from nyquist.server.telemetry.current_call import Call
 from nyquist.server.telemetry.logs import configure_logs
-from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
+from nyquist.server.telemetry.metrics import Metrics, ModelMetrics, Waited
 from tests.processes import RunningServer, start_server
 
 ROOT = Path(__file__).parent.parent
@@ -75,9 +74,7 @@ class NoModelMetrics(ModelMetrics):
     def decoded(self, call: Call, began: float, ended: float) -> None:
         """Count nothing."""
 
-    def ran(
-        self, requests: Sequence[PendingRequest], pictures: int, times: Sequence[float]
-    ) -> None:
+    def ran(self, requests: Sequence[Waited], pictures: int, times: Sequence[float]) -> None:
         """Count nothing."""
 
     def answered(self, call: Call, began: float, computed: float) -> None:

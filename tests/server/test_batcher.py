@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nyquist.server.scheduling.batcher import ALONE, DEFAULT_OPTIONS, Batcher, RequestOptions
+from nyquist.server.scheduling.batcher import DEFAULT_OPTIONS, Batcher, RequestOptions
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.instance import runs_left_behind
 from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy
+from nyquist.server.scheduling.policy import ALONE
 from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -220,7 +221,7 @@ def together_and_again(batcher: Batcher, model: GatedDouble, *again: float) -> A
 def test_callers_that_were_answered_together_are_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nyquist.server.scheduling.batcher.GATHER_S", 60.0)
+    monkeypatch.setattr("nyquist.server.scheduling.policy.GATHER_S", 60.0)
     model = with_batcher(lambda *both: together_and_again(*both, 4.0, 5.0, 6.0), max_batch_size=3)
     assert model.batches == [[0.0], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
@@ -231,7 +232,7 @@ def test_the_wait_for_them_ends_when_nobody_comes_any_more() -> None:
 
 
 def test_who_was_alone_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nyquist.server.scheduling.batcher.GATHER_S", 60.0)
+    monkeypatch.setattr("nyquist.server.scheduling.policy.GATHER_S", 60.0)
 
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         model.open()

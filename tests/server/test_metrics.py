@@ -161,7 +161,7 @@ def test_a_histogram_has_the_edges_that_dashboards_and_rules_ask_for(
 
 def test_the_bytes_held_are_read_when_they_are_asked_for() -> None:
     metrics, budget = Metrics(), QueueBudget(100)
-    metrics.watch(budget)
+    metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
     budget.take(30)
     assert metrics.registry.get_sample_value("nyquist_queue_bytes") == 30
     budget.give_back(30)

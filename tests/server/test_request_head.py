@@ -10,11 +10,12 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nyquist.server.artifact.manifest import Manifest, read_manifest
+from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.wire.decode import InferCall, RequestedOutput
 from nyquist.server.wire.encode import AnswerForm, encode_response
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.request_head import LONGEST_HEAD, Heads, Incoming
+from nyquist.server.wire.signature import Signature
 
 words = st.text(max_size=5)
 parameters = st.dictionaries(words, st.builds(pb.InferParameter, int64_param=st.integers(0, 300)))
@@ -117,32 +118,32 @@ def test_callers_who_choose_ever_other_heads_fill_no_memory() -> None:
 
 
 @pytest.fixture(scope="session")
-def manifest(repository: Path) -> Manifest:
+def signature(repository: Path) -> Signature:
     """Of a model with two outputs."""
     one = read_manifest(repository / "fashion_strided", 1)
     (logits,) = one.outputs
     other = logits.model_copy(update={"name": "other", "shape": (3, 2)})
-    return one.model_copy(update={"outputs": (logits, other)})
+    return one.model_copy(update={"outputs": (logits, other)}).signature
 
 
 @given(request_id=st.text(max_size=3), batch=st.integers(1, 70), asked=st.integers(0, 2))
 def test_an_answer_that_is_filled_in_is_the_one_that_protobuf_writes(
-    manifest: Manifest, request_id: str, batch: int, asked: int
+    signature: Signature, request_id: str, batch: int, asked: int
 ) -> None:
-    names = [output.name for output in manifest.outputs][: asked or None]
+    names = [output.name for output in signature.outputs][: asked or None]
     call = InferCall((), tuple(map(RequestedOutput, names)), typed=False)
     arrays = {
         output.name: np.random.default_rng(batch).random((batch, *output.shape)).astype(np.float32)
-        for output in manifest.outputs
+        for output in signature.outputs
     }
-    form = AnswerForm.of(call, manifest, batch)
+    form = AnswerForm.of(call, signature, batch)
     assert form is not None
-    expected = encode_response(request_id, call, arrays, manifest, ())
+    expected = encode_response(request_id, call, arrays, signature, ())
     assert form.fill(request_id.encode(), arrays) == expected
 
 
-def test_an_answer_of_another_size_than_was_said_is_not_filled_in(manifest: Manifest) -> None:
+def test_an_answer_of_another_size_than_was_said_is_not_filled_in(signature: Signature) -> None:
     call = InferCall((), (RequestedOutput("logits"),), typed=False)
-    form = AnswerForm.of(call, manifest, 2)
+    form = AnswerForm.of(call, signature, 2)
     assert form is not None
     assert form.fill(b"", {"logits": np.zeros((1, 10), np.float32)}) is None

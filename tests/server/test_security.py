@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from nyquist.server.front.access import ACCESS, Access, Authorizer, exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials
-from nyquist.server.settings import Settings
+from nyquist.server.settings import PREFIX, Settings
 from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
 from nyquist.server.wire.pb import inference_pb2 as pb
 from tests.processes import RunningServer, start_server
@@ -379,7 +379,8 @@ def test_a_token_file_that_is_spoiled_keeps_the_old_tokens_and_is_complained_of_
 
 
 def authorizer(**options: object) -> Authorizer:
-    return make_authorizer(Settings(**options))  # type: ignore[arg-type] # any option
+    settings = Settings(**options)  # type: ignore[arg-type] # any option
+    return make_authorizer(settings, settings.host, PREFIX)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.server.telemetry.current_call import NO_SHADOW
 from nyquist.server.wire import tensors
-from nyquist.server.wire.connection import Connection, Metadata
+from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.settings import (
     COMPANION_PREFIX,
-    CallSettings,
-    ListenerSecurity,
     LogSettings,
     Port,
     StopSettings,

@@ -31,9 +31,9 @@ from nyquist.server.artifact.manifest import (
     Manifest,
     Origin,
     Preprocessing,
-    Tensor,
     Tolerances,
 )
+from nyquist.server.wire.signature import TensorSpec
 
 KEPT_SAMPLES = 64
 
@@ -144,14 +144,16 @@ def version_files(subject: Candidate, graph: bytes, debug: bytes | None) -> dict
     return files if debug is None else files | {artifact.DEBUG_FILE: debug}
 
 
-def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[Tensor, ...]:
+def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[TensorSpec, ...]:
     """Describe the outputs of a graph; features are what enters the network's last linear layer."""
     classes = class_count(spec, network)
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
     sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
     if heads:
         sizes["features"] = heads[-1].in_features
-    return tuple(Tensor(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs)
+    return tuple(
+        TensorSpec(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs
+    )
 
 
 def describe(
@@ -168,7 +170,7 @@ def describe(
     return Manifest(
         name=spec.name,
         version=version,
-        input=Tensor(
+        input=TensorSpec(
             name=INPUT,
             datatype=spec.datatype,
             shape=spec.shape,

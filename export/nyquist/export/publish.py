@@ -19,11 +19,12 @@ from google.protobuf import text_format
 from nyquist.models.spec import INPUT, ModelSpec
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.layout import complete_versions
-from nyquist.server.artifact.manifest import Manifest, Tensor, read_manifest
+from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.artifact.model_config import PLATFORM
 from nyquist.server.scheduling.limits import DEFAULT_MAX_QUEUE_SIZE
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
+from nyquist.server.wire.signature import TensorSpec
 
 LOCK_FILE = ".lock"
 DEFAULT_KEEP = 3
@@ -53,7 +54,7 @@ def locked(repository: Path) -> Iterator[None]:
         yield
 
 
-def model_config(spec: ModelSpec, tensors: tuple[Tensor, ...]) -> str:
+def model_config(spec: ModelSpec, tensors: tuple[TensorSpec, ...]) -> str:
     """Return config.pbtxt, in the protobuf text format.
 
     Args:

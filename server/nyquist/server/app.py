@@ -32,7 +32,7 @@ from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.serving.registry import Registry
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.serving.shadow import make_shadow
-from nyquist.server.settings import Settings
+from nyquist.server.settings import PREFIX, Settings
 from nyquist.server.telemetry.current_call import Call
 from nyquist.server.telemetry.listener import metrics_listener
 from nyquist.server.telemetry.log_control import LogControl
@@ -63,7 +63,10 @@ class Server:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
-        self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
+        self._authorizer, self._credentials = (
+            make_authorizer(settings, settings.host, PREFIX),
+            make_credentials(settings),
+        )
         self._largest_request = 0
         self._metrics = metrics or Metrics()
         execution = Execution(settings.provider, settings.require_cuda, settings.threads)
@@ -136,7 +139,8 @@ class Server:
 
     def _start_metrics(self) -> None:
         settings = self._settings
-        self._metrics.watch(self._budget)
+        budget = self._budget
+        self._metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
         host = settings.metrics_host or settings.host
         listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
         self.metrics_port = self._stack.enter_context(listener)

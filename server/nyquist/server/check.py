@@ -16,7 +16,7 @@ from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import request_bytes, request_limit, too_small_for
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.serving.loading import LoadedModel, load_model
-from nyquist.server.settings import Settings
+from nyquist.server.settings import PREFIX, Settings
 from nyquist.server.wire.errors import NyquistError, StartError
 
 GOOD, UNSERVABLE = 0, 2
@@ -30,7 +30,7 @@ def check(settings: Settings) -> int:
         ArtifactError: there is no repository.
     """
     console = Console(highlight=False, soft_wrap=True)
-    authorizer = make_authorizer(settings)
+    authorizer = make_authorizer(settings, settings.host, PREFIX)
     make_credentials(settings)
     execution = Execution(settings.provider, settings.require_cuda, settings.threads)
     folders = model_folders(settings.repository)

@@ -9,12 +9,14 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from nyquist.server.front.settings import CallSettings, SecuritySettings
+from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.wire.errors import StartError
 
 PREFIX = "NYQUIST_"
@@ -61,75 +63,6 @@ class NetworkSettings(BaseModel):
     metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")
 
 
-class ListenerSecurity(BaseModel):
-    """Encryption, and who may call."""
-
-    tls_certificate: Path | None = Field(
-        None, description="PEM file: the server's certificate and its chain; turns TLS on"
-    )
-    tls_key: Path | None = Field(None, description="PEM file: the certificate's private key")
-    tls_client_ca: Path | None = Field(
-        None, description="PEM file: callers must show a certificate that one of these signed"
-    )
-    token: SecretStr | None = Field(
-        None, description="token that callers must send; no flag, because others can read flags"
-    )
-    token_file: Path | None = Field(
-        None, description="file with tokens, one a line; any of them lets a caller in"
-    )
-    health_access: Literal["open", "token"] = Field(
-        "open", description="who may ask for health and readiness: all, or who has a token"
-    )
-    reflection: Literal["open", "token", "off"] = Field(
-        "token", description="who may ask for the service's description; off: nobody"
-    )
-
-    @model_validator(mode="after")
-    def _certificate_and_key(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("--tls-certificate and --tls-key come together")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
-        return self
-
-
-class SecuritySettings(ListenerSecurity):
-    """Encryption, and who may call what."""
-
-    repository_token: SecretStr | None = Field(
-        None, description="token that may load and unload models too, and change settings"
-    )
-    repository_token_file: Path | None = Field(
-        None, description="file with such tokens, one a line"
-    )
-
-
-class CallSettings(BaseModel):
-    """What calls may take."""
-
-    max_message_bytes: int = Field(
-        64 * 1024 * 1024,
-        gt=0,
-        le=2**31 - 1,
-        description="largest message; requests are held to less where the models need less",
-    )
-    max_metadata_bytes: int = Field(
-        16 * 1024, ge=1024, le=2**20, description="headers of one call, names and values together"
-    )
-    max_concurrent_rpcs: int = Field(
-        2048, gt=0, description="calls at a time; one more is RESOURCE_EXHAUSTED, health is not"
-    )
-    default_deadline_s: float = Field(
-        60.0, ge=0, description="deadline of a call that comes without one; 0: none"
-    )
-    min_ping_interval_s: float = Field(
-        10.0, gt=0, description="connections whose idle keepalive pings come faster are closed"
-    )
-    max_connection_age_s: float = Field(
-        0.0, ge=0, description="connections are renewed after this, to spread them; 0: never"
-    )
-
-
 class LimitSettings(CallSettings):
     """What one caller, or all of them together, may ask for."""
 
@@ -139,21 +72,6 @@ class LimitSettings(CallSettings):
     max_image_pixels: int = Field(
         50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
     )
-
-
-class ShadowSettings(BaseModel):
-    """A copy of live traffic, for a companion."""
-
-    shadow_target: str | None = Field(
-        None, description="host:port of the companion that gets a share of the inferences"
-    )
-    shadow_share: float = Field(
-        0.0, ge=0, le=1, description="share of them, 0 to 1, with their answers; 0: none"
-    )
-    shadow_ca: Path | None = Field(
-        None, description="PEM file: who signed the companion's certificate; turns TLS to it on"
-    )
-    shadow_token_file: Path | None = Field(None, description="file with the token for it")
 
 
 class TracingSettings(BaseModel):

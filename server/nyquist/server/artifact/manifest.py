@@ -8,9 +8,9 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +18,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
 )
 
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.images import COLOUR_MODES, Canvas
+from nyquist.server.wire.signature import Signature, TensorSpec
+from nyquist.server.wire.tensors import DTYPES
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -33,10 +35,6 @@ DEBUG_FILE = "debug.onnx"
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
-DYNAMIC = -1
-
-Datatype = Literal["FP32", "FP16", "UINT8"]
-
 
 def _plain_path(path: str) -> str:
     if not _PLAIN_PATH.fullmatch(path):
@@ -46,48 +44,6 @@ def _plain_path(path: str) -> str:
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Tensor(_Frozen):
-    """One input or output of the graph.
-
-    Attributes:
-        name: as in the graph and on the wire.
-        datatype: as the protocol spells it.
-        shape: without the batch, which stands in front of it and is dynamic; -1 where an axis may
-            have any size from `least` to `most`.
-        least: smallest size of each axis that the build proved; None for that of `shape`.
-        most: greatest, likewise.
-    """
-
-    name: str
-    datatype: Datatype
-    shape: tuple[Annotated[int, Field(ge=-1)], ...]
-    least: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    most: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-
-    @model_validator(mode="after")
-    def _bounds_fit(self) -> Self:
-        least, most = self.bounds
-        sizes = list(zip(self.shape, least, most, strict=False))
-        if not len(self.shape) == len(least) == len(most) or not all(
-            0 < low <= high and size in (low, DYNAMIC) and (size == DYNAMIC or low == high)
-            for size, low, high in sizes
-        ):
-            raise ValueError(f"shape {self.shape} does not fit bounds {least} to {most}")
-        return self
-
-    @property
-    def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Smallest and greatest size of each axis."""
-        return self.least or self.shape, self.most or self.shape
-
-    def fits(self, shape: Sequence[int]) -> bool:
-        """Whether one picture of this shape, without the batch, may be sent."""
-        least, most = self.bounds
-        return len(shape) == len(least) and all(
-            low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
-        )
 
 
 class Preprocessing(_Frozen):
@@ -218,8 +174,8 @@ class Manifest(_Frozen):
     format: Literal[2] = 2
     name: Annotated[str, AfterValidator(_plain_path)]
     version: Annotated[int, Field(gt=0)]
-    input: Tensor
-    outputs: Annotated[tuple[Tensor, ...], Field(min_length=1)]
+    input: TensorSpec
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     opset: int
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -234,6 +190,11 @@ class Manifest(_Frozen):
     def graph_sha256(self) -> str:
         """Checksum of the graph, hexadecimal: what tells one build of a version from another."""
         return self.files[f"{self.version}/{MODEL_FILE}"]
+
+    @property
+    def signature(self) -> Signature:
+        """What requests and answers may name."""
+        return Signature(self.name, str(self.version), self.input, self.outputs, canvas_of(self))
 
     def read_file(self, folder: Path, path: str) -> bytes:
         """Return the bytes of one file of the artifact, once they fit their checksum.
@@ -258,6 +219,21 @@ class Manifest(_Frozen):
     def to_json(self) -> str:
         """Return the text of manifest.json."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def canvas_of(manifest: Manifest) -> Canvas | None:
+    """Return what the pictures of a model have to become; None if its input is no picture."""
+    layout = manifest.preprocessing.layout
+    least, most = manifest.input.bounds
+    if len(least) != 3:
+        return None
+    if layout == "HWC":
+        least, most = (least[2], *least[:2]), (most[2], *most[:2])
+    if least[0] != most[0] or least[0] not in COLOUR_MODES:
+        return None
+    dtype = DTYPES[manifest.input.datatype]
+    canvas = Canvas(least[1], least[2], COLOUR_MODES[least[0]], layout, dtype)
+    return canvas if least == most else replace(canvas, most=(most[1], most[2]))
 
 
 def read_plain_file(path: Path) -> bytes:

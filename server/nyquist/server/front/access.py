@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from nyquist.server.artifact.file_mark import mark_of
-from nyquist.server.settings import PREFIX, ListenerSecurity, Settings
+from nyquist.server.front.settings import ListenerSecurity, SecuritySettings
 from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
 
 TOKEN_LENGTH = 16
@@ -163,18 +163,23 @@ class Authorizer:
         return "repository token" if access is Access.REPOSITORY else "token"
 
 
-def make_authorizer(settings: Settings) -> Authorizer:
+def make_authorizer(settings: SecuritySettings, host: str, prefix: str) -> Authorizer:
     """Read the tokens and decide which classes stand open.
 
     Without any token the repository is open on a loopback address alone.
 
+    Args:
+        settings: of the operator.
+        host: that is listened on.
+        prefix: of the variables of the environment that may hold tokens.
+
     Raises:
         StartError: a token file cannot be read, or a token is too short to be one.
     """
-    use = TokenSource(settings, "token")
-    repository = TokenSource(settings, "repository_token")
+    use = TokenSource(settings, "token", prefix)
+    repository = TokenSource(settings, "repository_token", prefix)
     tokens = Tokens(use.digests, repository.digests)
-    trusted = not tokens and is_loopback(settings.host)
+    trusted = not tokens and is_loopback(host)
     closed = frozenset() if tokens.repository or trusted else frozenset({Access.REPOSITORY})
     from_files = use.path or repository.path
     renewed = (lambda: Tokens(use.renewed(), repository.renewed())) if from_files else None
@@ -220,7 +225,7 @@ class TokenSource:
         StartError: the file cannot be read, or a token is too short to be one.
     """
 
-    def __init__(self, settings: ListenerSecurity, name: str, prefix: str = PREFIX) -> None:
+    def __init__(self, settings: ListenerSecurity, name: str, prefix: str) -> None:
         self.path: Path | None = getattr(settings, f"{name}_file")
         if self.path is None:
             secret = getattr(settings, name)

@@ -14,7 +14,7 @@ from time import perf_counter
 import grpc
 from google.protobuf.message import Message
 
-from nyquist.server.artifact.manifest import Tensor
+from nyquist.server.artifact.manifest import canvas_of
 from nyquist.server.artifact.model_config import PLATFORM
 from nyquist.server.front.calls import Behaviour, Context, MethodHandler
 from nyquist.server.front.control_calls import ControlCalls
@@ -23,9 +23,10 @@ from nyquist.server.front.stream import ordered_answers
 from nyquist.server.serving.registry import Registry, Serving
 from nyquist.server.wire.encode import field_start
 from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
-from nyquist.server.wire.images import FORMATS, canvas_of
+from nyquist.server.wire.images import FORMATS
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.request_head import Heads, Incoming
+from nyquist.server.wire.signature import TensorSpec
 
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = (
@@ -220,7 +221,7 @@ def _stream_error(request_id: str, message: str) -> bytes:
     return response.SerializeToString()
 
 
-def _tensor_metadata(tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
+def _tensor_metadata(tensor: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
         name=tensor.name, datatype=tensor.datatype, shape=(-1, *tensor.shape)
     )

@@ -10,7 +10,7 @@ from typing import cast
 import grpc
 
 from nyquist.server.artifact.file_mark import Mark, mark_of
-from nyquist.server.settings import ListenerSecurity
+from nyquist.server.front.settings import ListenerSecurity
 from nyquist.server.wire.errors import StartError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import grpc
 
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.front.calls import Calls
-from nyquist.server.settings import CallSettings
+from nyquist.server.front.settings import CallSettings
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.tensors import DTYPES
 

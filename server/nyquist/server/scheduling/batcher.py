@@ -1,6 +1,6 @@
 """Turn single requests into batches, and share them out to the instances of a model.
 
-submit -> queue -> a free instance runs a batch -> deliver
+submit -> queue -> policy -> a free instance runs a batch -> deliver
 
 All of it happens on the event loop. While batches run the next one gathers: no timer is needed to
 fill it.
@@ -9,16 +9,19 @@ fill it.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from nyquist.server.scheduling.budget import QueueBudget
-from nyquist.server.scheduling.deadlines import Deadlines
-from nyquist.server.scheduling.instance import Batch, Instance, Runner
+from nyquist.server.scheduling.deadlines import TIMER_STEP_S, Deadlines
+from nyquist.server.scheduling.instance import Answer, Instance, Runner
 from nyquist.server.scheduling.limits import BatchLimits
+from nyquist.server.scheduling.policy import ALONE, Idle, Policy, Start
 from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, RequestQueue
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import (
@@ -31,12 +34,7 @@ from nyquist.server.wire.errors import (
 
 Array = NDArray[Any]
 
-GATHER_S = 0.0002
-"""Where no other comes for so long, nobody is expected any more."""
-EAGER = 2
-"""Instances that work for small requests too, where the loop is left a core."""
-ALONE = 4
-"""Runs in a row with nobody beside them after which a caller is taken to be alone."""
+LAST_PROBE_S = 60.0
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
 
 
@@ -57,6 +55,14 @@ class RequestOptions(NamedTuple):
 DEFAULT_OPTIONS = RequestOptions()
 
 
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Requests that run together, and their answers once they have."""
+
+    requests: list[PendingRequest]
+    answers: list[Answer] | None = None
+
+
 class Batcher:
     """The one owner of a model's queue and of the instances that run it.
 
@@ -66,22 +72,15 @@ class Batcher:
     a run that takes longer than it may: its callers are told, it is asked to end, and its instance
     is probed once it has.
 
-    Callers that were answered together come back together, one after the other. So an instance that
-    becomes free before as many wait again goes on when nobody comes any more: few runs of many
-    requests cost less than many of few. Who is alone is not kept waiting, and where the model is
-    slower than its callers the next batch has gathered before it is free.
-
     Args:
         runners: of the instances, each used by one thread.
         limits: of the batches and of the queue.
         metrics: of the model.
         budget: of bytes, shared with the other models.
-        first_probe_s: until an instance out of service is probed again.
+        first_probe_s: until an instance is probed again once a probe has failed; twice that, and so
+            on, after each more that fails, up to a minute.
         last_word_s: for what is still in a thread at the end, once it has been asked to end.
         low_latency: another instance, that is quicker and costs more: for who is alone.
-
-    Attributes:
-        closing: whether it is being closed.
     """
 
     def __init__(
@@ -95,44 +94,34 @@ class Batcher:
         low_latency: Runner | None = None,
     ) -> None:
         self._limits, self._metrics, self._budget = limits, metrics, budget
-        self._last_word_s = last_word_s
+        self._first_probe_s, self._last_word_s = first_probe_s, last_word_s
         self._loop = asyncio.get_running_loop()
+        self._policy = Policy(limits, len(runners))
         self._queue = RequestQueue(limits)
         self._deadlines = Deadlines(self._give_up)
         self._running: deque[Batch] = deque()
-        make = partial(
-            Instance, limits=limits, metrics=metrics, owner=self, first_probe_s=first_probe_s
-        )
+        make = partial(Instance, limits=limits, metrics=metrics)
         self._instances = [make(runner) for runner in runners]
-        self._low_latency = self._idle_low_latency = (
-            None if low_latency is None else make(low_latency)
-        )
-        self._idle = list(self._instances)
-        self._eager = max(1, min(EAGER, len(runners) - 1))
+        self._low_latency = None if low_latency is None else make(low_latency)
+        self._idle, self._idle_low_latency = list(self._instances), self._low_latency
+        self._last, self._alone, self._gathers_from = 1, ALONE, -inf
+        self._recoveries: set[asyncio.Task[None]] = set()
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._last, self._gathers, self._came, self._came_at = 1, False, 0, 0.0
-        self._alone = ALONE
         self._empty = asyncio.Event()
-        self.closing, self._healthy, self._useless = False, True, False
+        self._closing, self._healthy, self._useless = False, True, False
         metrics.ready.set(1)
 
     @property
     def alive(self) -> bool:
         """Whether requests are taken and every instance answers."""
-        return self._healthy and not self.closing
+        return self._healthy and not self._closing
 
     @property
     def _all(self) -> list[Instance]:
-        return (
-            self._instances if self._low_latency is None else [*self._instances, self._low_latency]
-        )
-
-    @property
-    def _enough_run(self) -> bool:
-        """Whether requests are so small that another instance would only take the loop's core."""
-        small = self._queue.pictures < self._limits.spread_from * len(self._queue)
-        return small and len(self._running) >= self._eager
+        if self._low_latency is None:
+            return self._instances
+        return [*self._instances, self._low_latency]
 
     async def submit(self, pictures: Array, options: RequestOptions = DEFAULT_OPTIONS) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
@@ -150,7 +139,7 @@ class Batcher:
             DeadlinePassed: it was not answered in time.
             InferenceFailed: the run failed or took too long, or no instance is in service.
         """
-        if self.closing:
+        if self._closing:
             raise Stopping("Server is stopping and has stopped accepting new inference requests")
         if self._useless:
             raise InferenceFailed(OUT_OF_SERVICE)
@@ -177,44 +166,16 @@ class Batcher:
 
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, stop the threads."""
-        self.closing = True
+        self._closing = True
         self._metrics.ready.set(0)
         self._note_change()
-        if self._queue or self._running:
+        if self._queue.count or self._running:
             await self._empty.wait()
         self._deadlines.close()
+        for recovery in self._recoveries:
+            recovery.cancel()  # or it would keep its session for up to a minute
         for instance in self._all:
             await instance.close(self._last_word_s)
-
-    def free(self, instance: Instance) -> None:
-        """Give an instance that is free its next batch, if there is one."""
-        if instance is self._low_latency:
-            self._idle_low_latency = instance
-        else:
-            self._idle.append(instance)
-        self._gathers = len(self._queue) < self._last > 1
-        self._note_change()
-
-    def deliver(self, batch: Batch) -> None:
-        """Hand out the answers of a batch: at once, or in the order in which batches began."""
-        if self._limits.preserve_ordering:
-            while self._running and self._running[0].answers is not None:
-                self._hand_out(self._running.popleft())
-        else:
-            self._running.remove(batch)
-            self._hand_out(batch)
-        self._note_change()
-
-    def note_health(self) -> None:
-        """Show whether an instance is out of service; without any for all, nobody need wait."""
-        self._healthy = all(instance.healthy for instance in self._all)
-        self._useless = not any(instance.healthy for instance in self._instances)
-        if not self.closing:  # a newer load of the model may have the gauge by now
-            self._metrics.ready.set(int(self._healthy))
-        if self._useless:
-            for request in list(self._queue):
-                self._forget(request)
-                _fail(request, InferenceFailed(OUT_OF_SERVICE))
 
     def _timer_of(
         self, request: PendingRequest, options: RequestOptions
@@ -254,48 +215,92 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._idle and self._queue and not self._enough_run:
-            now = monotonic()
-            if self._gathers and self._others_come(now):
-                self._note_change()
-                break
-            requests, due = self._queue.next_batch(float("inf") if self.closing else now)
-            if not requests:
-                self._timer = self._loop.call_at(due, self._dispatch)
-                break
-            self._start(self._instance_for(requests), requests)
-        self._metrics.queue_depth.value = len(self._queue)
-        if self.closing and not self._queue and not self._running:
+        while self._idle and self._queue.count:
+            free = self._idle_low_latency is not None
+            idle = Idle(len(self._idle), free, self._gathers_from, self._alone)
+            now = inf if self._closing else monotonic()
+            decision = self._policy.next(self._queue, len(self._running), idle, now)
+            if isinstance(decision, Start):
+                self._start(decision)
+                continue
+            if decision.when != inf:
+                self._look_again(decision.when)
+            break
+        self._metrics.queue_depth.value = self._queue.count
+        if self._closing and not self._queue.count and not self._running:
             self._empty.set()
 
-    def _others_come(self, now: float) -> bool:
-        """Say whether there is room for more, and the last came just now."""
-        waiting = len(self._queue)
-        if waiting != self._came:
-            self._came, self._came_at = waiting, now
-        self._gathers = (
-            waiting < self._limits.full_size and now - self._came_at < GATHER_S and not self.closing
-        )
-        return self._gathers
+    def _look_again(self, when: float) -> None:
+        """Dispatch at `when`; in the next turn of the loop where that is nearer than timers go."""
+        if when - monotonic() < TIMER_STEP_S:
+            self._note_change()
+        else:
+            self._timer = self._loop.call_at(when, self._dispatch)
 
-    def _instance_for(self, requests: list[PendingRequest]) -> Instance:
-        """Take an idle instance: the one for who is alone, where that has been so for a while."""
-        alone = len(requests) == len(self._queue) == 1 and not self._running
-        self._alone = self._alone + 1 if alone else 0
-        low_latency = self._idle_low_latency
-        if low_latency is None or self._alone < ALONE:
-            return self._idle.pop()
-        self._idle_low_latency = None
-        return low_latency
-
-    def _start(self, instance: Instance, requests: list[PendingRequest]) -> None:
-        """Take requests out of the queue, and let them run together."""
-        for request in requests:
+    def _start(self, start: Start) -> None:
+        """Take requests out of the queue, and let an instance run them together."""
+        for request in start.requests:
             self._queue.remove(request)
-        self._last, self._came = len(requests), 0
-        batch = Batch(requests)
+        self._last, self._alone, self._gathers_from = len(start.requests), start.alone, -inf
+        if start.low_latency and self._idle_low_latency is not None:
+            instance, self._idle_low_latency = self._idle_low_latency, None
+        else:
+            instance = self._idle.pop()
+        batch = Batch(start.requests)
         self._running.append(batch)
-        instance.start(batch)
+        instance.run(start.requests).add_done_callback(partial(self._ended, instance, batch))
+
+    def _ended(self, instance: Instance, batch: Batch, ran: "asyncio.Future[list[Answer]]") -> None:
+        """Hand out what a run gave, and see whether its instance can take the next."""
+        batch.answers = answers = ran.result()
+        if instance.healthy and not all(isinstance(one, InferenceFailed) for one in answers):
+            self._free(instance)
+        else:
+            self._note_health()
+            recovery = self._loop.create_task(self._recover(instance))
+            self._recoveries.add(recovery)
+            recovery.add_done_callback(self._recoveries.discard)
+        self._deliver(batch)
+
+    async def _recover(self, instance: Instance) -> None:
+        """Probe an instance, ever less often, until it can be relied on."""
+        pause_s = self._first_probe_s
+        while not await instance.probe():
+            self._note_health()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LAST_PROBE_S)
+        self._note_health()
+        self._free(instance)
+        self._note_change()
+
+    def _free(self, instance: Instance) -> None:
+        """Let an instance take its next batch, once there is one."""
+        if instance is self._low_latency:
+            self._idle_low_latency = instance
+        else:
+            self._idle.append(instance)
+        self._gathers_from = monotonic() if 1 < self._last > self._queue.count else -inf
+
+    def _note_health(self) -> None:
+        """Show whether an instance is out of service; without any for all, nobody need wait."""
+        self._healthy = all(instance.healthy for instance in self._all)
+        self._useless = not any(instance.healthy for instance in self._instances)
+        if not self._closing:  # a newer load of the model may have the gauge by now
+            self._metrics.ready.set(int(self._healthy))
+        if self._useless:
+            for request in list(self._queue):
+                self._forget(request)
+                _fail(request, InferenceFailed(OUT_OF_SERVICE))
+
+    def _deliver(self, batch: Batch) -> None:
+        """Hand out the answers of a batch: at once, or in the order in which batches began."""
+        if self._limits.preserve_ordering:
+            while self._running and self._running[0].answers is not None:
+                self._hand_out(self._running.popleft())
+        else:
+            self._running.remove(batch)
+            self._hand_out(batch)
+        self._note_change()
 
     def _hand_out(self, batch: Batch) -> None:
         for request, answer in zip(batch.requests, batch.answers or (), strict=True):

@@ -1,7 +1,8 @@
 """One session of a model: the thread that calls it, and whether it can be relied on.
 
-start -> run in the thread -> ended -> free for the next
-      -> fails, or takes too long -> out of service -> probed, ever less often -> back in service
+run -> in the thread -> an answer for each request
+    -> takes too long -> told to end, out of service
+probe -> in the thread -> in service, or out of it
 
 Everything but the runs and the probes happens on the event loop.
 """
@@ -9,9 +10,8 @@ Everything but the runs and the probes happens on the event loop.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from time import perf_counter
@@ -28,7 +28,6 @@ from nyquist.server.wire.errors import InferenceFailed
 Array = NDArray[Any]
 Answer = Outputs | InferenceFailed
 
-LAST_PROBE_S = 60.0
 THREAD_NAME = "infer"
 
 logger = logging.getLogger(__name__)
@@ -50,30 +49,6 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Requests that run together, and their answers once they have."""
-
-    requests: list[PendingRequest]
-    answers: list[Answer] | None = None
-
-
-class Owner(Protocol):
-    """Who gives an instance its work, and is told on the event loop what became of it."""
-
-    closing: bool
-    """Whether all work ends; then nothing is probed any more."""
-
-    def free(self, instance: "Instance") -> None:
-        """Take note that the instance can take a batch."""
-
-    def deliver(self, batch: Batch) -> None:
-        """Hand out the answers of a batch."""
-
-    def note_health(self) -> None:
-        """Take note that an instance is out of service, or back in it."""
-
-
 class Instance:
     """A session and the one thread that calls it.
 
@@ -81,38 +56,48 @@ class Instance:
         runner: the session.
         limits: of its batches, and of how long it may run.
         metrics: of the model.
-        owner: told of what it does.
-        first_probe_s: until it is probed once it is out of service; twice that, and so on, after
-            each probe that fails, up to a minute.
 
     Attributes:
-        healthy: whether it is in service.
+        healthy: whether it is in service. Only `probe` brings it back.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        limits: BatchLimits,
-        metrics: ModelMetrics,
-        owner: Owner,
-        first_probe_s: float,
-    ) -> None:
-        self._runner, self._limits, self._metrics, self._owner = runner, limits, metrics, owner
-        self._first_probe_s = self._probe_s = first_probe_s
+    def __init__(self, runner: Runner, limits: BatchLimits, metrics: ModelMetrics) -> None:
+        self._runner, self._limits, self._metrics = runner, limits, metrics
         self._loop = asyncio.get_running_loop()
         self._worker = _Worker()
         self._buffer: Array | None = None
-        self._batch: Batch | None = None
+        self._result: Any = None
         self._busy_since: float | None = None
         self._next_look: asyncio.TimerHandle | None = None
-        self._next_probe: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._ended: asyncio.Future[None] | None = None
+        self._requests: Sequence[PendingRequest] = ()
+        self._given_up = False
         self.healthy = True
 
-    def start(self, batch: Batch) -> None:
-        """Run a batch in the thread; its answers are delivered to the owner."""
-        self._begin(batch, partial(self._run, batch), partial(self._ended, batch))
+    def run(self, requests: list[PendingRequest]) -> "asyncio.Future[list[Answer]]":
+        """Run requests together in the thread, which has nothing else to do.
+
+        Returns:
+            The answer of each, or the error of each that gets none; it never raises. Where the run
+            takes longer than it may, they are there before the thread has ended it.
+        """
+        return self._begin(partial(self._run, requests), requests)
+
+    async def probe(self) -> bool:
+        """Once the thread is free, see whether an input that is known to be good is answered.
+
+        Returns:
+            `healthy`, as it is now.
+        """
+        await self._end()
+        self._given_up = False
+        error = await asyncio.shield(self._begin(self._runner.probe))
+        if error is not None:
+            logger.error("an instance is out of service, the model not ready: %r", error)
+        elif not self.healthy:
+            logger.warning("an instance is back in service: its probe succeeded")
+        self.healthy = error is None
+        return self.healthy
 
     async def close(self, last_word_s: float) -> None:
         """Stop the thread; what it still does is a probe, or was given up.
@@ -120,58 +105,100 @@ class Instance:
         Args:
             last_word_s: that it gets to end, once it has been asked to.
         """
-        if self._next_probe is not None:
-            self._next_probe.cancel()  # or it would keep the session for up to a minute
-        if not self._idle.is_set():
+        if self._busy_since is not None:
             self._runner.terminate()
             try:
-                await asyncio.wait_for(self._idle.wait(), last_word_s)
+                await asyncio.wait_for(self._end(), last_word_s)
             except TimeoutError:
                 logger.error("an instance is left behind in a run that does not end")  # noqa: TRY400 - no error of ours
         if self._next_look is not None:
             self._next_look.cancel()
         self._worker.stop()
-        if self._idle.is_set():
+        if self._busy_since is None:
             await asyncio.to_thread(self._worker.join)
 
+    async def _end(self) -> None:
+        """Wait until the thread has nothing to do."""
+        if self._busy_since is not None:
+            self._ended = self._loop.create_future()
+            await self._ended
+
     def _begin(
-        self, batch: Batch | None, work: Callable[[], Any], ended: Callable[[Any], None]
-    ) -> None:
-        """Let the thread do something, and the event loop heed what came of it.
+        self, work: Callable[[], Any], requests: Sequence[PendingRequest] = ()
+    ) -> "asyncio.Future[Any]":
+        """Let the thread do something.
 
         A look at it outlives many runs: a timer for each of them would cost more than the rest.
+
+        Returns:
+            What the work returned or raised, either as a value.
         """
-        self._idle.clear()
-        self._busy_since, self._batch = self._loop.time(), batch
+        result: asyncio.Future[Any] = self._loop.create_future()
+        self._requests, self._result, self._busy_since = requests, result, self._loop.time()
         if self._next_look is None and self._limits.max_run_s:
             self._look_later(self._limits.max_run_s)
-        self._worker.do(work, partial(self._tell, ended))
+        self._worker.do(work, self._tell)
+        return result
 
-    def _tell(self, ended: Callable[[Any], None], outcome: Any) -> None:  # noqa: ANN401 - its own
-        """Pass on what became of a thing, from the thread to the event loop."""
+    def _tell(self, outcome: Any) -> None:  # noqa: ANN401 - what the work returned, or raised
+        """Pass on what became of the work, from the thread to the event loop."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._over, ended, outcome)
+            self._loop.call_soon_threadsafe(self._over, outcome)
 
-    def _over(self, ended: Callable[[Any], None], outcome: Any) -> None:  # noqa: ANN401 - its own
-        self._busy_since = self._batch = None
-        self._idle.set()
-        ended(outcome)
+    def _over(self, outcome: Any) -> None:  # noqa: ANN401 - as above
+        self._busy_since = None
+        if self._given_up:
+            logger.warning("the run that was given up has ended")
+        else:
+            self._settle(outcome)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _settle(self, outcome: Any) -> None:  # noqa: ANN401 - as above
+        """Hand out the result; who raised, or is given up, is out of service."""
+        requests, self._requests = self._requests, ()
+        if isinstance(outcome, BaseException):
+            self.healthy = False
+            outcome = failures(requests, outcome) if requests else outcome
+        result, self._result = self._result, None
+        result.set_result(outcome)
+
+    def _look_later(self, delay_s: float) -> None:
+        self._next_look = self._loop.call_later(delay_s, self._look)
+
+    def _look(self) -> None:
+        """Give up what takes too long; else look again when it would."""
+        self._next_look = None
+        if self._busy_since is None:
+            return
+        left_s = self._busy_since + self._limits.max_run_s - self._loop.time()
+        if left_s > 0:
+            self._look_later(left_s)
+        elif not self._given_up:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Ask the thread to end what it does, and tell who waits for it."""
+        limit_s = self._limits.max_run_s
+        logger.error("a run takes longer than %g s: given up, the model is not ready", limit_s)
+        self._given_up = True
+        self._runner.terminate()
+        self._settle(_GivenUp(f"the model took longer than {limit_s:g} s on this batch"))
 
     # Runs, in the thread.
 
-    def _run(self, batch: Batch) -> list[Answer]:
-        """Run requests together; one by one where they fail together and somebody still waits."""
-        requests = batch.requests
+    def _run(self, requests: list[PendingRequest]) -> list[Answer]:
+        """Run requests together; one by one where they fail together, if they still may run."""
         try:
             return self._run_together(requests)
         except Exception as error:
             logger.exception("a batch of %d requests failed", len(requests))
-            if len(requests) == 1:
-                return [_failure(error)]
-        return [self._run_alone(batch, request) for request in requests]
+            if len(requests) == 1 or self._given_up:
+                return failures(requests, error)
+        return [self._run_alone(request) for request in requests]
 
-    def _run_alone(self, batch: Batch, request: PendingRequest) -> Answer:
-        if batch.answers is not None:
+    def _run_alone(self, request: PendingRequest) -> Answer:
+        if self._given_up:
             return InferenceFailed("given up: its caller has been told")
         try:
             (answer,) = self._run_together([request])
@@ -206,76 +233,9 @@ class Instance:
             target[start:end] = part.data.cast("B")
         return self._buffer[: sum(map(len, parts))]
 
-    # What comes of them, on the event loop.
 
-    def _ended(self, batch: Batch, outcome: list[Answer] | BaseException) -> None:
-        if batch.answers is not None:
-            logger.warning("the run that was given up has ended")
-            self._probe()
-            return
-        if isinstance(outcome, BaseException):
-            batch.answers = [_failure(outcome) for _ in batch.requests]
-            self._take_out(outcome)
-        else:
-            batch.answers = outcome
-            failed = all(isinstance(answer, InferenceFailed) for answer in outcome)
-            if failed and not self._owner.closing:
-                self._probe()
-            else:
-                self._owner.free(self)
-        self._owner.deliver(batch)
-
-    def _look_later(self, delay_s: float) -> None:
-        self._next_look = self._loop.call_later(delay_s, self._look)
-
-    def _look(self) -> None:
-        """Give up a run that takes too long; else look again when it would."""
-        self._next_look = None
-        if self._busy_since is None:
-            return
-        left_s = self._busy_since + self._limits.max_run_s - self._loop.time()
-        if left_s > 0:
-            self._look_later(left_s)
-        else:
-            self._give_up(self._batch)
-
-    def _give_up(self, batch: Batch | None) -> None:
-        """Ask the run to end, leave the service until it has, and tell the callers.
-
-        Their pictures are not counted any more, though the run may still hold them.
-        """
-        limit_s = self._limits.max_run_s
-        logger.error("a run takes longer than %g s: given up, the model is not ready", limit_s)
-        self.healthy = False
-        if batch is not None:  # before the run is told to end: it must not begin again, one by one
-            reason = f"the model took longer than {limit_s:g} s on this batch"
-            batch.answers = [InferenceFailed(reason) for _ in batch.requests]
-        self._runner.terminate()
-        self._owner.note_health()
-        if batch is not None:
-            self._owner.deliver(batch)
-
-    def _probe(self) -> None:
-        if not self._owner.closing:
-            self._begin(None, self._runner.probe, self._probed)
-
-    def _probed(self, outcome: BaseException | None) -> None:
-        if outcome is not None:
-            self._take_out(outcome)
-            return
-        if not self.healthy:
-            logger.warning("an instance is back in service: its probe succeeded")
-        self.healthy, self._probe_s = True, self._first_probe_s
-        self._owner.note_health()
-        self._owner.free(self)
-
-    def _take_out(self, error: BaseException) -> None:
-        """Leave the service until a probe succeeds."""
-        logger.error("an instance is out of service, the model not ready: %r", error)
-        self.healthy = False
-        self._next_probe = self._loop.call_later(self._probe_s, self._probe)
-        self._probe_s = min(2 * self._probe_s, LAST_PROBE_S)
-        self._owner.note_health()
+class _GivenUp(Exception):
+    """A run took longer than it may; its text is for the callers."""
 
 
 class _Worker:
@@ -318,8 +278,14 @@ def runs_left_behind() -> bool:
     return any(thread.name == THREAD_NAME for thread in threading.enumerate())
 
 
+def failures(requests: Sequence[PendingRequest], error: BaseException) -> list[Answer]:
+    """Return an error for each caller, without detail that is not meant for it."""
+    return [_failure(error) for _ in requests]
+
+
 def _failure(error: BaseException) -> InferenceFailed:
-    """Return an error for one caller, without detail that is not meant for it."""
+    if isinstance(error, _GivenUp):
+        return InferenceFailed(str(error))
     failure = InferenceFailed("the model failed on this batch")
     failure.__cause__ = error
     return failure

@@ -26,6 +26,7 @@ class PendingRequest:
 
     Attributes:
         pictures: (B, ...).
+        count: B.
         answer: where its caller waits.
         level: of its priority.
         arrived: when it came, on monotonic.
@@ -33,10 +34,10 @@ class PendingRequest:
         waits: whether it is in the queue.
     """
 
-    __slots__ = ("answer", "arrived", "level", "pictures", "spans", "waits")
+    __slots__ = ("answer", "arrived", "count", "level", "pictures", "spans", "waits")
 
     def __init__(self, pictures: Array, answer: "asyncio.Future[Outputs]", level: int = 1) -> None:
-        self.pictures, self.answer, self.level = pictures, answer, level
+        self.pictures, self.count, self.answer, self.level = pictures, len(pictures), answer, level
         self.arrived, self.spans, self.waits = monotonic(), current_spans(), False
 
 
@@ -56,16 +57,19 @@ class RequestQueue:
         limits: of the model.
 
     Attributes:
-        pictures: of all requests.
+        count: of requests.
+        pictures: of all of them.
+        newest: when the last of them came, on monotonic.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
         self._levels = [_Level(policy) for policy in limits.levels]
-        self._waiting = self.pictures = 0
+        self.count = self.pictures = 0
+        self.newest = -inf
 
     def __len__(self) -> int:
-        return self._waiting
+        return self.count
 
     def __iter__(self) -> Iterator[PendingRequest]:
         return chain.from_iterable(chain(level.in_time, level.late) for level in self._levels)
@@ -80,9 +84,9 @@ class RequestQueue:
         if len(level.in_time) + len(level.late) >= level.policy.max_size:
             raise QueueFull(f"Exceeds maximum queue size of {level.policy.max_size}")
         level.in_time[request] = None
-        request.waits = True
-        self._waiting += 1
-        self.pictures += len(request.pictures)
+        request.waits, self.newest = True, request.arrived
+        self.count += 1
+        self.pictures += request.count
 
     def postpone(self, request: PendingRequest) -> None:
         """Put a request behind all others of its level that are in time."""
@@ -98,48 +102,6 @@ class RequestQueue:
         level = self._levels[request.level - 1]
         del (level.in_time if request in level.in_time else level.late)[request]
         request.waits = False
-        self._waiting -= 1
-        self.pictures -= len(request.pictures)
+        self.count -= 1
+        self.pictures -= request.count
         return True
-
-    def next_batch(self, now: float) -> tuple[list[PendingRequest], float]:
-        """Choose, without taking them out, the requests to run next; `now` is monotonic.
-
-        The first request is always among them, so that none starves behind other shapes.
-
-        Returns:
-            The requests, or none and the time until which to wait for company.
-        """
-        batch, preferred, complete = self._fitting()
-        delay = self._limits.max_queue_delay_s
-        due = min(request.arrived for request in batch) + delay if delay else inf
-        if preferred and now < due:
-            return batch[:preferred], now
-        if complete or now >= due or not delay:
-            return batch, now
-        return [], due
-
-    def _fitting(self) -> tuple[list[PendingRequest], int, bool]:
-        """Find the requests that fit into one run: the first, and those after it of its shape.
-
-        Within a shape the order holds: a request that does not fit any more ends the batch.
-
-        Returns:
-            The requests, how many of them make the largest preferred size, and whether company
-            would be of no use.
-        """
-        limits, most = self._limits, self._limits.run_size
-        batch: list[PendingRequest] = []
-        size, preferred = 0, 0
-        for request in self:
-            if batch and request.pictures.shape[1:] != batch[0].pictures.shape[1:]:
-                continue
-            if batch and size + len(request.pictures) > most:
-                return batch, preferred, True
-            batch.append(request)
-            size += len(request.pictures)
-            if size in limits.preferred_sizes:
-                preferred = len(batch)
-            if size >= most or not limits.merge:
-                return batch, preferred, True
-        return batch, preferred, size >= limits.full_size

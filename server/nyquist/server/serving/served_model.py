@@ -47,6 +47,7 @@ class ServedModel:
         self._mirror = mirror
         self._images, self.statistics = images, metrics.statistics
         self.manifest, self.labels = loaded.manifest, loaded.labels
+        self.signature = loaded.manifest.signature
         self.provider = loaded.engines[0].provider
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()
@@ -99,10 +100,10 @@ class ServedModel:
         self, request: Incoming, deadline: float | None
     ) -> tuple["_Form", NDArray[Any]]:
         """Parse and check a request; remember its head if the next one may have it again."""
-        call = decode_call(request.message, self.manifest, self._limits.max_batch_size)
+        call = decode_call(request.message, self.signature, self._limits.max_batch_size)
         priority, timeout_s = queue_options(request.message)
-        pictures = await opened_pictures(call, self.manifest, self._images, deadline)
-        answer = AnswerForm.of(call, self.manifest, len(pictures))
+        pictures = await opened_pictures(call, self.signature, self._images, deadline)
+        answer = AnswerForm.of(call, self.signature, len(pictures))
         call = replace(call, pictures=())
         form = _Form(
             pictures.shape, pictures.dtype, pictures.nbytes, call, priority, timeout_s, answer
@@ -116,7 +117,7 @@ class ServedModel:
             body = form.answer.fill(request.id_bytes, outputs)
             if body is not None:
                 return body
-        return encode_response(request.id, form.call, outputs, self.manifest, self.labels)
+        return encode_response(request.id, form.call, outputs, self.signature, self.labels)
 
     async def close(self) -> None:
         """Refuse new requests, answer those that wait, give the threads and sessions back."""

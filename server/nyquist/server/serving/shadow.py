@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.serving.outbox import Inference, Outbox
-from nyquist.server.settings import Settings
-from nyquist.server.telemetry.current_call import NO_SHADOW, current_call
+from nyquist.server.serving.settings import ShadowSettings
+from nyquist.server.telemetry.current_call import current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
+from nyquist.server.wire.connection import NO_SHADOW
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
@@ -174,7 +175,7 @@ class Shadow:
             logger.log(level, "the companion at %s %s", self._companion.target, state)
 
 
-def make_shadow(settings: Settings) -> Shadow | None:
+def make_shadow(settings: ShadowSettings) -> Shadow | None:
     """Return what the settings ask for; None where nothing is mirrored.
 
     Raises:

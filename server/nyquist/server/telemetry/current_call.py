@@ -19,8 +19,6 @@ Version: TypeAlias = tuple[str, str]
 """A model's name and its version."""
 
 REQUEST_ID = "x-request-id"
-NO_SHADOW = "x-nyquist-no-shadow"
-"""Sent with calls that are not to be mirrored: the companion's own would come back to it."""
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 

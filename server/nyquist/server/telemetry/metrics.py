@@ -1,10 +1,11 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
 from asyncio import CancelledError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from threading import Lock
 from time import perf_counter
+from typing import Protocol
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -16,9 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from nyquist.server.scheduling.budget import QueueBudget
-from nyquist.server.scheduling.request_queue import PendingRequest
-from nyquist.server.telemetry.current_call import Call
+from nyquist.server.telemetry.current_call import Call, Spans
 from nyquist.server.telemetry.histograms import LightCounter, LightGauge, LightHistogram
 from nyquist.server.telemetry.model_statistics import Statistics
 from nyquist.server.telemetry.triton import TritonCollector
@@ -34,6 +33,18 @@ STAGES = ("decode", "queue", "batch", "infer", "encode")
 REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
 MODEL = ("model", "version")
 CALL = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Waited(Protocol):
+    """A request that has waited for its run.
+
+    Attributes:
+        arrived: when it came, on monotonic.
+        spans: of its call; None where it is not traced.
+    """
+
+    arrived: float
+    spans: Spans | None
 
 
 class ModelMetrics:
@@ -69,9 +80,7 @@ class ModelMetrics:
         if call.spans is not None:
             call.spans.stage(self._labels, "decode", began, ended)
 
-    def ran(
-        self, requests: Sequence[PendingRequest], pictures: int, times: Sequence[float]
-    ) -> None:
+    def ran(self, requests: Sequence[Waited], pictures: int, times: Sequence[float]) -> None:
         """Note a run.
 
         Args:
@@ -323,10 +332,10 @@ class Metrics(CallMetrics):
             registry=registry,
         )
 
-    def watch(self, budget: QueueBudget) -> None:
-        """Show the bytes of a budget, read when they are asked for."""
-        self.queue_bytes.set_function(lambda: budget.held_bytes)
-        self.queue_bytes_limit.set(budget.max_bytes)
+    def watch_queue_bytes(self, held: Callable[[], int], limit: int) -> None:
+        """Show the bytes that `held` returns, read when they are asked for, and their limit."""
+        self.queue_bytes.set_function(held)
+        self.queue_bytes_limit.set(limit)
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """Return the series of a model, created at zero."""

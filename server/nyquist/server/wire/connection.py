@@ -15,6 +15,9 @@ Options = Sequence[tuple[str, str | int]]
 Metadata = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "localhost:8001"
+NO_SHADOW = "x-nyquist-no-shadow"
+"""Sent with calls that are not to be mirrored: the companion's own would come back to it."""
+
 TOKEN_VARIABLE = "NYQUIST_TOKEN"  # noqa: S105 - where one is found, not one
 
 _CLOSED = (

@@ -11,11 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, NotServed
-from nyquist.server.wire.images import ImageDecoder, canvas_of
+from nyquist.server.wire.images import ImageDecoder
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.signature import Signature
 
 RESERVED_PREFIX = "triton_"
 NOT_RESERVED = "triton_enable_empty_final_response"
@@ -57,7 +57,7 @@ class InferCall:
 
 
 def decode_call(
-    request: pb.ModelInferRequest, manifest: Manifest, max_batch_size: int
+    request: pb.ModelInferRequest, signature: Signature, max_batch_size: int
 ) -> InferCall:
     """Check a request against the model it names, and return its array and options.
 
@@ -66,15 +66,15 @@ def decode_call(
         NotServed: a tensor is to travel in shared memory.
     """
     _check_parameters(request)
-    tensor = _the_input(request, manifest)
+    tensor = _the_input(request, signature)
     pictures: NDArray[Any] | tuple[bytes, ...]
     if tensor.datatype == IMAGE_DATATYPE:
-        _check_file_shape(tensor, manifest, max_batch_size)
-        pictures, typed = _image_files(request, tensor, manifest)
+        _check_file_shape(tensor, signature, max_batch_size)
+        pictures, typed = _image_files(request, tensor, signature)
     else:
-        shape = _checked_shape(tensor, manifest, max_batch_size)
-        pictures, typed = _pictures(request, tensor, shape, manifest)
-    return InferCall(pictures, _requested_outputs(request, manifest), typed)
+        shape = _checked_shape(tensor, signature, max_batch_size)
+        pictures, typed = _pictures(request, tensor, shape, signature)
+    return InferCall(pictures, _requested_outputs(request, signature), typed)
 
 
 def _check_parameters(request: pb.ModelInferRequest) -> None:
@@ -92,13 +92,13 @@ def _check_memory(tensor: Tensor) -> None:
 
 
 def _the_input(
-    request: pb.ModelInferRequest, manifest: Manifest
+    request: pb.ModelInferRequest, signature: Signature
 ) -> pb.ModelInferRequest.InferInputTensor:
-    expected = manifest.input
+    expected = signature.input
     got = [tensor.name for tensor in request.inputs]
     if expected.name not in got:
         raise InvalidRequest(
-            f"expected 1 inputs but got {len(got)} inputs for model '{manifest.name}'. "
+            f"expected 1 inputs but got {len(got)} inputs for model '{signature.name}'. "
             f"Got input(s) {got}, but missing required input(s) ['{expected.name}']. "
             "Please provide all required input(s)."
         )
@@ -106,70 +106,70 @@ def _the_input(
         extra = sorted(got)
         extra.remove(expected.name)
         raise InvalidRequest(
-            f"unexpected inference input(s) {extra} for model '{manifest.name}', "
+            f"unexpected inference input(s) {extra} for model '{signature.name}', "
             f"which has the one input '{expected.name}'"
         )
     tensor = request.inputs[0]
     _check_memory(tensor)
-    image = tensor.datatype == IMAGE_DATATYPE and canvas_of(manifest) is not None
+    image = tensor.datatype == IMAGE_DATATYPE and signature.canvas is not None
     if tensor.datatype != expected.datatype and not image:
         raise InvalidRequest(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
-            f"but model '{manifest.name}' expects '{expected.datatype}'"
+            f"but model '{signature.name}' expects '{expected.datatype}'"
         )
     return tensor
 
 
 def _checked_shape(
-    tensor: pb.ModelInferRequest.InferInputTensor, manifest: Manifest, max_batch_size: int
+    tensor: pb.ModelInferRequest.InferInputTensor, signature: Signature, max_batch_size: int
 ) -> list[int]:
     shape = list(tensor.shape)
-    where = f"for input '{tensor.name}' for model '{manifest.name}'"
+    where = f"for input '{tensor.name}' for model '{signature.name}'"
     if not shape:
         raise InvalidRequest(
             f"input '{tensor.name}' has no shape but model requires batch dimension "
-            f"for '{manifest.name}'"
+            f"for '{signature.name}'"
         )
     if min(shape) < 0:
         raise InvalidRequest(f"All input dimensions should be specified {where}, got {shape}")
-    if not manifest.input.fits(shape[1:]):
-        least, most = manifest.input.bounds
+    if not signature.input.fits(shape[1:]):
+        least, most = signature.input.bounds
         bounds = f" from {list(least)} to {list(most)}" if least != most else ""
         raise InvalidRequest(
-            f"unexpected shape {where}. Expected {[-1, *manifest.input.shape]}{bounds}, "
+            f"unexpected shape {where}. Expected {[-1, *signature.input.shape]}{bounds}, "
             f"got {shape}. NOTE: the first dimension is the batch"
         )
-    _check_batch(shape[0], manifest, max_batch_size)
+    _check_batch(shape[0], signature, max_batch_size)
     return shape
 
 
-def _check_batch(size: int, manifest: Manifest, max_batch_size: int) -> None:
+def _check_batch(size: int, signature: Signature, max_batch_size: int) -> None:
     if not 1 <= size <= max_batch_size:
         raise InvalidRequest(
-            f"inference request batch-size must be <= {max_batch_size} for '{manifest.name}', "
+            f"inference request batch-size must be <= {max_batch_size} for '{signature.name}', "
             f"and at least 1, got {size}"
         )
 
 
 def _check_file_shape(
-    tensor: pb.ModelInferRequest.InferInputTensor, manifest: Manifest, max_batch_size: int
+    tensor: pb.ModelInferRequest.InferInputTensor, signature: Signature, max_batch_size: int
 ) -> None:
     shape = list(tensor.shape)
     if not shape or shape[1:] not in ([], [1]):
         raise InvalidRequest(
-            f"unexpected shape for input '{tensor.name}' for model '{manifest.name}'. "
+            f"unexpected shape for input '{tensor.name}' for model '{signature.name}'. "
             f"Expected [-1] or [-1, 1] for image files, got {shape}"
         )
-    _check_batch(shape[0], manifest, max_batch_size)
+    _check_batch(shape[0], signature, max_batch_size)
 
 
 def _image_files(
     request: pb.ModelInferRequest,
     tensor: pb.ModelInferRequest.InferInputTensor,
-    manifest: Manifest,
+    signature: Signature,
 ) -> tuple[tuple[bytes, ...], bool]:
-    count, where = tensor.shape[0], f"input '{tensor.name}' for model '{manifest.name}'"
-    raw, typed = _contents(request, tensor, manifest)
+    count, where = tensor.shape[0], f"input '{tensor.name}' for model '{signature.name}'"
+    raw, typed = _contents(request, tensor, signature)
     if typed:
         if typed != "bytes_contents":
             raise InvalidRequest(
@@ -199,10 +199,10 @@ def _pictures(
     request: pb.ModelInferRequest,
     tensor: pb.ModelInferRequest.InferInputTensor,
     shape: list[int],
-    manifest: Manifest,
+    signature: Signature,
 ) -> tuple[NDArray[Any], bool]:
-    where = f"for model '{manifest.name}'"
-    raw, field = _contents(request, tensor, manifest)
+    where = f"for model '{signature.name}'"
+    raw, field = _contents(request, tensor, signature)
     if field:
         return _from_typed(field, tensor, shape, where), True
     return _from_raw(raw, tensor, shape, where), False
@@ -211,10 +211,10 @@ def _pictures(
 def _contents(
     request: pb.ModelInferRequest,
     tensor: pb.ModelInferRequest.InferInputTensor,
-    manifest: Manifest,
+    signature: Signature,
 ) -> tuple[bytes, str]:
     """Return the raw contents of the input, or the name of the typed field that holds it."""
-    where = f"for model '{manifest.name}'"
+    where = f"for model '{signature.name}'"
     field = tensors.filled_field(tensor.contents)
     if request.raw_input_contents:
         if field is not None:
@@ -271,15 +271,15 @@ def _from_typed(
 
 
 def _requested_outputs(
-    request: pb.ModelInferRequest, manifest: Manifest
+    request: pb.ModelInferRequest, signature: Signature
 ) -> tuple[RequestedOutput, ...]:
-    known = [output.name for output in manifest.outputs]
+    known = [output.name for output in signature.outputs]
     if not request.outputs:
         return tuple(RequestedOutput(name) for name in known)
     names = [output.name for output in request.outputs]
     if len(set(names)) < len(names):
         raise InvalidRequest(
-            f"an output is requested more than once for model '{manifest.name}', "
+            f"an output is requested more than once for model '{signature.name}', "
             f"got {_shortened(names)}"
         )
     for output in request.outputs:
@@ -287,7 +287,7 @@ def _requested_outputs(
     for name in names:
         if name not in known:
             raise InvalidRequest(
-                f"unexpected inference output '{name}' for model '{manifest.name}', "
+                f"unexpected inference output '{name}' for model '{signature.name}', "
                 f"which has {known}"
             )
     return tuple(RequestedOutput(output.name, _classes(output)) for output in request.outputs)
@@ -309,7 +309,7 @@ def _shortened(names: list[str], limit: int = 8) -> str:
 
 
 async def opened_pictures(
-    call: InferCall, manifest: Manifest, images: ImageDecoder, deadline: float | None
+    call: InferCall, signature: Signature, images: ImageDecoder, deadline: float | None
 ) -> NDArray[Any]:
     """Return the array of a call, with image files decoded. -> (B, *input shape).
 
@@ -318,7 +318,7 @@ async def opened_pictures(
     """
     if not isinstance(call.pictures, tuple):
         return call.pictures
-    canvas = canvas_of(manifest)
+    canvas = signature.canvas
     if canvas is None:
-        raise InvalidRequest(f"model '{manifest.name}' takes no image files")
+        raise InvalidRequest(f"model '{signature.name}' takes no image files")
     return await images.decode(call.pictures, canvas, deadline)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire import tensors
 from nyquist.server.wire.decode import InferCall
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.signature import Signature
 
 ID, RAW_OUTPUT = 3, 6
 """Fields of ModelInferResponse."""
@@ -21,7 +21,7 @@ def encode_response(
     request_id: str,
     call: InferCall,
     arrays: dict[str, NDArray[Any]],
-    manifest: Manifest,
+    signature: Signature,
     labels: Sequence[str],
 ) -> bytes:
     """Serialise a ModelInferResponse.
@@ -30,13 +30,13 @@ def encode_response(
         request_id: echoed.
         call: names the outputs, in the caller's order, and the style of contents.
         arrays: each output, (B, *shape).
-        manifest: of the model that answers.
+        signature: of the model that answers.
         labels: of the classes, in their order; may be empty.
     """
     response = pb.ModelInferResponse(
-        model_name=manifest.name, model_version=str(manifest.version), id=request_id
+        model_name=signature.name, model_version=signature.version, id=request_id
     )
-    datatypes = {output.name: output.datatype for output in manifest.outputs}
+    datatypes = {output.name: output.datatype for output in signature.outputs}
     for wanted in call.outputs:
         array = arrays[wanted.name]
         if wanted.classes:
@@ -63,15 +63,15 @@ class AnswerForm:
     contents: tuple[tuple[str, int, bytes], ...]
 
     @classmethod
-    def of(cls, call: InferCall, manifest: Manifest, batch: int) -> "AnswerForm | None":
+    def of(cls, call: InferCall, signature: Signature, batch: int) -> "AnswerForm | None":
         """Return the form of the answers to a call, or None if they are of another kind."""
-        tensors_out = {output.name: output for output in manifest.outputs}
+        tensors_out = {output.name: output for output in signature.outputs}
         wanted = [tensors_out[output.name] for output in call.outputs]
         free = any(-1 in output.shape for output in wanted)
         if free or call.typed or any(output.classes for output in call.outputs):
             return None
         named = pb.ModelInferResponse(
-            model_name=manifest.name, model_version=str(manifest.version)
+            model_name=signature.name, model_version=signature.version
         ).SerializeToString()
         described, contents = pb.ModelInferResponse(), []
         for output in wanted:

@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull
-from nyquist.server.wire.tensors import DTYPES
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first; ours is an error, and stricter
@@ -62,21 +60,6 @@ class Canvas:
             width=min(max(width, self.width), self.most[1]),
             most=None,
         )
-
-
-def canvas_of(manifest: Manifest) -> Canvas | None:
-    """Return what the pictures of a model have to become; None if its input is no picture."""
-    layout = manifest.preprocessing.layout
-    least, most = manifest.input.bounds
-    if len(least) != 3:
-        return None
-    if layout == "HWC":
-        least, most = (least[2], *least[:2]), (most[2], *most[:2])
-    if least[0] != most[0] or least[0] not in COLOUR_MODES:
-        return None
-    dtype = DTYPES[manifest.input.datatype]
-    canvas = Canvas(least[1], least[2], COLOUR_MODES[least[0]], layout, dtype)
-    return canvas if least == most else replace(canvas, most=(most[1], most[2]))
 
 
 class ImageDecoder:

@@ -1,0 +1,158 @@
+"""Which requests run next, or until when to wait: a function of what waits, runs and idles.
+
+waiting, running, idle, now -> Start | WaitUntil
+
+Callers that were answered together come back together, one after the other. So an instance that
+becomes free before as many wait again goes on when nobody comes any more: few runs of many requests
+cost less than many of few. Who is alone is not kept waiting, and where the model is slower than its
+callers the next batch has gathered before an instance is free.
+"""
+
+from collections.abc import Iterator
+from math import inf
+from typing import NamedTuple, Protocol
+
+from nyquist.server.scheduling.limits import BatchLimits
+from nyquist.server.scheduling.request_queue import PendingRequest
+
+GATHER_S = 0.0002
+"""Where no other comes for so long, nobody is expected any more."""
+EAGER = 2
+"""Instances that work for small requests too, where the event loop is left a core."""
+ALONE = 4
+"""Runs in a row with nobody beside them after which a caller is taken to be alone."""
+
+
+class Waiting(Protocol):
+    """Requests in the order in which they will run.
+
+    Attributes:
+        count: how many they are.
+        pictures: of all of them.
+        newest: when the last of them came, on monotonic.
+    """
+
+    count: int
+    pictures: int
+    newest: float
+
+    def __iter__(self) -> Iterator[PendingRequest]: ...
+
+
+class Idle(NamedTuple):
+    """Who could run something.
+
+    Attributes:
+        instances: that are free, but for the next one.
+        low_latency: whether the instance is free that only who is alone gets.
+        gathers_from: when the last instance became free, on monotonic, if fewer waited then than
+            had run in it; else -inf.
+        alone: the latest runs in a row that had nobody beside them.
+    """
+
+    instances: int
+    low_latency: bool = False
+    gathers_from: float = -inf
+    alone: int = 0
+
+
+class Start(NamedTuple):
+    """Run these requests together, now.
+
+    Attributes:
+        requests: that leave the queue.
+        alone: the latest runs in a row, with this one, that had nobody beside them.
+        low_latency: by the instance that only who is alone gets.
+    """
+
+    requests: list[PendingRequest]
+    alone: int
+    low_latency: bool
+
+
+class WaitUntil(NamedTuple):
+    """Look again at `when`, on monotonic, or once something changes; inf: only then."""
+
+    when: float
+
+
+FOR_A_CHANGE = WaitUntil(inf)
+
+
+class Policy:
+    """Decides for one model. It keeps nothing: equal values, equal decision.
+
+    Args:
+        limits: of the model's batches.
+        instances: that it has, but for the one of low latency.
+    """
+
+    def __init__(self, limits: BatchLimits, instances: int) -> None:
+        self._limits = limits
+        self._eager = max(1, min(EAGER, instances - 1))
+
+    def next(self, waiting: Waiting, running: int, idle: Idle, now: float) -> Start | WaitUntil:
+        """Decide what to do next.
+
+        Args:
+            waiting: in the queue.
+            running: batches.
+            idle: instances.
+            now: on monotonic; inf waits for nobody.
+        """
+        count = waiting.count
+        if not count or not idle.instances:
+            return FOR_A_CHANGE
+        if running >= self._eager and waiting.pictures < self._limits.spread_from * count:
+            return FOR_A_CHANGE  # another instance would only take the event loop's core
+        if idle.gathers_from > -inf and count < self._limits.full_size:
+            nobody_comes = max(idle.gathers_from, waiting.newest) + GATHER_S
+            if now < nobody_comes:
+                return WaitUntil(nobody_comes)
+        requests, due = self._batch(waiting, now)
+        if not requests:
+            return WaitUntil(due)
+        alone = idle.alone + 1 if count == 1 and not running else 0
+        return Start(requests, alone, idle.low_latency and alone >= ALONE)
+
+    def _batch(self, waiting: Waiting, now: float) -> tuple[list[PendingRequest], float]:
+        """Choose the requests that run together.
+
+        The first request is always among them, so that none starves behind other shapes.
+
+        Returns:
+            The requests, or none and the time until which to wait for company.
+        """
+        batch, preferred, complete = self._fitting(waiting)
+        delay = self._limits.max_queue_delay_s
+        due = min(request.arrived for request in batch) + delay if delay else inf
+        if preferred and now < due:
+            return batch[:preferred], now
+        if complete or now >= due or not delay:
+            return batch, now
+        return [], due
+
+    def _fitting(self, waiting: Waiting) -> tuple[list[PendingRequest], int, bool]:
+        """Find the requests that fit into one run: the first, and those after it of its shape.
+
+        Within a shape the order holds: a request that does not fit any more ends the batch.
+
+        Returns:
+            The requests, how many of them make the largest preferred size, and whether company
+            would be of no use.
+        """
+        limits, most = self._limits, self._limits.run_size
+        batch: list[PendingRequest] = []
+        size = preferred = 0
+        for request in waiting:
+            if batch and request.pictures.shape[1:] != batch[0].pictures.shape[1:]:
+                continue
+            if batch and size + request.count > most:
+                return batch, preferred, True
+            batch.append(request)
+            size += request.count
+            if size in limits.preferred_sizes:
+                preferred = len(batch)
+            if size >= most or not limits.merge:
+                return batch, preferred, True
+        return batch, preferred, size >= limits.full_size

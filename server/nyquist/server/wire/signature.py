@@ -1,0 +1,76 @@
+"""What a model takes and gives, as requests and answers name it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nyquist.server.wire.images import Canvas
+
+DYNAMIC = -1
+
+Datatype = Literal["FP32", "FP16", "UINT8"]
+
+
+class TensorSpec(BaseModel):
+    """One input or output of the graph.
+
+    Attributes:
+        name: as in the graph and on the wire.
+        datatype: as the protocol spells it.
+        shape: without the batch, which stands in front of it and is dynamic; -1 where an axis may
+            have any size from `least` to `most`.
+        least: smallest size of each axis that the build proved; None for that of `shape`.
+        most: greatest, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    datatype: Datatype
+    shape: tuple[Annotated[int, Field(ge=-1)], ...]
+    least: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    most: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        least, most = self.bounds
+        sizes = list(zip(self.shape, least, most, strict=False))
+        if not len(self.shape) == len(least) == len(most) or not all(
+            0 < low <= high and size in (low, DYNAMIC) and (size == DYNAMIC or low == high)
+            for size, low, high in sizes
+        ):
+            raise ValueError(f"shape {self.shape} does not fit bounds {least} to {most}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Smallest and greatest size of each axis."""
+        return self.least or self.shape, self.most or self.shape
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether one picture of this shape, without the batch, may be sent."""
+        least, most = self.bounds
+        return len(shape) == len(least) and all(
+            low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One version of a model, as callers see it.
+
+    Attributes:
+        name: of the model.
+        version: decimal.
+        input: the one input.
+        outputs: what a request may ask for.
+        canvas: what an image file becomes that is sent in place of the input; None where none may.
+    """
+
+    name: str
+    version: str
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    canvas: Canvas | None
