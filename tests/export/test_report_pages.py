@@ -216,8 +216,8 @@ def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
     assert isinstance(report.gradients, Gradients)
     assert isinstance(report.spectra, Spectra)
     assert isinstance(report.field, ReceptiveField)
-    for part in (report.cost, report.latency, report.gradients, report.spectra, report.field):
-        assert part.lines
+    for table in (report.cost, report.latency, report.gradients, report.spectra, report.field):
+        assert table.lines
     expected = [
         *(f"{x.layer} {x.kind} " for x in report.cost.lines),
         *(f"{x.multiply_adds:,} {x.parameters:,}" for x in report.cost.lines),

@@ -18,8 +18,9 @@ class StoppedLoop(asyncio.SelectorEventLoop):
 
 def test_a_request_is_told_at_its_deadline_and_not_before() -> None:
     async def body() -> None:
-        loop, told = asyncio.get_running_loop(), []
+        loop = asyncio.get_running_loop()
         assert isinstance(loop, StoppedLoop)
+        told: list[PendingRequest] = []
         deadlines = Deadlines(told.append)
         request = PendingRequest(np.empty(0), loop.create_future())
         deadlines.watch(request, 110.0)
