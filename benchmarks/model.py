@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nyquist.server.artifact.layout import latest_version, read_config
-from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, canvas_of, read_manifest
+from nyquist.server.artifact.manifest import MODEL_FILE, Manifest, read_manifest
 from nyquist.server.wire import tensors
-from nyquist.server.wire.images import decode_image
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import read_picture
 
 PHOTOGRAPH = Path(__file__).parent.parent / "models/nyquist/models/data/photographs/coffee.png"
 PHOTOGRAPH_SIZE = (500, 375)
@@ -126,10 +126,10 @@ class MeasuredModel:
 
     def decode(self, file: bytes) -> NDArray[Any]:
         """Decode and resize a picture, as the server does, in this thread."""
-        canvas = canvas_of(self.manifest)
-        if canvas is None:
+        wanted = self.manifest.signature.picture
+        if wanted is None:
             raise ValueError(f"{self.name} takes no pictures")
-        return decode_image(file, canvas)
+        return read_picture(file, wanted)
 
     def answer(self, request: Request) -> bytes:
         """Return the answer that a server should give, serialized."""

@@ -38,6 +38,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.closed_loop import Answers, closed_loop, repository_of
 from benchmarks.model import MeasuredModel
+from nyquist.server.telemetry import names
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 from tests.processes import RunningServer, start_server
@@ -202,8 +203,7 @@ def counted(server: RunningServer) -> tuple[float, float]:
     with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:
         families = text_string_to_metric_families(answer.read().decode())
     values = {sample.name: sample.value for family in families for sample in family.samples}
-    mirrored, dropped = (values[f"nyquist_shadow_{what}_total"] for what in ("mirrored", "dropped"))
-    return mirrored, dropped
+    return values[names.SHADOW_MIRRORED], values[names.SHADOW_DROPPED]
 
 
 def print_table(measured: Sequence[tuple[Case, tuple[float, float]]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import ROOT, RunningServer, start_server
 
@@ -87,6 +87,6 @@ def stub(channel: grpc.Channel) -> stubs.GRPCInferenceServiceStub:
 
 
 @pytest.fixture
-def client(server: RunningServer) -> Iterator[InferenceClient]:
-    with InferenceClient(server.target) as connected:
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.target) as connected:
         yield connected

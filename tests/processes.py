@@ -4,13 +4,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
 from threading import Thread
 from typing import IO
 
 ROOT = Path(__file__).parent.parent
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 @dataclass
@@ -44,10 +46,48 @@ class RunningServer:
         return status
 
 
-def read_to_end(stream: IO[str], log: list[str]) -> None:
-    """Collect the lines of a stream until it ends, and close it."""
+def start_until(
+    command: Sequence[str], ready: str, timeout_s: float = START_TIMEOUT_S
+) -> tuple[subprocess.Popen[str], re.Match[str], list[str], Thread]:
+    """Start a process and read its log, on and on, in a thread.
+
+    Args:
+        command: with its arguments.
+        ready: a pattern that the log has once the process is ready.
+        timeout_s: that it has to become so; it is killed if it does not.
+
+    Returns:
+        the process, what matched, the lines so far, and the thread that adds to them.
+
+    Raises:
+        AssertionError: it ended before it was ready, or was not ready in time.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    log: list[str] = []
+    found: Queue[re.Match[str] | None] = Queue()
+    reader = Thread(target=_read, args=(process.stderr, log, ready, found), daemon=True)
+    reader.start()
+    with suppress(Empty):
+        if match := found.get(timeout=timeout_s):
+            return process, match, log, reader
+    process.kill()
+    process.wait()
+    reader.join()
+    raise AssertionError(f"{command[1:3]} did not become ready:\n{''.join(log)}")
+
+
+def _read(
+    stream: IO[str], log: list[str], ready: str, found: "Queue[re.Match[str] | None]"
+) -> None:
     with stream:
+        for line in stream:
+            log.append(line)
+            if match := re.search(ready, "".join(log), re.DOTALL):
+                found.put(match)
+                break
         log.extend(stream)
+    found.put(None)
 
 
 def run(*command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -69,22 +109,12 @@ def start_server(
 
     `code` runs in its place, for a server with a fault.
     """
-    process = subprocess.Popen(
+    process, found, log, reader = start_until(
         [
             *(sys.executable, *(("-c", code) if code else ("-m", "nyquist.server"))),
             *("--repository", str(repository), "--port", "0", "--metrics-port", "0"),
             *options,
         ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
+        r"ready: [^\n]* gRPC on \S+:(\d+), metrics on http://\S+:(\d+)/",
     )
-    assert process.stderr is not None
-    log: list[str] = []
-    for line in process.stderr:
-        log.append(line)
-        if found := re.search(r"ready: .* gRPC on \S+:(\d+), metrics on http://\S+:(\d+)/", line):
-            reader = Thread(target=read_to_end, args=(process.stderr, log), daemon=True)
-            reader.start()
-            return RunningServer(process, int(found[1]), int(found[2]), log, reader)
-    raise AssertionError(f"the server did not become ready:\n{''.join(log)}")
+    return RunningServer(process, int(found[1]), int(found[2]), log, reader)

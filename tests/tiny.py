@@ -76,6 +76,7 @@ def write_mean_model(
     if list(least) != list(most):
         manifest["input"] |= {"least": list(least), "most": list(most)}
     manifest["preprocessing"]["layout"] = layout
+    manifest["picture"] = {"interpolation": "bilinear", "crop_share": 1.0, "fit": "crop"}
     manifest["files"]["1/model.onnx"] = hashlib.sha256(graph).hexdigest()
     path.write_text(json.dumps(manifest))
     return folder

@@ -21,9 +21,10 @@ from deploy.grafana.panels import (
     stacked,
 )
 from deploy.grafana.promql import SERVED, mean, quantile, rate, total
+from nyquist.server.telemetry import names as server
 
-STAGE = "nyquist_stage_duration_seconds"
-BATCH = "nyquist_batch_size"
+STAGE = server.STAGE_DURATION
+BATCH = server.BATCH_SIZE
 
 
 def latency() -> list[Panel]:
@@ -126,9 +127,9 @@ def batches() -> list[Panel]:
             "Empty rows among those computed, added to reach a warmed batch size. 0 on the CPU, "
             "where a batch runs at its own size.",
             series(
-                f"{rate('nyquist_padding_rows_total', 'version')} / "
+                f"{rate(server.PADDING_ROWS, 'version')} / "
                 f"({rate(f'{BATCH}_sum', 'version')} + "
-                f"{rate('nyquist_padding_rows_total', 'version')}) >= 0",
+                f"{rate(server.PADDING_ROWS, 'version')}) >= 0",
                 "v{{version}}",
             ),
         )
@@ -144,8 +145,8 @@ def queue() -> list[Panel]:
             "Queue depth",
             units.Number,
             "Requests that wait for the model, and those that were taken in and not answered.",
-            series(total("nyquist_queue_depth", "version"), "v{{version}} queued"),
-            series(total("nyquist_inflight_requests", "version"), "v{{version}} in flight"),
+            series(total(server.QUEUE_DEPTH, "version"), "v{{version}} queued"),
+            series(total(server.INFLIGHT, "version"), "v{{version}} in flight"),
         ).span(QUARTER),
         limited(
             graph(
@@ -153,8 +154,8 @@ def queue() -> list[Panel]:
                 units.PercentUnit,
                 "At 100 % requests are refused; NyquistQueueFilling fires at 80 %.",
                 series(
-                    f"max by (version) (nyquist_queue_depth{{{SERVED}}} / "
-                    f"nyquist_queue_limit{{{SERVED}}})",
+                    f"max by (version) ({server.QUEUE_DEPTH}{{{SERVED}}} / "
+                    f"{server.QUEUE_LIMIT}{{{SERVED}}})",
                     "v{{version}}",
                 ),
             ),
@@ -180,7 +181,7 @@ def queue() -> list[Panel]:
                 units.RequestsPerSecond,
                 "invalid and cancelled are the caller's; the others are requests that the server "
                 "lost.",
-                series(rate("nyquist_rejected_total", "reason"), "{{reason}}"),
+                series(rate(server.REJECTED, "reason"), "{{reason}}"),
             )
         ).span(QUARTER),
     ]
@@ -194,7 +195,7 @@ def runtime() -> list[Panel]:
             "Ready",
             units.Number,
             "1 while the version takes requests, for each server.",
-            series(f"nyquist_model_ready{{{SERVED}}}", "{{instance}} v{{version}}"),
+            series(f"{server.MODEL_READY}{{{SERVED}}}", "{{instance}} v{{version}}"),
         )
         .max(1)
         .decimals(0),
@@ -202,14 +203,14 @@ def runtime() -> list[Panel]:
             "Time to load",
             units.Seconds,
             "Reading, opening and warming the version that is served.",
-            series(f"nyquist_model_load_duration_seconds{{{SERVED}}}", "{{instance}} v{{version}}"),
+            series(f"{server.LOAD_DURATION}{{{SERVED}}}", "{{instance}} v{{version}}"),
         ),
         graph(
             "Loads that failed",
             units.Number,
             "As they happened; what was served before is served on. NyquistReloadFailing fires.",
             series(
-                f"increase(nyquist_model_load_failures_total{{{SERVED}}}[$__rate_interval])",
+                f"increase({server.LOAD_FAILURES}{{{SERVED}}}[$__rate_interval])",
                 "{{instance}}",
             ),
         ),

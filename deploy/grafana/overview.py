@@ -35,15 +35,16 @@ from deploy.grafana.promql import (
     ratio,
     total,
 )
+from nyquist.server.telemetry import names as server
 
-REQUESTS = "nyquist_request_duration_seconds"
+REQUESTS = server.REQUEST_DURATION
 BURN = "model:nyquist_budget_burn"
 INFERS = f'{INFERENCE}, grpc_method=~"ModelInfer|ModelStreamInfer"'
 
 
 def glance() -> list[Panel]:
     """Return the figures that answer: is it fast, is it used, is it well."""
-    lost = f"sum(rate(nyquist_rejected_total{{{SERVED}, {LOST}}}[$__rate_interval]))"
+    lost = f"sum(rate({server.REJECTED}{{{SERVED}, {LOST}}}[$__rate_interval]))"
     answered = f"sum(rate({REQUESTS}_count{{{SERVED}}}[$__rate_interval]))"
     return [
         figure(
@@ -76,7 +77,7 @@ def glance() -> list[Panel]:
             "Models ready",
             units.PercentUnit,
             "Share of the chosen models' versions that take requests.",
-            series(f"avg(nyquist_model_ready{{{SERVED}}})", "ready"),
+            series(f"avg({server.MODEL_READY}{{{SERVED}}})", "ready"),
             thresholds("red", (1, "green")),
         ),
         figure(
@@ -110,7 +111,7 @@ def latency() -> list[Panel]:
             "From the start of a call to its end, for every method of the inference service; a "
             "stream lasts as long as its caller keeps it open.",
             series(
-                quantile(0.99, "grpc_server_handling_seconds", "grpc_method", INFERENCE),
+                quantile(0.99, server.CALL_DURATION, "grpc_method", INFERENCE),
                 "{{grpc_method}}",
             ),
         ).span(HALF),
@@ -119,7 +120,7 @@ def latency() -> list[Panel]:
 
 def traffic() -> list[Panel]:
     """Return how many calls there are, and how they ended."""
-    handled = "grpc_server_handled_total"
+    handled = server.CALLS_HANDLED
     failed = f'{INFERENCE}, grpc_code!="OK"'
     return [
         graph(
@@ -133,7 +134,7 @@ def traffic() -> list[Panel]:
             units.RequestsPerSecond,
             "Calls of the inference service that began.",
             series(
-                f"{rate('grpc_server_started_total', 'grpc_method', INFERENCE)} > 0",
+                f"{rate(server.CALLS_STARTED, 'grpc_method', INFERENCE)} > 0",
                 "{{grpc_method}}",
             ),
         ),
@@ -143,10 +144,13 @@ def traffic() -> list[Panel]:
             "Requests and answers of the calls that infer: a stream carries many in one call.",
             *(
                 series(
-                    rate(f"grpc_server_msg_{way}_total", "grpc_method", INFERS),
+                    rate(messages, "grpc_method", INFERS),
                     f"{{{{grpc_method}}}} {way}",
                 )
-                for way in ("received", "sent")
+                for way, messages in (
+                    ("received", server.MESSAGES_RECEIVED),
+                    ("sent", server.MESSAGES_SENT),
+                )
             ),
         ),
         stacked(
@@ -177,7 +181,7 @@ def traffic() -> list[Panel]:
                 "Rejected by reason",
                 units.RequestsPerSecond,
                 "Requests to the chosen models that got no answer.",
-                series(rate("nyquist_rejected_total", "reason"), "{{reason}}"),
+                series(rate(server.REJECTED, "reason"), "{{reason}}"),
             )
         ),
     ]
@@ -192,22 +196,22 @@ def stages() -> list[Panel]:
                 units.Seconds,
                 "decode -> queue -> batch -> infer -> encode, over the chosen models. Batch and "
                 "infer are timed once a batch, the others once a request.",
-                series(mean("nyquist_stage_duration_seconds", "stage"), "{{stage}}"),
+                series(mean(server.STAGE_DURATION, "stage"), "{{stage}}"),
             )
         ),
         graph(
             "Mean batch size",
             units.Number,
             "Pictures that ran together, without the rows of padding.",
-            series(mean("nyquist_batch_size", "model"), "{{model}}"),
+            series(mean(server.BATCH_SIZE, "model"), "{{model}}"),
         ),
         graph(
             "Queue depth and requests in flight",
             units.Number,
             "Queue depth: requests that wait for the model. In flight: taken in and not answered, "
             "the waiting ones among them.",
-            series(total("nyquist_queue_depth", "model"), "{{model}} queued"),
-            series(total("nyquist_inflight_requests", "model"), "{{model}} in flight"),
+            series(total(server.QUEUE_DEPTH, "model"), "{{model}} queued"),
+            series(total(server.INFLIGHT, "model"), "{{model}} in flight"),
         ),
     ]
 
@@ -222,8 +226,8 @@ def saturation() -> list[Panel]:
                 "Requests that wait for the model, of those that may. At 100 % requests are "
                 "refused.",
                 series(
-                    f"max by (model) (nyquist_queue_depth{{{SERVED}}} / "
-                    f"nyquist_queue_limit{{{SERVED}}})",
+                    f"max by (model) ({server.QUEUE_DEPTH}{{{SERVED}}} / "
+                    f"{server.QUEUE_LIMIT}{{{SERVED}}})",
                     "{{model}}",
                 ),
             ),
@@ -236,7 +240,7 @@ def saturation() -> list[Panel]:
                 "Bytes of the pictures that all models hold, waiting or running, of "
                 "--max-queue-bytes.",
                 series(
-                    f"nyquist_queue_bytes{{{SERVER}}} / nyquist_queue_bytes_limit{{{SERVER}}}",
+                    f"{server.QUEUE_BYTES}{{{SERVER}}} / {server.QUEUE_BYTES_LIMIT}{{{SERVER}}}",
                     "{{instance}}",
                 ),
             ),
@@ -247,8 +251,8 @@ def saturation() -> list[Panel]:
             units.Number,
             "Calls of every service that began and have not ended.",
             series(
-                f"sum by (instance) (grpc_server_started_total{{{SERVER}}}) - "
-                f"sum by (instance) (grpc_server_handled_total{{{SERVER}}})",
+                f"sum by (instance) ({server.CALLS_STARTED}{{{SERVER}}}) - "
+                f"sum by (instance) ({server.CALLS_HANDLED}{{{SERVER}}})",
                 "{{instance}}",
             ),
         ),
@@ -256,21 +260,19 @@ def saturation() -> list[Panel]:
             "Processor cores in use",
             units.Number,
             "By server process; 1 is one core, busy all the time.",
-            series(
-                f"rate(process_cpu_seconds_total{{{SERVER}}}[$__rate_interval])", "{{instance}}"
-            ),
+            series(f"rate({server.PROCESS_CPU}{{{SERVER}}}[$__rate_interval])", "{{instance}}"),
         ).span(QUARTER),
         graph(
             "Resident memory",
             units.BytesIEC,
             "By server process; memory on a GPU is not in it.",
-            series(f"process_resident_memory_bytes{{{SERVER}}}", "{{instance}}"),
+            series(f"{server.PROCESS_MEMORY}{{{SERVER}}}", "{{instance}}"),
         ).span(QUARTER),
         graph(
             "GPU utilisation",
             units.PercentUnit,
             "Share of the time in which a kernel ran. Nothing on a machine without a GPU.",
-            series(f"nv_gpu_utilization{{{SERVER}}}", "{{gpu_uuid}}"),
+            series(f"{server.GPU_UTILIZATION}{{{SERVER}}}", "{{gpu_uuid}}"),
         ).span(QUARTER),
         limited(
             graph(
@@ -278,7 +280,7 @@ def saturation() -> list[Panel]:
                 units.PercentUnit,
                 "Of the whole GPU, by all its processes. Nothing on a machine without a GPU.",
                 series(
-                    f"nv_gpu_memory_used_bytes{{{SERVER}}} / nv_gpu_memory_total_bytes{{{SERVER}}}",
+                    f"{server.GPU_MEMORY_USED}{{{SERVER}}} / {server.GPU_MEMORY_TOTAL}{{{SERVER}}}",
                     "{{gpu_uuid}}",
                 ),
             ),
@@ -348,8 +350,8 @@ def models_table() -> table.Panel:
     """Return the table of the loaded models: the labels of their info, and their fallbacks."""
     keys = "job, instance, model, version"
     query = (
-        f"nyquist_model_info{{{SERVED}}} * on ({keys}) group_left () "
-        f"nyquist_provider_fallback_total{{{SERVED}}}"
+        f"{server.MODEL_INFO}{{{SERVED}}} * on ({keys}) group_left () "
+        f"{server.PROVIDER_FALLBACK}{{{SERVED}}}"
     )
     columns = ("model", "version", "provider", "precision", "Value", "opset", "instance", "sha256")
     panel = rows_of(

@@ -41,6 +41,9 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from nyquist.companion.watch import names as companion
+from nyquist.server.telemetry import names as server
+
 Panel: TypeAlias = timeseries.Panel | stat.Panel | table.Panel | bargauge.Panel
 P = TypeVar("P", timeseries.Panel, stat.Panel, table.Panel, bargauge.Panel)
 
@@ -284,9 +287,9 @@ def chosen(name: str, label: str, values: str, *, several: bool = True) -> dashb
     return variable
 
 
-JOB = ("job", "Server", "label_values(nyquist_build_info, job)")
-COMPANION_JOB = ("companion", "Companion", "label_values(nyquist_companion_build_info, job)")
-SERVED_MODEL = ("model", "Model", 'label_values(nyquist_model_ready{job=~"$job"}, model)')
+JOB = ("job", "Server", f"label_values({server.BUILD_INFO}, job)")
+COMPANION_JOB = ("companion", "Companion", f"label_values({companion.BUILD_INFO}, job)")
+SERVED_MODEL = ("model", "Model", f'label_values({server.MODEL_READY}{{job=~"$job"}}, model)')
 
 
 def board(

@@ -20,6 +20,8 @@ from deploy.grafana.panels import (
 )
 from deploy.grafana.promql import CHECKED, LOST, SERVED, mean, quantile, rate
 from deploy.grafana.validation import against_tolerance, verdict_table
+from nyquist.companion.watch import names as companion
+from nyquist.server.telemetry import names as server
 
 VERSION = "v{{version}}"
 
@@ -50,7 +52,7 @@ def traffic() -> list[Panel]:
             units.Seconds,
             "The network itself, once a batch: what a new version costs when the load is the same.",
             series(
-                mean("nyquist_stage_duration_seconds", "version", f'{SERVED}, stage="infer"'),
+                mean(server.STAGE_DURATION, "version", f'{SERVED}, stage="infer"'),
                 VERSION,
             ),
         ),
@@ -78,7 +80,7 @@ def traffic() -> list[Panel]:
 
 
 def _share_rejected(where: str) -> str:
-    part = rate("nyquist_rejected_total", "version", f"{SERVED}, {where}")
+    part = rate(server.REJECTED, "version", f"{SERVED}, {where}")
     return f"{part} / ({part} + {rate(f'{REQUESTS}_count', 'version')}) >= 0"
 
 
@@ -88,8 +90,8 @@ def correctness() -> list[Panel]:
     return [
         against_tolerance(
             "Parity error",
-            "nyquist_parity_relative_error",
-            "nyquist_parity_tolerance",
+            companion.PARITY_RELATIVE_ERROR,
+            companion.PARITY_TOLERANCE,
             "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
             "the reference pictures; each version against its own reference and tolerance.",
             "version",
@@ -100,11 +102,11 @@ def correctness() -> list[Panel]:
             units.PercentUnit,
             "Pairs of circular shifts with the same answer, and what the manifest allows at least.",
             series(
-                f"min by (version, source) (nyquist_shift_consistency_ratio{{{circular}}})",
+                f"min by (version, source) ({companion.CONSISTENCY}{{{circular}}})",
                 "v{{version}} {{source}}",
             ),
             series(
-                f"max by (version) (nyquist_shift_consistency_tolerance{{{CHECKED}}})",
+                f"max by (version) ({companion.CONSISTENCY_TOLERANCE}{{{CHECKED}}})",
                 "v{{version}} tolerance",
             ),
         )

@@ -24,9 +24,11 @@ from deploy.grafana.panels import (
     stacked,
 )
 from deploy.grafana.promql import CHECKED, COMPANION, quantile, rate
+from nyquist.companion.watch import names as companion
+from nyquist.server.telemetry import names as server
 
 PROBED = f'{CHECKED}, source="probe"'
-TIMED = "nyquist_reference_duration_seconds"
+TIMED = companion.REFERENCE_DURATION
 PROBES_APART = "2m"
 """Least step of what only probes count: one a minute would leave gaps in a finer line."""
 VERDICTS = {"healthy": "green", "degraded": "orange", "failing": "red", "unverifiable": "purple"}
@@ -42,7 +44,7 @@ def verdicts() -> list[Panel]:
                     "Models by verdict",
                     units.Number,
                     "Versions of the chosen models by the verdict that holds for them.",
-                    series(f"sum by (verdict) (nyquist_verdict{{{CHECKED}}})", "{{verdict}}"),
+                    series(f"sum by (verdict) ({companion.VERDICT}{{{CHECKED}}})", "{{verdict}}"),
                 )
             ),
             VERDICTS,
@@ -53,7 +55,7 @@ def verdicts() -> list[Panel]:
                 units.OpsPerSecond,
                 "Rounds of the companion. One that failed has measured nothing: the server did "
                 "not answer, for one.",
-                series(rate("nyquist_companion_probes_total", "outcome", COMPANION), "{{outcome}}"),
+                series(rate(companion.PROBES, "outcome", COMPANION), "{{outcome}}"),
             )
         ).span(QUARTER),
     ]
@@ -63,8 +65,8 @@ def verdict_table() -> table.Panel:
     """Return the table of verdicts, with the age of the last probe."""
     keys = "job, instance, model, version"
     query = (
-        f"(time() - nyquist_companion_last_probe_timestamp_seconds{{{CHECKED}}}) * on ({keys}) "
-        f"group_right () (nyquist_verdict{{{CHECKED}}} == 1)"
+        f"(time() - {companion.LAST_PROBE}{{{CHECKED}}}) * on ({keys}) "
+        f"group_right () ({companion.VERDICT}{{{CHECKED}}} == 1)"
     )
     panel = rows_of(
         "Verdicts",
@@ -81,8 +83,8 @@ def parity() -> list[Panel]:
     return [
         against_tolerance(
             "Parity error",
-            "nyquist_parity_relative_error",
-            "nyquist_parity_tolerance",
+            companion.PARITY_RELATIVE_ERROR,
+            companion.PARITY_TOLERANCE,
             "Largest difference of a logit from PyTorch's, as a share of the logits' spread, on "
             "the reference pictures. Above its tolerance NyquistParityBroken fires.",
             "model",
@@ -94,7 +96,7 @@ def parity() -> list[Panel]:
             "Pictures for which server and PyTorch name the same class, on reference pictures "
             "(probe) and live traffic (shadow).",
             series(
-                f"min by (model, source) (nyquist_parity_argmax_agreement_ratio{{{CHECKED}}})",
+                f"min by (model, source) ({companion.PARITY_AGREEMENT}{{{CHECKED}}})",
                 "{{model}} {{source}}",
             ),
         )
@@ -105,7 +107,7 @@ def parity() -> list[Panel]:
             units.ScientificNotation,
             "The same as a share of the logits' spread, for the requests that the server mirrored.",
             series(
-                f'max by (model) (nyquist_parity_relative_error{{{CHECKED}, source="shadow"}})',
+                f'max by (model) ({companion.PARITY_RELATIVE_ERROR}{{{CHECKED}, source="shadow"}})',
                 "{{model}}",
             ),
         ),
@@ -114,7 +116,7 @@ def parity() -> list[Panel]:
             units.ScientificNotation,
             "Largest difference of a logit from PyTorch's, in the logits' own unit.",
             series(
-                f"max by (model, source) (nyquist_parity_max_abs_error{{{CHECKED}}})",
+                f"max by (model, source) ({companion.PARITY_MAX_ABS_ERROR}{{{CHECKED}}})",
                 "{{model}} {{source}}",
             ),
         ),
@@ -123,7 +125,7 @@ def parity() -> list[Panel]:
             units.ScientificNotation,
             "Mean difference of a logit from PyTorch's, in the logits' own unit.",
             series(
-                f"max by (model, source) (nyquist_parity_mean_abs_error{{{CHECKED}}})",
+                f"max by (model, source) ({companion.PARITY_MEAN_ABS_ERROR}{{{CHECKED}}})",
                 "{{model}} {{source}}",
             ),
         ),
@@ -147,7 +149,7 @@ def against_tolerance(
 
 def consistency() -> list[Panel]:
     """Return how often the answer stays when the picture moves."""
-    ratio = "nyquist_shift_consistency_ratio"
+    ratio = companion.CONSISTENCY
     circular = f'{ratio}{{{CHECKED}, source="probe", protocol="circular"}}'
     return [
         grid_of(
@@ -166,7 +168,7 @@ def consistency() -> list[Panel]:
             "fires.",
             series(
                 f"min by (model) ({circular} - on (job, instance, model, version) group_left () "
-                f"nyquist_shift_consistency_tolerance{{{CHECKED}}})",
+                f"{companion.CONSISTENCY_TOLERANCE}{{{CHECKED}}})",
                 "{{model}}",
             ),
         ).span(QUARTER),
@@ -209,8 +211,8 @@ def shadow() -> list[Panel]:
             units.RequestsPerSecond,
             "Requests handed to the companion, and those dropped because it was away or too slow; "
             "callers notice neither.",
-            series(rate("nyquist_shadow_mirrored_total", "model"), "{{model}}"),
-            series(rate("nyquist_shadow_dropped_total", "model"), "{{model}} dropped"),
+            series(rate(server.SHADOW_MIRRORED, "model"), "{{model}}"),
+            series(rate(server.SHADOW_DROPPED, "model"), "{{model}} dropped"),
         ),
         graph(
             "Checked by the companion",
@@ -218,10 +220,12 @@ def shadow() -> list[Panel]:
             "Mirrored requests that came, that were dropped because the queue was full, and that "
             "were computed again in PyTorch.",
             *(
-                series(
-                    rate(f"nyquist_shadow_{what}_total", "model", CHECKED), f"{{{{model}}}} {what}"
+                series(rate(counter, "model", CHECKED), f"{{{{model}}}} {what}")
+                for what, counter in (
+                    ("received", companion.SHADOW_RECEIVED),
+                    ("dropped", companion.SHADOW_DROPPED),
+                    ("checked", companion.SHADOW_CHECKED),
                 )
-                for what in ("received", "dropped", "checked")
             ),
         ),
         graph(
@@ -229,7 +233,7 @@ def shadow() -> list[Panel]:
             units.RequestsPerSecond,
             "Mirrored requests to versions whose reference the companion does not have.",
             series(
-                f"rate(nyquist_shadow_unverifiable_total{{{COMPANION}}}[$__rate_interval])",
+                f"rate({companion.SHADOW_UNVERIFIABLE}{{{COMPANION}}}[$__rate_interval])",
                 "{{instance}}",
             ),
         ),

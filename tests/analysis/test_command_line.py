@@ -36,6 +36,16 @@ def test_outputs_shows_sizes_and_what_is_unread(capsys: pytest.CaptureFixture[st
     assert line.split()[3:6] == ["7", "56", "48.98%"]
 
 
+def test_field_growth_shows_each_layer_as_worked_by_hand(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = printed(capsys, "field-growth")
+
+    assert "3, 4, 8, 10, 18, 22, 38, 46" in text
+    assert "3, 7, 15, 31" in text
+    assert "61" in text
+
+
 def test_blocks_shows_the_factor_of_four(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "blocks")
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from nyquist.models.analysis.cost import conv_pool_and_strided, cost
+from nyquist.models.analysis.cost import cost, halving_blocks
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.networks.architectures import create
 from tests.analysis.networks import resnet
@@ -27,7 +27,7 @@ def test_a_blur_multiplies_and_has_no_parameter() -> None:
 def test_conv_and_pool_have_the_parameters_of_a_strided_convolution_and_four_times_its_work() -> (
     None
 ):
-    compared = conv_pool_and_strided()
+    compared = halving_blocks()
     pooled, strided = compared["conv + max pool"], compared["strided conv"]
 
     assert pooled.parameters == strided.parameters == 74_112

@@ -14,7 +14,6 @@ from nyquist.models.analysis.onnx_graph import onnx_graph
 from nyquist.models.analysis.receptive_field import (
     AxisField,
     Field,
-    backward_field,
     closed_form,
     last_map,
     layer_fields,
@@ -26,6 +25,7 @@ from nyquist.models.layers.downsampling import DownsamplingKind
 from nyquist.models.layers.padding import PAD_MODES, PaddedConv2d, PadMode
 from nyquist.models.networks.architectures import create
 from tests.analysis.networks import Gated, Lambda, Style, resnet, resnet_graph, vgg16
+from tests.analysis.references import backward_field
 
 PICTURE = torch.zeros(1, 3, 224, 224)
 SMALL_PICTURE = torch.zeros(1, 3, 64, 64)

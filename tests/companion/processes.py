@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from tests.processes import ROOT, read_to_end
+from tests.processes import start_until
 
 PERIOD_S = 1.5
 FAST = (
@@ -83,23 +83,13 @@ def start_companion(
     target: str, repository: Path, options: Sequence[str] = FAST
 ) -> RunningCompanion:
     """Start a companion on free ports and wait until it says that it is ready."""
-    process = subprocess.Popen(
+    process, found, log, reader = start_until(
         [
             *(sys.executable, "-m", "nyquist.companion", "serve"),
             *("--target", target, "--repository", str(repository)),
             *("--port", "0", "--http-port", "0"),
             *options,
         ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
+        r"ready: [^\n]* gRPC on \S+:(\d+), HTTP on http://\S+:(\d+)/",
     )
-    assert process.stderr is not None
-    log: list[str] = []
-    for line in process.stderr:
-        log.append(line)
-        if found := re.search(r"ready: .* gRPC on \S+:(\d+), HTTP on http://\S+:(\d+)/", line):
-            reader = Thread(target=read_to_end, args=(process.stderr, log), daemon=True)
-            reader.start()
-            return RunningCompanion(process, int(found[1]), int(found[2]), log, reader)
-    raise AssertionError(f"the companion did not become ready:\n{''.join(log)}")
+    return RunningCompanion(process, int(found[1]), int(found[2]), log, reader)

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from nyquist.companion.page.charts import Series, decades, draw, shares
-from nyquist.companion.page.pictures import picture_uri
+from nyquist.companion.page.kit.pictures import picture_uri
+from nyquist.companion.page.kit.wording import plain, power_of_ten
 from nyquist.companion.page.web import WebListener
-from nyquist.companion.page.wording import plain, power_of_ten
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import Record, ServerState
 from nyquist.companion.watch.verdict import Verdict

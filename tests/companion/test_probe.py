@@ -7,9 +7,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.__main__ import main
 from nyquist.companion.references.repository import References, Unverifiable
 from nyquist.server.artifact.manifest import REFERENCE_FILE
@@ -56,6 +60,15 @@ def health(companion: RunningCompanion, service: str) -> int:
         return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
 
 
+def listed(companion: RunningCompanion) -> dict[str, int]:
+    """Return the health of everything that the companion lists."""
+    with grpc.insecure_channel(companion.target) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).List(
+            health_pb2.HealthListRequest(), timeout=10
+        )
+    return {name: one.status for name, one in answer.statuses.items()}
+
+
 def parity(companion: RunningCompanion, model: str, figure: str) -> float:
     labels = f'model="{model}",source="probe",version="1"'
     return companion.metrics()[f"nyquist_parity_{figure}{{{labels}}}"]
@@ -64,6 +77,15 @@ def parity(companion: RunningCompanion, model: str, figure: str) -> float:
 def consistency(companion: RunningCompanion, model: str, protocol: str) -> float | None:
     labels = f'model="{model}",protocol="{protocol}",source="probe",version="1"'
     return companion.metrics().get(f"nyquist_shift_consistency_ratio{{{labels}}}")
+
+
+def test_reflection_describes_every_service_of_the_companion(companion: RunningCompanion) -> None:
+    with grpc.insecure_channel(companion.target) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        pool, names = DescriptorPool(database), set(database.get_services())
+        assert {"nyquist.v1.Shadow", "nyquist.v1.Validation", "grpc.health.v1.Health"} <= names
+        for name in names:
+            assert pool.FindServiceByName(name).methods
 
 
 def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
@@ -91,13 +113,15 @@ def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_t
 ) -> None:
     companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
     digest = perturb_weight(models / PERTURBED)
-    with InferenceClient(changing.target) as client:
+    with Client(changing.target) as client:
         companion.wait_for(lambda: client.describe(PERTURBED).sha256 == digest)
     took_s = companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
     assert took_s < 2 * PERIOD_S
     assert parity(companion, PERTURBED, "relative_error") > 1e-4
     assert any("is failing: parity: logits differ" in line for line in companion.log)
     companion.wait_for(lambda: health(companion, PERTURBED) == STATUS.NOT_SERVING)
+    assert listed(companion)[PERTURBED] == STATUS.NOT_SERVING
+    assert listed(companion)[""] == STATUS.SERVING
     pose_as(models / PERTURBED, repository / PERTURBED)
     companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
 
@@ -163,6 +187,7 @@ def test_a_server_that_is_away_is_told_once(models: Path) -> None:
     finally:
         alone.process.terminate()
         alone.wait_for(lambda: any("draining for 600 s" in line for line in alone.log))
+        assert listed(alone) == {"": STATUS.NOT_SERVING}
         alone.process.send_signal(signal.SIGINT)  # the second ends it where it stands
         assert alone.process.wait(timeout=60) == 128 + signal.SIGINT
         alone.stop()

@@ -9,10 +9,10 @@ import grpc
 import numpy as np
 import pytest
 
-from nyquist.client.client import InferenceClient, RemoteModel
+from nyquist.client.client import Client, RemoteModel
 from nyquist.companion.measures.parity import compare, pooled
 from nyquist.companion.references.repository import References
-from nyquist.companion.watch.shadow import Allowance, MirrorQueue, TrafficWindow
+from nyquist.companion.watch.shadow import Allowance, TrafficWindow
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 from tests.companion.processes import RunningCompanion, start_companion
@@ -39,12 +39,12 @@ def companion(
 
 
 @pytest.fixture
-def model(client: InferenceClient) -> RemoteModel:
+def model(client: Client) -> RemoteModel:
     return client.describe(MODEL)
 
 
 def mirrored(
-    client: InferenceClient, model: RemoteModel, pictures: np.ndarray, off: float = 0.0
+    client: Client, model: RemoteModel, pictures: np.ndarray, off: float = 0.0
 ) -> pb.MirroredInference:
     """A request as the server would send it with its answer, one logit of which is `off`."""
     logits = client.infer(model, pictures).copy()
@@ -72,7 +72,7 @@ def pictures(repository: Path, model: RemoteModel) -> np.ndarray:
 
 
 def test_mirrored_answers_are_compared_and_asked_for_a_pixel_aside(
-    companion: RunningCompanion, client: InferenceClient, model: RemoteModel, pictures: np.ndarray
+    companion: RunningCompanion, client: Client, model: RemoteModel, pictures: np.ndarray
 ) -> None:
     sent = [mirrored(client, model, pictures[at : at + 4]) for at in range(0, 32, 4)]
     before = companion.metrics()[f"nyquist_shadow_checked_total{LIVE}"]
@@ -91,7 +91,7 @@ def test_mirrored_answers_are_compared_and_asked_for_a_pixel_aside(
 
 
 def test_a_wrong_answer_shows_and_leaves_the_verdict_to_the_probes(
-    companion: RunningCompanion, client: InferenceClient, model: RemoteModel, pictures: np.ndarray
+    companion: RunningCompanion, client: Client, model: RemoteModel, pictures: np.ndarray
 ) -> None:
     mirror(companion, mirrored(client, model, pictures[:3], off=1.0))
     error = f'nyquist_parity_max_abs_error{{model="{MODEL}",source="shadow",version="1"}}'
@@ -100,7 +100,7 @@ def test_a_wrong_answer_shows_and_leaves_the_verdict_to_the_probes(
 
 
 def test_what_has_no_reference_is_counted_and_nothing_else(
-    companion: RunningCompanion, client: InferenceClient, model: RemoteModel, pictures: np.ndarray
+    companion: RunningCompanion, client: Client, model: RemoteModel, pictures: np.ndarray
 ) -> None:
     before = companion.metrics()
     good = mirrored(client, model, pictures[:1])
@@ -119,7 +119,7 @@ def test_what_has_no_reference_is_counted_and_nothing_else(
 @pytest.mark.parametrize("spoiled", ["shape", "datatype", "raw", "outputs"])
 def test_nonsense_is_logged_and_the_next_is_compared(
     companion: RunningCompanion,
-    client: InferenceClient,
+    client: Client,
     model: RemoteModel,
     pictures: np.ndarray,
     spoiled: str,
@@ -136,19 +136,6 @@ def test_nonsense_is_logged_and_the_next_is_compared(
     mirror(companion, bad, good)
     companion.wait_for(lambda: companion.metrics()[checked] == before + 1)
     assert "live traffic of fashion_strided" in companion.log[-1]
-
-
-def test_a_full_queue_drops_the_newest_and_a_closed_one_lets_go() -> None:
-    inference = pb.MirroredInference(trace_id="0" * 100)
-    queue = MirrorQueue(2, 10_000)
-    assert [queue.offer(inference) for _ in range(3)] == [True, True, False]
-    assert queue.take() == inference
-    assert queue.offer(inference)
-    narrow = MirrorQueue(100, 250)
-    assert [narrow.offer(inference) for _ in range(3)] == [True, True, False]
-    queue.close()
-    assert queue.take() is None
-    assert not queue.offer(inference)
 
 
 def test_extra_requests_stay_within_their_rate() -> None:

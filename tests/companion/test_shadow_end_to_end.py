@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from tests.artifacts import copy_model
 from tests.companion.processes import start_companion
 from tests.processes import start_server
@@ -49,7 +49,7 @@ def test_live_traffic_is_mirrored_and_compared_and_the_companions_own_is_not(
 
 def ask(target: str) -> int:
     """Ask once as any caller does, and return how often that was."""
-    with InferenceClient(target) as client:
+    with Client(target) as client:
         model = client.describe(MODEL)
         client.infer(model, np.random.default_rng(0).random((2, *model.shape), np.float32))
     return 1

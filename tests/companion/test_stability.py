@@ -21,7 +21,6 @@ from nyquist.companion.measures.stability import (
     jumps,
     measure_stability,
     slide_along,
-    slide_crops_diagonally,
     slide_one_pixel,
     true_class_deviations,
 )
@@ -123,19 +122,6 @@ def test_each_picture_may_have_a_path_of_its_own() -> None:
     assert slide_along(left_half, white_pixel(2), ROLL, path).answers.tolist() == [[1, 0], [0, 0]]
 
 
-def test_zhangs_crops_are_33_along_the_diagonal() -> None:
-    rows, columns = np.indices((256, 256), dtype=np.uint8)
-    corners: list[list[int]] = []
-
-    def corner(batch: Array) -> Array:
-        corners.append(batch[0, 0, 0].tolist())
-        return np.zeros((len(batch), 2))
-
-    picture = np.stack([rows, columns], axis=2)[None]
-    slide_crops_diagonally(corner, picture, (1, 2), (224, 224))
-    assert corners == [[k, k] for k in range(33)]
-
-
 def test_one_pixel_aside_changes_the_half_once_in_eight() -> None:
     # half of the steps go right; of those from columns 0, 1, 2 and back from 3, one changes it
     slid = slide_one_pixel(left_half, white_pixel(4000), circular_shifts((4, 4), AXES))
@@ -163,6 +149,11 @@ def test_the_second_place_is_one_pixel_from_the_first_and_within_reach(seed: int
     np.testing.assert_array_equal([places, beside], again)
 
 
+def test_two_offsets_an_axis_are_room_enough_for_a_step() -> None:
+    slid = slide_one_pixel(left_half, white_pixel(9), random_crops((3, 3), AXES, reach=2))
+    assert slid.probabilities.shape == (2, 9, 2)
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 2), (3, 0, 2), (3, 2)])
 def test_one_position_or_no_picture_is_no_slide(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="a slide is"):
@@ -176,9 +167,16 @@ def test_a_slide_that_cannot_be_measured_is_refused() -> None:
         slide_along(left_half, white_pixel(1), ROLL, [])
     with pytest.raises(ValueError, match="two offsets an axis"):
         slide_one_pixel(left_half, white_pixel(1), zero_padded_shifts(AXES, reach=0))
+    with pytest.raises(ValueError, match="two offsets an axis"):
+        slide_one_pixel(left_half, white_pixel(1), circular_shifts((1, 4), AXES))
 
 
 @pytest.mark.parametrize("labels", [[0], [0, 2], [-1, 0]])
 def test_every_picture_needs_a_label_of_the_network(labels: list[int]) -> None:
     with pytest.raises(ValueError, match=r"2 pictures need a class in 0\.\.1"):
         measure_stability(of_two([0.5, 0.5], [0.5, 0.5]), np.array(labels))
+
+
+def test_two_positions_and_two_offsets_an_axis_are_enough_for_a_slide() -> None:
+    slid = slide_one_pixel(left_half, white_pixel(1), random_crops((3, 3), AXES, reach=2))
+    assert slid.probabilities.shape[:2] == (2, 1)

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.__main__ import main
 from nyquist.companion.measures.shift_consistency import pair_consistency
 from nyquist.companion.references.repository import References
@@ -174,9 +174,7 @@ def test_calls_take_turns_and_a_caller_who_leaves_ends_its_own_alone(
         other.cancel()
 
 
-def test_trials_one_by_one_give_what_all_at_once_do(
-    client: InferenceClient, repository: Path
-) -> None:
+def test_trials_one_by_one_give_what_all_at_once_do(client: Client, repository: Path) -> None:
     model = client.describe(MODEL)
     known = References(repository).get(MODEL, 1, model.sha256)
     pictures = known.pictures[:6]

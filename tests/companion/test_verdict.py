@@ -47,4 +47,3 @@ def test_the_worst_of_several_versions_is_told() -> None:
     assert worst([H, U]) is U
     assert worst([D, U, H]) is D
     assert worst([F, D]) is F
-    assert worst([]) is None

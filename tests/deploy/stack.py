@@ -29,7 +29,7 @@ from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.artifacts import add_version, copy_model, damage, set_config
 from tests.companion.processes import FAST, RunningCompanion, start_companion
-from tests.processes import ROOT, RunningServer, read_to_end, start_server
+from tests.processes import ROOT, RunningServer, start_server, start_until
 from tests.requests import fashion_request
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -118,29 +118,17 @@ def configure(
 
 def start_prometheus(configuration: Path) -> RunningPrometheus:
     """Start Prometheus on a free port and wait until it takes queries."""
-    process = subprocess.Popen(
-        [  # noqa: S607 - wherever it is installed
+    process, found, _, reader = start_until(
+        [
             "prometheus",
             f"--config.file={configuration}",
             f"--storage.tsdb.path={configuration.parent / 'tsdb'}",
             "--web.listen-address=127.0.0.1:0",
             "--web.cors.origin=.*",
         ],
-        stderr=subprocess.PIPE,
-        text=True,
+        r'"Listening on" address=\S+:(\d+).*ready to receive web requests',
     )
-    assert process.stderr is not None
-    log: list[str] = []
-    port = ""
-    for line in process.stderr:
-        log.append(line)
-        if found := re.search(r'"Listening on" address=\S+:(\d+)', line):
-            port = found[1]
-        if "ready to receive web requests" in line and port:
-            reader = Thread(target=read_to_end, args=(process.stderr, log), daemon=True)
-            reader.start()
-            return RunningPrometheus(process, f"http://127.0.0.1:{port}", reader)
-    raise AssertionError(f"Prometheus did not start:\n{''.join(log)}")
+    return RunningPrometheus(process, f"http://127.0.0.1:{found[1]}", reader)
 
 
 @dataclass
@@ -305,7 +293,7 @@ def called(stack: RunningStack) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the stack under load for a while, for eyes and for deploy/grafana/draw."""
+    """Run the stack under load for a while, for eyes and for tests/deploy/draw."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="(%(default)s)")

@@ -16,6 +16,7 @@ from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS
 from nyquist.models.networks import architectures
 from nyquist.models.spec import PRECISIONS, Limits, ModelSpec, Preprocessing
 from nyquist.models.zoo import specs
+from nyquist.server.wire.framing import Framing
 from tests.processes import ROOT
 
 LABELLED = ("--labels", "labels.txt", "--samples", "photos")
@@ -119,6 +120,17 @@ def test_resizing_brings_every_size_to_the_input() -> None:
     assert spec.shape == (-1, -1, 3)
 
 
+def test_pictures_are_read_by_the_imagenet_convention_unless_asked_otherwise() -> None:
+    ways = {
+        (): Framing("bicubic", 0.875, "crop"),
+        ("--interpolation", "bilinear", "--crop-share", "0.95"): Framing("bilinear", 0.95, "crop"),
+        ("--fit", "canvas"): Framing("bicubic", 1.0, "canvas"),
+    }
+    for flags, framing in ways.items():
+        (spec,) = asked(*OWN, *flags)
+        assert spec.picture == framing
+
+
 def test_a_function_of_a_module_gets_the_options_that_are_given_and_no_other() -> None:
     (spec,) = asked("--arch", "json:loads", "--name", "x", "--input", "1x8x8", "--option", "a=1.5")
     assert (spec.architecture, spec.options) == ("json:loads", {"a": 1.5})
@@ -164,6 +176,8 @@ OWN_MODELS = [
     (*OWN, "--mean", "0.1307", "--weights", "my.pth", "--labels", "labels.txt", "--parity", "0.01"),
     (*OWN, "--sizes", "32x32", "--resize", "--precision", "int8", "--least-consistency", "0.5"),
     (*OWN, "--downsampling", "blur", "--taps", "2", "--option", "num_classes=7"),
+    (*OWN, "--interpolation", "lanczos", "--crop-share", "0.95"),
+    (*OWN, "--fit", "canvas"),
     ("--arch", "json:loads", "--name", "x", "--input", "1x8x8", *LABELLED),
     (*OWN, "--labels", "labels.txt", "--precision", "fp16", "--calibration", "photos"),
 ]
@@ -222,6 +236,13 @@ def test_a_command_says_nothing_of_the_machine(desk: Path) -> None:
         (["--outputs", "logit"], "--outputs: unknown output 'logit'; did you mean logits?"),
         (["--precision", "fp8"], "--precision: unknown precision 'fp8'; choose from fp32"),
         (["--resize"], "--resize: needs sizes"),
+        (["--interpolation", "cubic"], "--interpolation: unknown interpolation 'cubic'; "),
+        (["--fit", "crap"], "--fit: unknown fit 'crap'; did you mean crop"),
+        (["--crop-share", "1.5"], "--crop-share: input should be less than or equal to 1"),
+        (
+            ["--fit", "canvas", "--crop-share", "0.9"],
+            "--crop-share: nothing is cut off on a canvas",
+        ),
         (["--least-accuracy", "90"], "--least-accuracy: input should be less than or equal to 1"),
         (["--only", "products"], "--only chooses among models that are known"),
     ],

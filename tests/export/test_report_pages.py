@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from nyquist.companion.page.wording import decade, milliseconds, percent
+from nyquist.companion.page.kit.wording import decade, milliseconds, percent
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.export.report.families import group
 from nyquist.export.report.measurement import collect

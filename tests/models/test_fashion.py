@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from nyquist.models.fashion import (
     place_randomly,
     read_idx,
     sha256_of,
+    write_calibration,
 )
 
 WriteIdx = Callable[[Path, Tensor], None]
@@ -209,3 +211,17 @@ def test_the_same_generator_seed_gives_the_same_places() -> None:
 
     assert torch.equal(placed(0), placed(0))
     assert not torch.equal(placed(0), placed(1))
+
+
+def test_the_calibration_photographs_are_the_first_of_each_class(
+    tmp_path: Path, write_idx: WriteIdx
+) -> None:
+    labels = torch.arange(30, dtype=torch.uint8) % len(LABELS)
+    images = torch.arange(30, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28).contiguous()
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", images)
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", labels)
+
+    write_calibration(tmp_path, tmp_path / "calibration.npz", count=2)
+
+    with np.load(tmp_path / "calibration.npz") as written:
+        assert written["images"].tolist() == images[:20].tolist()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from nyquist.models.samples import (
     read_samples,
 )
 from nyquist.models.spec import Datatype, Layout, ModelSpec, Preprocessing
+from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, Framing
 
 ORIENTATION, TURN_CLOCKWISE = 0x0112, 6  # of Exif
+WHOLE = Framing("bilinear", crop_share=1.0)
 
 
 def numbered(count: int) -> Samples:
@@ -105,7 +108,10 @@ def test_a_spread_of_sixty_four_fashion_samples_shows_every_class() -> None:
 
 
 def spec(
-    labels: tuple[str, ...] = (), channels: int = 3, datatype: Datatype = "UINT8"
+    labels: tuple[str, ...] = (),
+    channels: int = 3,
+    datatype: Datatype = "UINT8",
+    picture: Framing = WHOLE,
 ) -> ModelSpec:
     layout: Layout = "HWC" if datatype == "UINT8" else "CHW"
     return ModelSpec(
@@ -118,6 +124,7 @@ def spec(
         input=(channels, 8, 12),
         datatype=datatype,
         preprocessing=Preprocessing(layout),
+        picture=picture,
     )
 
 
@@ -163,6 +170,47 @@ def test_the_middle_of_a_picture_is_what_is_kept(tmp_path: Path) -> None:
     Image.fromarray(tall).save(tmp_path / "tall.png")
 
     assert (read_samples(spec(), str(tmp_path)).images == 255).all()
+
+
+def test_pictures_are_brought_to_the_input_as_the_model_wants_it(tmp_path: Path) -> None:
+    framed = np.zeros((64, 96, 3), np.uint8)
+    framed[4:60, 6:90] = 255  # 7/8 of each side
+    Image.fromarray(framed).save(tmp_path / "framed.png")
+    Image.new("RGB", (12, 4), (255, 255, 255)).save(tmp_path / "low.png")
+
+    (framed_of_8_7, low) = read_samples(spec(picture=IMAGENET), str(tmp_path)).images
+    (framed_whole, low_on_black) = read_samples(spec(picture=ON_CANVAS), str(tmp_path)).images
+
+    assert (framed_of_8_7[1:-1, 1:-1] == 255).all()
+    assert framed_whole[0].float().mean() < 160
+    assert (low == 255).all()
+    assert (low_on_black[2:6] == 255).all()
+    assert low_on_black.sum() == 255 * 3 * 4 * 12
+
+
+def test_a_model_of_open_size_gets_whole_pictures_as_its_server_gives_it(tmp_path: Path) -> None:
+    framed = np.zeros((64, 96, 3), np.uint8)
+    framed[:, 48:] = 255
+    framed[:8] = 255
+    Image.fromarray(framed).save(tmp_path / "framed.png")
+    dynamic = replace(spec(picture=IMAGENET), sizes=((4, 4), (16, 16)))
+    (picture,) = read_samples(dynamic, str(tmp_path)).images
+    (whole,) = read_samples(spec(picture=Framing(crop_share=1.0)), str(tmp_path)).images
+    assert picture.equal(whole)
+
+
+def test_a_network_of_other_channels_gets_the_grey_picture_in_each(tmp_path: Path) -> None:
+    save(tmp_path / "red.png", 12, 8, (255, 0, 0))
+    (picture,) = read_samples(spec(channels=4, datatype="FP32"), str(tmp_path)).images
+    assert picture.shape == (4, 8, 12)
+    assert picture.unique().tolist() == pytest.approx([76 / 255])
+
+
+def test_the_photographs_are_read_at_the_size_of_the_input() -> None:
+    samples = read_samples(spec(picture=IMAGENET), "imagenet")
+    assert samples.images.shape == (5, 8, 12, 3)
+    assert samples.labels.tolist() == photograph_samples().labels.tolist()
+    assert read_samples(spec(), "photographs").labels.unique().tolist() == [UNLABELLED]
 
 
 def test_a_photograph_that_lies_on_its_side_is_set_upright(tmp_path: Path) -> None:
@@ -237,11 +285,11 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     whole = save(tmp_path / "a.png", 64, 64).read_bytes()
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
 
-    with pytest.raises(ValueError, match=r"b\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"b\.png: the picture is damaged"):
         read_samples(spec(), str(tmp_path))
 
     (tmp_path / "b.png").write_bytes(b"GIF of another kind")
-    with pytest.raises(ValueError, match=r"b\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"b\.png: expected a file of format JPEG, PNG, WEBP"):
         read_samples(spec(), str(tmp_path))
 
 

@@ -29,8 +29,8 @@ from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import load_model
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
-from nyquist.server.wire.images import ImageDecoder
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.wire.request_head import Incoming
 from nyquist.server.wire.tensors import DTYPES
 from tests.processes import ROOT, RunningServer, start_server

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nyquist.client.classify import main as client
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.__main__ import main as companion
 from nyquist.server.wire.connection import Connection, WrongConnection
 from tests.processes import ROOT, RunningServer, start_server
@@ -74,7 +74,7 @@ def test_the_library_reaches_a_server_that_asks_for_a_certificate_and_a_token(
     connection = Connection(
         guarded.target, authority.root, caller.certificate, caller.key, token=TOKEN
     )
-    with InferenceClient(connection) as connected:
+    with Client(connection) as connected:
         model = connected.describe(MODEL)
         assert connected.ready(MODEL)
         pictures = np.zeros((2, *model.shape), np.float32)
@@ -88,7 +88,7 @@ def test_a_token_file_is_read_for_each_call(
     connection = Connection(
         guarded.target, authority.root, caller.certificate, caller.key, token_file=tokens
     )
-    with InferenceClient(connection) as connected:
+    with Client(connection) as connected:
         connected.describe(MODEL)
         tokens.write_text(OTHER, encoding="ascii")
         with pytest.raises(grpc.RpcError) as refused:

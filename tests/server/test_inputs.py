@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from nyquist.server.wire.framing import Framing, PictureInput, told_picture_input
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import start_server
@@ -109,6 +110,22 @@ def test_a_picture_file_of_a_dynamic_input_keeps_its_size_where_it_may(own: Stub
     for size in ((10, 12), (2, 100)):
         answer = own.ModelInfer(image_request([png(51, *size), png(102, 9, 9)], "free_bytes"))
         assert logits(answer)[:, 0].tolist() == pytest.approx([51, 102])
+
+
+@pytest.mark.parametrize("name", ["half", "bytes", "free", "free_bytes", "five_channels"])
+def test_metadata_tells_a_client_how_the_server_reads_picture_files(own: Stub, name: str) -> None:
+    metadata = own.ModelMetadata(pb.ModelMetadataRequest(name=name))
+    told = {key: value.string_param for key, value in metadata.parameters.items()}
+    (tensor,) = metadata.inputs
+    whole = Framing("bilinear", crop_share=1.0)
+    expected = {
+        "half": PictureInput(1, 4, 4, "CHW", "FP16", whole),
+        "bytes": PictureInput(3, 4, 4, "HWC", "UINT8", whole),
+        "free": PictureInput(3, 4, 4, "CHW", "FP32", whole, most=(16, 32)),
+        "free_bytes": PictureInput(3, 4, 4, "HWC", "UINT8", whole, most=(16, 32)),
+    }.get(name)
+    assert told_picture_input(tensor.datatype, tensor.shape[1:], told) == expected
+    assert told.get("image_formats") == (None if expected is None else "JPEG,PNG,WEBP")
 
 
 def test_picture_files_travel_typed_too(own: Stub) -> None:

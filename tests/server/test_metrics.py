@@ -7,7 +7,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.models.samples import fashion_samples
 from nyquist.server.front.access import ACCESS
 from nyquist.server.scheduling.budget import QueueBudget
@@ -40,7 +40,7 @@ def value(series: Series, name: str, **labels: str) -> float:
 
 
 def test_an_answered_request_is_counted_and_timed_in_every_stage(
-    server: RunningServer, client: InferenceClient
+    server: RunningServer, client: Client
 ) -> None:
     model = client.describe("fashion_avg_pool")
     before = scrape(server)
@@ -122,9 +122,7 @@ def test_every_method_that_is_served_is_counted_from_zero_on(server: RunningServ
     assert started == served | {"/_OTHER/_OTHER"}
 
 
-def test_tritons_names_count_the_same_as_ours(
-    server: RunningServer, client: InferenceClient
-) -> None:
+def test_tritons_names_count_the_same_as_ours(server: RunningServer, client: Client) -> None:
     client.infer(client.describe("fashion_avg_pool"), fashion_samples().images[:5].numpy())
     series = scrape(server)
     for theirs, ours in (

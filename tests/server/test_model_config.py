@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nyquist.server.artifact.model_config import parse_model_config
+from nyquist.server.artifact.model_config import check_model_config, parse_model_config
 from nyquist.server.runtime.session_settings import read_sessions
 from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy, batch_limits
 from nyquist.server.wire.errors import ArtifactError
@@ -13,7 +13,8 @@ LEAST = 'platform: "onnxruntime_onnx" max_batch_size: 8 '
 
 
 def read(text: str) -> BatchLimits:
-    config = parse_model_config(text, PATH)
+    config = parse_model_config(text.encode(), PATH)
+    check_model_config(config, PATH)
     read_sessions(config)
     return batch_limits(config)
 

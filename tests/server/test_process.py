@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.models.samples import fashion_samples
 from tests.processes import ROOT, RunningServer, run, start_server
 
@@ -98,7 +98,7 @@ class Load:
 
     def _call_until_refused(self) -> None:
         stop_at = time.monotonic() + 30
-        with InferenceClient(self._server.target) as client:
+        with Client(self._server.target) as client:
             model = client.describe("fashion_strided")
             while time.monotonic() < stop_at:
                 try:

@@ -6,8 +6,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from nyquist.models.samples import fashion_samples
 from nyquist.server.wire import tensors
@@ -390,6 +394,14 @@ def test_health_check_and_watch_say_serving(channel: grpc.Channel, service: str)
     watch.cancel()
 
 
+def test_a_list_of_health_has_every_model_the_service_and_the_whole(channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    statuses = health.List(health_pb2.HealthListRequest()).statuses
+    assert {"", "inference.GRPCInferenceService", "fashion_strided"} <= set(statuses)
+    for name, listed in statuses.items():
+        assert listed == health.Check(health_pb2.HealthCheckRequest(service=name))
+
+
 def test_the_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
@@ -402,6 +414,12 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     names = {service.name for service in answer.list_services_response.service}
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+
+
+def test_reflection_describes_every_service_that_it_lists(channel: grpc.Channel) -> None:
+    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    for name in ProtoReflectionDescriptorDatabase(channel).get_services():
+        assert pool.FindServiceByName(name).methods
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nyquist.server.artifact.layout import ConfigFile
 from nyquist.server.runtime.engine import Execution
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import LoadedModel, load_model
@@ -15,8 +16,8 @@ from nyquist.server.serving.registry import Registry
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
-from nyquist.server.wire.images import ImageDecoder
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.wire.request_head import Incoming
 from tests.artifacts import add_version, copy_model, damage, edit_manifest, set_config, touch
 
@@ -35,10 +36,10 @@ def make_registry(
     """A registry as the server makes it; it notes what it loads."""
     metrics, images = metrics or Metrics(), ImageDecoder()
 
-    def load(folder: Path, version: int) -> LoadedModel:
+    def load(folder: Path, version: int, config: ConfigFile) -> LoadedModel:
         if loads is not None:
             loads.append((folder.name, version))
-        return load_model(folder, ON_CPU, version)
+        return load_model(folder, ON_CPU, version, config)
 
     def serve(loaded: LoadedModel) -> ServedModel:
         series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
@@ -91,6 +92,30 @@ async def answer(registry: Registry, version: int | None = None) -> pb.ModelInfe
 def folder(repository: Path, tmp_path: Path) -> Path:
     """The folder of one model, in a repository of its own."""
     return copy_model(repository, tmp_path, NAME)
+
+
+def test_the_configuration_is_read_once_for_all_versions(folder: Path) -> None:
+    add_version(folder, 2)
+    set_config(folder, ALL)
+    metrics, files = Metrics(), list[ConfigFile]()
+
+    def load(path: Path, version: int, config: ConfigFile) -> LoadedModel:
+        files.append(config)
+        return load_model(path, ON_CPU, version, config)
+
+    def serve(loaded: LoadedModel) -> ServedModel:
+        series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
+        return ServedModel(loaded, series, ImageDecoder(), BUDGET)
+
+    async def script() -> None:
+        registry = Registry(folder.parent, load, serve, metrics)
+        await registry.load_all()
+        assert [one.model.manifest.version for one in registry.served(NAME)] == [1, 2]
+        await registry.close()
+
+    asyncio.run(script())
+    first, second = files
+    assert first is second
 
 
 @pytest.mark.parametrize(
@@ -405,7 +430,10 @@ def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
 
     async def script() -> None:
         registry = Registry(
-            folder.parent, lambda path, version: load_model(path, ON_CPU, version), serve, metrics
+            folder.parent,
+            lambda path, version, config: load_model(path, ON_CPU, version, config),
+            serve,
+            metrics,
         )
         await registry.load_all()
         assert registry.ready
@@ -447,7 +475,10 @@ def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder:
 
     async def script() -> None:
         registry = Registry(
-            folder.parent, lambda path, version: load_model(path, ON_CPU, version), serve, metrics
+            folder.parent,
+            lambda path, version, config: load_model(path, ON_CPU, version, config),
+            serve,
+            metrics,
         )
         await registry.load_all()
         touch(folder / "config.pbtxt")

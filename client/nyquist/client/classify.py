@@ -13,9 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nyquist.client.client import InferenceClient, RankedClass, RemoteModel
-from nyquist.client.pictures import read_picture
+from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options, chosen_connection
+from nyquist.server.wire.errors import NyquistError
 
 TOP = 5
 
@@ -57,24 +57,23 @@ def shift_table(answers: Sequence[Sequence[RankedClass]]) -> Table:
     return table
 
 
-def classify(
-    client: InferenceClient, model: RemoteModel, path: Path, shifts: int, console: Console
-) -> None:
+def classify(client: Client, model: RemoteModel, path: Path, shifts: int, console: Console) -> None:
     """Print the answer for one picture file.
 
     Raises:
-        OSError: the file is no picture.
+        OSError: the file cannot be read.
+        InvalidRequest: it is no picture.
         ValueError: the model takes no picture.
         grpc.RpcError: the call failed.
     """
-    picture = read_picture(path, model.datatype, model.shape)
+    pictures = model.read_pictures([path])
     console.print(f"{path.name}: {model.name} version {model.version}", highlight=False)
     if not shifts:
-        (ranked,) = client.classify(model, picture[None])
+        (ranked,) = client.classify(model, pictures)
         console.print(class_table(ranked))
         return
-    width_axis = 1 if model.datatype == "UINT8" else 2
-    moved = slide(picture, shifts, width_axis)
+    hwc = model.picture is not None and model.picture.layout == "HWC"
+    moved = slide(pictures[0], shifts, width_axis=1 if hwc else 2)
     answers = [client.classify(model, one[None])[0] for one in moved]
     console.print(shift_table(answers))
     held = sum(ranked[0].index == answers[0][0].index for ranked in answers[1:])
@@ -108,13 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         connection = chosen_connection(options)
-        with InferenceClient(connection) as client:
+        with Client(connection) as client:
             model = client.describe(options.model)
             for path in options.pictures:
                 classify(client, model, path, options.shift, console)
     except grpc.RpcError as error:
         reason = connection.explain(error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NyquistError) as error:
         reason = str(error)
     else:
         return 0

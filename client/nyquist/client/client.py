@@ -1,7 +1,13 @@
-"""A client of the Open Inference Protocol: arrays in, arrays or named classes out."""
+"""A client of the Open Inference Protocol: arrays in, arrays or named classes out.
 
-from collections.abc import Mapping
+>>> Client("localhost:8001").close()  # no call, no connection
+>>> RankedClass(logit=11.5, index=967, label="espresso").label
+'espresso'
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -9,8 +15,10 @@ from numpy.typing import NDArray
 
 from nyquist.server.wire import tensors
 from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
+from nyquist.server.wire.framing import DATATYPES, PictureInput, told_picture_input
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
+from nyquist.server.wire.pictures import read_picture_files
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # the server has the limit that counts
 DEFAULT_TIMEOUT_S = 30.0
@@ -30,6 +38,8 @@ class RemoteModel:
         outputs: shape of each output for one picture, by name.
         provider: execution provider that runs it; empty where the server does not say.
         sha256: of its graph, hexadecimal; empty where the server does not say.
+        picture: what a picture file becomes for it, as the server itself would read it; None where
+            the input is no picture.
     """
 
     name: str
@@ -41,6 +51,24 @@ class RemoteModel:
     outputs: Mapping[str, tuple[int, ...]]
     provider: str
     sha256: str
+    picture: PictureInput | None
+
+    def read_pictures(self, paths: Sequence[Path]) -> NDArray[Any]:
+        """Read picture files as a batch of inputs, as the server would read them: (B, *shape).
+
+        Where the input is of dynamic size, the first picture says it.
+
+        Raises:
+            OSError: a file cannot be read.
+            InvalidRequest: one is no picture, is damaged or too large.
+            ValueError: the model takes no pictures.
+        """
+        if self.picture is None:
+            raise ValueError(
+                "pictures are made into inputs of 1 or 3 channels, (C, H, W) or (H, W, C) of "
+                f"{', '.join(DATATYPES)}; {self.name} takes {self.datatype} {self.shape}"
+            )
+        return read_picture_files(paths, self.picture)
 
 
 @dataclass(frozen=True)
@@ -63,7 +91,7 @@ class _CallOptions(TypedDict):
     metadata: Metadata
 
 
-class InferenceClient:
+class Client:
     """Calls one server; safe to use from several threads. Close it, or use it with `with`.
 
     Every method raises grpc.RpcError as the server or the connection has it, and
@@ -97,7 +125,7 @@ class InferenceClient:
         )
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -116,20 +144,27 @@ class InferenceClient:
         return self._stub.ModelReady(asked, **self._call()).ready
 
     def describe(self, model: str, version: str = "") -> RemoteModel:
-        """Ask for a model's version, tensors and execution provider; by default of its latest."""
+        """Ask for a model's version, tensors and execution provider; by default of its latest.
+
+        Raises:
+            ValueError: what it says of picture files is not understood; see told_picture_input.
+        """
         asked = pb.ModelMetadataRequest(name=model, version=version)
         answer = self._stub.ModelMetadata(asked, **self._call())
         (picture,) = answer.inputs
+        shape = tuple(picture.shape[1:])
+        told = {key: fact.string_param for key, fact in answer.parameters.items()}
         return RemoteModel(
             name=answer.name,
             version=version or max(answer.versions, key=int),
             versions=tuple(sorted(answer.versions, key=int)),
             input=picture.name,
             datatype=picture.datatype,
-            shape=tuple(picture.shape[1:]),
+            shape=shape,
             outputs={output.name: tuple(output.shape[1:]) for output in answer.outputs},
-            provider=answer.parameters["execution_provider"].string_param,
-            sha256=answer.parameters["sha256"].string_param,
+            provider=told.get("execution_provider", ""),
+            sha256=told.get("sha256", ""),
+            picture=told_picture_input(picture.datatype, shape, told),
         )
 
     def infer(

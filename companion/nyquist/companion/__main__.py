@@ -12,15 +12,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import torch
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.progress import Progress
 
-from nyquist.client.client import InferenceClient
-from nyquist.client.pictures import read_picture
+from nyquist.client.client import Client
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
 from nyquist.companion.references.repository import References
@@ -35,7 +33,7 @@ from nyquist.companion.service.remote import RemoteValidation
 from nyquist.companion.service.validation import Validation
 from nyquist.companion.settings import Settings, read_settings
 from nyquist.companion.tables import consistency_table, description_table, latency_table, row_table
-from nyquist.server.stop_signal import stop_signal
+from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
 from nyquist.server.wire.errors import ArtifactError, NyquistError
@@ -136,10 +134,7 @@ async def watch(settings: Settings) -> None:
     Raises:
         StartError: the companion cannot start.
     """
-    stop = stop_signal()
-    async with Companion(settings) as companion:
-        if await stop is signal.SIGTERM:
-            await companion.drain(settings.drain_s)
+    await run_until_signal(Companion(settings), settings.drain_s, settings.grace_s)
 
 
 def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -> list[T]:
@@ -173,7 +168,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         return
     references = References(options.repository, options.allow_module)
     names = chosen(references.names(), options)
-    with InferenceClient(chosen_connection(options), mirrored=False) as client:
+    with Client(chosen_connection(options), mirrored=False) as client:
         yield Validation(client, references, any_graph=True), names
 
 
@@ -193,11 +188,9 @@ def subject_of(options: Options, name: str) -> pb.Subject:
     """Return a model, with the caller's pictures if there are any."""
     if not options.pictures:
         return pb.Subject(model_name=name)
-    with InferenceClient(chosen_connection(options)) as client:
+    with Client(chosen_connection(options)) as client:
         model = client.describe(name)
-    pictures = np.stack(
-        [read_picture(path, model.datatype, model.shape) for path in options.pictures]
-    )
+    pictures = model.read_pictures(options.pictures)
     sent = pb.Pictures(datatype=model.datatype, shape=pictures.shape, raw=pictures.tobytes())
     return pb.Subject(model_name=name, pictures=sent)
 

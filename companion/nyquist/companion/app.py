@@ -5,16 +5,15 @@ HTTP -> probes, live traffic -> gRPC ... not serving -> drain -> gRPC -> the oth
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from threading import Event, Thread
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nyquist.client.client import InferenceClient
-from nyquist.companion.page import REPORT_FOLDER
+from nyquist.client.client import Client
+from nyquist.companion.page.kit import REPORT_FOLDER
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
 from nyquist.companion.references.repository import References
@@ -25,20 +24,22 @@ from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.probe import Prober
 from nyquist.companion.watch.record import Record
-from nyquist.companion.watch.shadow import MirrorQueue, ShadowWorker
+from nyquist.companion.watch.shadow import Mirrored, ShadowWorker
 from nyquist.companion.watch.verdict import Verdict, worst
 from nyquist.server.front.access import (
     Access,
     Authorizer,
     Tokens,
     TokenSource,
-    exposure,
     standing_open,
 )
 from nyquist.server.front.calls import CallLimits, Calls
-from nyquist.server.front.tls import make_credentials, tls_in_words
+from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
+from nyquist.server.front.reflection import describe
+from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, check_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
+from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import Connection, WrongConnection
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
@@ -46,6 +47,7 @@ from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, 
 logger = logging.getLogger(__name__)
 
 HEALTH_PERIOD_S = 0.5
+UNKNOWN_SERVICE = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 PROBE_TIMEOUT_S = 10.0
 STATUS = {
     Verdict.HEALTHY: health_pb2.HealthCheckResponse.SERVING,
@@ -75,10 +77,13 @@ class Companion:
             settings.disagreements,
             settings.disagreement_bytes,
         )
-        self._queue = MirrorQueue(settings.shadow_queue, settings.shadow_queue_bytes)
+        self._queue: Mirrored = ByteQueue(
+            settings.shadow_queue,
+            settings.shadow_queue_bytes,
+            lambda inference: inference.ByteSize(),
+        )
         self._stopped = Event()
-        self._health = health.aio.HealthServicer()
-        self._told: set[str] = set()
+        self._health = Health(self._statuses, gone=UNKNOWN_SERVICE)
         self._stack = AsyncExitStack()
         self.port = 0
         self.http_port = 0
@@ -102,7 +107,7 @@ class Companion:
 
     async def drain(self, seconds: float) -> None:
         """Say that the companion is not serving, and go on for those who have not heard yet."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.drain()
         logger.info("draining for %g s", seconds)
         await asyncio.sleep(seconds)
 
@@ -156,72 +161,32 @@ class Companion:
         self._stack.push_async_callback(asyncio.to_thread, validation.close)
         validation_pb2_grpc.add_ValidationServicer_to_server(validation, calls)
         if settings.reflection != "off":
-            describe_services(calls)
+            describe(calls, shadow_pb2.DESCRIPTOR, validation_pb2.DESCRIPTOR)
         server = make_grpc_server(settings, calls, settings.max_message_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
+        await self._health.tell()
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
         self._stack.callback(shadow.stop)
-        await self._tell_health()
-        self._run_beside(self._publish_health())
-        self._run_beside(self._authorizer.keep_current())
-        self._say_ready()
+        run_beside(self._stack, self._health.keep_true(partial(asyncio.sleep, HEALTH_PERIOD_S)))
+        run_beside(self._stack, self._authorizer.keep_current())
+        say_ready(
+            f"watching {settings.target}, gRPC on {settings.host}:{self.port}, HTTP on "
+            f"http://{settings.http_host or settings.host}:{self.http_port}/",
+            settings.host,
+            settings,
+            self._authorizer,
+            repository=str(settings.repository),
+            probe_period_s=settings.probe_period_s,
+        )
 
-    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
-        """Run `work` until the companion stops."""
-        task = asyncio.create_task(work)
-
-        async def end() -> None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-        self._stack.push_async_callback(end)
-
-    async def _publish_health(self) -> None:
-        while True:
-            await asyncio.sleep(HEALTH_PERIOD_S)
-            await self._tell_health()
-
-    async def _tell_health(self) -> None:
-        """Tell the health service the worst verdict on each model's versions."""
+    def _statuses(self) -> Mapping[str, Status]:
+        """Return the worst verdict on each model's versions, and that the companion serves."""
         verdicts: dict[str, list[Verdict]] = {}
         for state in self._record.models():
             verdicts.setdefault(state.name, []).append(state.verdict)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        for name in self._told | verdicts.keys():
-            verdict = worst(verdicts.get(name, []))
-            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            await self._health.set(name, STATUS[verdict] if verdict else unknown)
-        self._told |= verdicts.keys()
-
-    def _say_ready(self) -> None:
-        settings = self._settings
-        if line := exposure(settings.host, settings):
-            logger.warning("%s", line)
-        logger.info(
-            "ready: watching %s, gRPC on %s:%d, HTTP on http://%s:%d/",
-            settings.target,
-            settings.host,
-            self.port,
-            settings.http_host or settings.host,
-            self.http_port,
-            extra={
-                "repository": str(settings.repository),
-                "tls": tls_in_words(settings),
-                "access": self._authorizer.in_words(),
-                "probe_period_s": settings.probe_period_s,
-            },
-        )
-
-
-def describe_services(calls: Calls) -> None:
-    """Serve the description of all services."""
-    files = (shadow_pb2.DESCRIPTOR, validation_pb2.DESCRIPTOR)
-    names = [one.full_name for file in files for one in file.services_by_name.values()]
-    names += (health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+        found = {name: STATUS[worst(of)] for name, of in verdicts.items()}
+        return {"": health_pb2.HealthCheckResponse.SERVING, **found}
 
 
 def make_authorizer(settings: Settings) -> Authorizer:
@@ -232,7 +197,7 @@ def make_authorizer(settings: Settings) -> Authorizer:
     return Authorizer(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
-def connect(settings: Settings) -> InferenceClient:
+def connect(settings: Settings) -> Client:
     """Return a client of the server that is watched.
 
     Raises:
@@ -246,6 +211,6 @@ def connect(settings: Settings) -> InferenceClient:
             client_key=settings.target_client_key,
             token_file=settings.target_token_file,
         )
-        return InferenceClient(connection, PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection, PROBE_TIMEOUT_S, mirrored=False)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nyquist.companion.page.wording import milliseconds
+from nyquist.companion.page.kit.wording import milliseconds
 from nyquist.export import diff
 from nyquist.export.command_line import (
     DONE,

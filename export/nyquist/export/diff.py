@@ -170,7 +170,7 @@ def _named(labels: Mapping[int, str]) -> dict[str, str]:
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
-    return manifest.preprocessing.model_dump()
+    return {**manifest.preprocessing.model_dump(), **asdict(manifest.picture)}
 
 
 def _origin(manifest: Manifest) -> dict[str, Any]:

@@ -23,6 +23,8 @@ CODE = (
     "server/nyquist/server/runtime/engine.py",
     "server/nyquist/server/artifact/manifest.py",
     "server/nyquist/server/artifact/model_config.py",
+    "server/nyquist/server/wire/framing.py",
+    "server/nyquist/server/wire/pictures.py",
 )
 """What decides the content of an artifact; the rest of the server only reads it."""
 

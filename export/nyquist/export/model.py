@@ -178,6 +178,7 @@ def describe(
         ),
         outputs=output_tensors(spec, subject.network),
         preprocessing=describe_preprocessing(spec),
+        picture=spec.picture,
         opset=OPSET,
         precision=spec.precision,
         recipe=derived.recipe,

@@ -1,16 +1,40 @@
 """What a network is: layers, architectures, their weights and the zoo of served models. PyTorch.
 
->>> network = models.create("resnet50", downsampling="blur", weights="resnet50_lpf4.pth")
->>> models.list()
+>>> from nyquist import models
+>>> network = models.create("resnet18", downsampling="blur", num_classes=10)
+>>> "resnet50" in models.list()
+True
+>>> models.BlurPool2d(taps=5, stride=2)
+BlurPool2d(taps=5, stride=2, pad_mode=reflect)
 
 The imports of torch are inside, so that a command may choose its threads before torch starts.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from nyquist.models.layers import AntialiasedMaxPool, BlurPool2d, Downsampling, PolyphasePool2d
+
+__all__ = [
+    "AntialiasedMaxPool",
+    "BlurPool2d",
+    "Downsampling",
+    "PolyphasePool2d",
+    "create",
+    "list",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 # what the layers have under this name
+    """Return a layer; see __all__."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from nyquist.models import layers
+
+    return getattr(layers, name)
 
 
 def create(

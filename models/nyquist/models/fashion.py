@@ -95,11 +95,16 @@ def load_sample() -> Photographs:
     return Photographs(torch.from_numpy(images), torch.from_numpy(labels).long())
 
 
-def first_of_each_class(photographs: Photographs, count: int) -> Photographs:
-    """Return the first `count` photographs of each class, in their order."""
+def write_calibration(directory: Path, path: Path = CALIBRATION_FILE, count: int = 10) -> None:
+    """Write the first `count` photographs of each class of the training split.
+
+    Raises:
+        FileNotFoundError: the directory lacks the files of that split.
+    """
+    photographs = load_split(directory, "train")
     shown = torch.nn.functional.one_hot(photographs.labels, len(LABELS))  # (N, 10)
     early = ((shown.cumsum(0) <= count) & (shown == 1)).any(dim=1)
-    return Photographs(photographs.images[early], photographs.labels[early])
+    np.savez_compressed(path, images=photographs.images[early].numpy())
 
 
 def load_calibration() -> Tensor:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from nyquist.models import fashion
@@ -16,9 +15,12 @@ from nyquist.models.choices import SOURCES, nearest
 from nyquist.models.pictures import UNLABELLED as UNLABELLED
 from nyquist.models.pictures import Picture, find_pictures
 from nyquist.models.spec import ModelSpec
+from nyquist.server.wire.errors import InvalidRequest
+from nyquist.server.wire.framing import COLOURS, Framing, PictureInput
+from nyquist.server.wire.pictures import read_picture_files
 
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
-CROP = 224
+CROP, WHOLE = 224, 256
 MOST_PICTURES = 500
 ESPRESSO, TRIPOD = 967, 872
 PHOTOGRAPH_LABELS = {"coffee": ESPRESSO, "camera": TRIPOD}
@@ -60,17 +62,14 @@ def read_samples(spec: ModelSpec, source: str) -> Samples:
     """
     if source == "fashion":
         samples = fashion_samples()
-    elif source == "photographs":
-        samples = replace(photograph_samples(), labels=torch.full((5,), UNLABELLED))
-    elif source == "imagenet":
-        samples = photograph_samples()
-    elif Path(source).is_dir():
-        return folder_samples(spec, find_pictures(Path(source), spec.labels))
-    else:
-        raise ValueError(
-            f"there are no samples {source!r}; {nearest(source, SOURCES)}, or a folder"
-        )
-    return Samples(fitted(samples.images, spec), samples.labels)
+        return Samples(fitted(samples.images, spec), samples.labels)
+    if source == "photographs":
+        return file_samples(spec, [replace(one, label=UNLABELLED) for one in photographs()])
+    if source == "imagenet":
+        return file_samples(spec, photographs())
+    if Path(source).is_dir():
+        return file_samples(spec, find_pictures(Path(source), spec.labels))
+    raise ValueError(f"there are no samples {source!r}; {nearest(source, SOURCES)}, or a folder")
 
 
 def read_calibration(spec: ModelSpec) -> Tensor:
@@ -109,37 +108,22 @@ def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
     return x.contiguous()
 
 
-def folder_samples(spec: ModelSpec, pictures: Sequence[Picture]) -> Samples:
-    """Return files as the served model takes them: shorter side fitted, centre cut out."""
+def file_samples(spec: ModelSpec, pictures: Sequence[Picture]) -> Samples:
+    """Return files as a server would read them; those of more channels get the grey one in each.
+
+    Raises:
+        ValueError: one is no picture.
+    """
     count = min(MOST_PICTURES, len(pictures))
     places = np.linspace(0, len(pictures) - 1, count).round().astype(int)
     chosen = [pictures[place] for place in places]
-    images = [read_picture(picture.path, spec.input) for picture in chosen]
-    labels = torch.tensor([picture.label for picture in chosen])
-    return Samples(fitted(torch.from_numpy(np.stack(images)), spec), labels)
-
-
-def read_picture(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Read a picture upright, as large as it can be cut out of the middle of the file's.
-
-    Args:
-        path: of a file that Pillow reads.
-        shape: channels, height and width that are wanted.
-
-    Returns:
-        uint8 (height, width, channels): 1, grey; 3, RGB; more are the grey one again.
-
-    Raises:
-        ValueError: it is no whole picture.
-    """
-    channels, height, width = shape
+    channels = spec.input[0] if spec.input[0] in COLOURS else 1
     try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    resized = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized).reshape(height, width, -1)
+        images = read_picture_files([one.path for one in chosen], spec.picture_input(channels))
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from error
+    labels = torch.tensor([one.label for one in chosen])
+    return Samples(fitted(torch.from_numpy(images), spec), labels)
 
 
 def fashion_samples() -> Samples:
@@ -164,9 +148,7 @@ def photograph_calibration() -> Tensor:
     photographs are not: no more colour photographs are at hand.
     """
     crops = []
-    for path in sorted(PHOTOGRAPHS.glob("*.png")):
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+    for pixels in _photographs_of(WHOLE, Framing(crop_share=1.0)):
         corners = (
             pixels[rows, columns]
             for rows in (slice(CROP), slice(-CROP, None))
@@ -183,11 +165,7 @@ def wider_photographs(spec: ModelSpec) -> Tensor | None:
     """
     if spec.samples not in ("photographs", "imagenet") or spec.shape != (CROP, CROP, 3):
         return None
-    whole = []
-    for path in sorted(PHOTOGRAPHS.glob("*.png")):
-        with Image.open(path) as picture:
-            whole.append(np.asarray(picture.convert("RGB")))
-    return torch.from_numpy(np.stack(whole))
+    return torch.from_numpy(_photographs_of(WHOLE, Framing(crop_share=1.0)))
 
 
 def photograph_samples() -> Samples:
@@ -195,11 +173,19 @@ def photograph_samples() -> Samples:
 
     Only those carry a label that show an ImageNet class beyond doubt.
     """
-    images, labels = [], []
-    for path in sorted(PHOTOGRAPHS.glob("*.png")):
-        with Image.open(path) as picture:
-            margin = (picture.width - CROP) // 2
-            crop = picture.crop((margin, margin, margin + CROP, margin + CROP))
-            images.append(np.asarray(crop.convert("RGB")))
-        labels.append(PHOTOGRAPH_LABELS.get(path.stem, UNLABELLED))
-    return Samples(torch.from_numpy(np.stack(images)), torch.tensor(labels))
+    labels = torch.tensor([one.label for one in photographs()])
+    return Samples(torch.from_numpy(_photographs_of(CROP, Framing())), labels)
+
+
+def photographs() -> list[Picture]:
+    """Return the photographs of models/data by name, two of them with their ImageNet classes."""
+    return [
+        Picture(path, PHOTOGRAPH_LABELS.get(path.stem, UNLABELLED))
+        for path in sorted(PHOTOGRAPHS.glob("*.png"))
+    ]
+
+
+def _photographs_of(side: int, framing: Framing) -> NDArray[np.uint8]:
+    """Read the photographs as squares. -> (5, side, side, 3)."""
+    wanted = PictureInput(3, side, side, "HWC", "UINT8", framing)
+    return read_picture_files([one.path for one in photographs()], wanted)

@@ -1,10 +1,12 @@
 """What a model is to be, in plain data: read without torch, compared, hashed, sent to a worker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Literal
+
+from nyquist.server.wire.framing import IMAGENET, Framing, PictureInput
 
 Option = str | int | float
 Layout = Literal["CHW", "HWC"]
@@ -95,6 +97,7 @@ class ModelSpec:
         input: channels, height and width that the network takes.
         datatype: of the served picture: FP32 in (C, H, W), or UINT8 in (H, W, C).
         preprocessing: what the graph does to it.
+        picture: how a picture file is brought to the input, before the graph.
         sizes: other heights and widths that it takes and is proved at; empty for its input's only.
         outputs: of the graph, logits first.
         max_batch_size: largest batch that is served.
@@ -121,6 +124,7 @@ class ModelSpec:
     limits: Limits = field(default_factory=Limits)
     weights_sha256: str = ""
     calibration: str = ""
+    picture: Framing = IMAGENET
 
     def __post_init__(self) -> None:
         expected = "CHW" if self.datatype == "FP32" else "HWC"
@@ -140,6 +144,13 @@ class ModelSpec:
     def served_sizes(self) -> tuple[Size, ...]:
         """Heights and widths that are proved: the network's own first."""
         return tuple(dict.fromkeys((self.input[1:], *self.sizes)))
+
+    def picture_input(self, channels: int) -> PictureInput:
+        """Return how picture files are read for it, grey (1) or RGB (3), at the input's size."""
+        _, height, width = self.input
+        layout, datatype = self.preprocessing.layout, self.datatype
+        fixed = PictureInput(channels, height, width, layout, datatype, self.picture)
+        return replace(fixed, most=(height, width)).grown(height, width) if self.sizes else fixed
 
     def picture_shape(self, size: Size) -> tuple[int, ...]:
         """Return the shape of one served picture of this height and width."""

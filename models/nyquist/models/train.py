@@ -214,6 +214,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=WEIGHTS_DIRECTORY, help="(models/weights)")
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="write the photographs that int8 ranges are taken from, and train nothing",
+    )
     return parser.parse_args(arguments)
 
 
@@ -223,6 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     figures: dict[str, Figures] = {}
     try:
+        if options.calibration:
+            fashion.write_calibration(options.data)
+            return 0
         recipe = Recipe(images=options.images, epochs=options.epochs, seed=options.seed)
         options.output.mkdir(parents=True, exist_ok=True)
         columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn())

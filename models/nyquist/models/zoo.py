@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nyquist.models.spec import Limits, ModelSpec, Preprocessing
+from nyquist.server.wire.framing import ON_CANVAS
 
 if TYPE_CHECKING:
     from nyquist.models.layers.downsampling import DownsamplingKind
@@ -29,6 +30,7 @@ def _fashion(kind: "DownsamplingKind", consistency: float, accuracy: float) -> M
         samples="fashion",
         input=(1, 48, 48),
         max_batch_size=64,
+        picture=ON_CANVAS,
         limits=Limits(parity=PARITY, consistency=consistency, accuracy=accuracy),
     )
 

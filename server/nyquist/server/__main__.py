@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,9 +11,9 @@ import uvloop
 from nyquist.server.app import Server
 from nyquist.server.check import check
 from nyquist.server.command_line import parse
+from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.scheduling.instance import runs_left_behind
 from nyquist.server.settings import Settings, read_settings, unknown_variables
-from nyquist.server.stop_signal import stop_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import NyquistError
@@ -32,11 +31,7 @@ async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
     Raises:
         NyquistError: the server cannot start.
     """
-    stop = stop_signal()
-    async with Server(settings, metrics) as server:
-        if await stop is signal.SIGTERM:
-            await server.drain(settings.drain_s)
-        logger.info("stopping: waiting for running requests, %g s at most", settings.grace_s)
+    await run_until_signal(Server(settings, metrics), settings.drain_s, settings.grace_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

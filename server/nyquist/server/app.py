@@ -6,17 +6,19 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nyquist.server.front.access import exposure, make_authorizer
+from nyquist.server.front.access import make_authorizer
 from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.control_calls import ControlCalls
 from nyquist.server.front.inference_service import SERVICE, InferenceService
-from nyquist.server.front.tls import make_credentials, tls_in_words
+from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
+from nyquist.server.front.reflection import describe
+from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import (
     add_port,
     check_port,
@@ -39,7 +41,8 @@ from nyquist.server.telemetry.log_control import LogControl
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.telemetry.trace_settings import TraceSettings
 from nyquist.server.wire.errors import StartError
-from nyquist.server.wire.images import ImageDecoder
+from nyquist.server.wire.pb import inference_pb2, model_config_pb2
+from nyquist.server.wire.pictures import ImageDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +79,7 @@ class Server:
         self._shadow = make_shadow(settings)
         self._registry = Registry(
             settings.repository,
-            lambda folder, version: load_model(folder, execution, version),
+            lambda folder, version, config: load_model(folder, execution, version, config),
             self._serve,
             self._metrics,
         )
@@ -88,8 +91,7 @@ class Server:
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None
         )
-        self._health = health.aio.HealthServicer()
-        self._told: set[str] = set()
+        self._health = Health(self._statuses, gone=NOT_SERVING)
         self._stack = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
@@ -103,10 +105,11 @@ class Server:
             await self._load_models()
             self._watch_gpus()
             await self._start_grpc()
-            self._run_beside(self._publish_health())
-            self._run_beside(self._authorizer.keep_current())
+            changed = partial(self._registry.wait_for_change, HEALTH_PERIOD_S)
+            run_beside(self._stack, self._health.keep_true(changed))
+            run_beside(self._stack, self._authorizer.keep_current())
             if self._settings.poll_s:
-                self._run_beside(self._registry.keep_polling(self._settings.poll_s))
+                run_beside(self._stack, self._registry.keep_polling(self._settings.poll_s))
         except BaseException:
             await self._stack.aclose()
             raise
@@ -124,7 +127,7 @@ class Server:
     async def drain(self, seconds: float) -> None:
         """Say that the server is not ready, and serve on for those who have not heard yet."""
         self._service.draining = True
-        await self._health.enter_graceful_shutdown()
+        await self._health.drain()
         logger.info("draining for %g s: not ready, still answering", seconds)
         await asyncio.sleep(seconds)
 
@@ -202,31 +205,11 @@ class Server:
             self._stack.push_async_callback(asyncio.to_thread, self._shadow.close)
             self._shadow.start()
 
-    def _run_beside(self, work: Coroutine[None, None, None]) -> None:
-        """Run `work` until the server stops."""
-        task = asyncio.create_task(work)
-
-        async def end() -> None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-        self._stack.push_async_callback(end)
-
-    async def _publish_health(self) -> None:
-        """Keep the health service's word true."""
-        while True:
-            await self._registry.wait_for_change(HEALTH_PERIOD_S)
-            await self._tell_health()
-
-    async def _tell_health(self) -> None:
-        """Tell the health service how each model is, and the whole."""
+    def _statuses(self) -> Mapping[str, Status]:
+        """Return how each model is, and the whole."""
         now = self._registry.readiness()
         now[""] = now[SERVICE] = self._service.ready
-        gone = dict.fromkeys(self._told - now.keys(), False)
-        for service, ready in (now | gone).items():
-            await self._health.set(service, SERVING if ready else NOT_SERVING)
-        self._told = set(now)
+        return {name: SERVING if ready else NOT_SERVING for name, ready in now.items()}
 
     async def _start_grpc(self) -> None:
         settings = self._settings
@@ -236,22 +219,17 @@ class Server:
         calls.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         if settings.reflection != "off":
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            servicer = reflection.aio.ReflectionServicer(names)
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+            describe(calls, model_config_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR)
         max_request_bytes = request_limit(self._largest_request, settings)
         server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
+        await self._health.tell()
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
-        await self._tell_health()
         self._say_ready(max_request_bytes)
 
     def _say_ready(self, max_request_bytes: int) -> None:
-        """Log in one event what runs, where, and who may come in."""
         settings = self._settings
-        if line := exposure(settings.host, settings):
-            logger.warning("%s", line)
         models = {
             name: ", ".join(
                 f"version {one.model.manifest.version} on {one.model.provider}"
@@ -259,20 +237,15 @@ class Server:
             )
             for name in self._registry.names
         }
-        logger.info(
-            "ready: %d models, gRPC on %s:%d, metrics on http://%s:%d/metrics",
-            len(models),
+        say_ready(
+            f"{len(models)} models, gRPC on {settings.host}:{self.port}, metrics on "
+            f"http://{settings.metrics_host or settings.host}:{self.metrics_port}/metrics",
             settings.host,
-            self.port,
-            settings.metrics_host or settings.host,
-            self.metrics_port,
-            extra={
-                "models": models,
-                "tls": tls_in_words(settings),
-                "access": self._authorizer.in_words(),
-                "reflection": settings.reflection,
-                "tracing": settings.tracing_endpoint or "off",
-                "shadow": settings.shadow_target if self._shadow else "off",
-                "max_request_bytes": max_request_bytes,
-            },
+            settings,
+            self._authorizer,
+            models=models,
+            reflection=settings.reflection,
+            tracing=settings.tracing_endpoint or "off",
+            shadow=settings.shadow_target if self._shadow else "off",
+            max_request_bytes=max_request_bytes,
         )

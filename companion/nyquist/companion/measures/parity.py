@@ -1,4 +1,8 @@
-"""Numerical parity: how far two answers to the same pictures lie apart."""
+"""Numerical parity: how far two answers to the same pictures lie apart.
+
+>>> compare(np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([[0.0, 1.5], [2.0, 0.0]])).max_abs_error
+0.5
+"""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass

@@ -6,6 +6,11 @@ C = E over pictures x and shifts d1, d2 of [argmax f(S_d1 x) == argmax f(S_d2 x)
 
 Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019, section 4; here with offsets of
 each picture's own, from a fixed seed. docs/shift-consistency.md says which protocol is for what.
+
+>>> pictures = np.eye(4)[None, None]
+>>> corner = lambda pictures: np.stack([pictures[:, 0, 0, 0], pictures[:, 0, 0, 1]], axis=1)
+>>> pair_consistency(corner, pictures, circular_shifts((4, 4), (2, 3)), pairs=8).share
+0.625
 """
 
 from collections.abc import Iterable, Iterator

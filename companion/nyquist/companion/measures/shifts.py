@@ -2,6 +2,10 @@
 
 Offsets are pixels down and to the right, each picture's own, (N, 2). `axes` are those of height
 and width in the batch, so that every layout will do: (2, 3) for NCHW, (1, 2) for NHWC.
+
+>>> row = np.array([[[[1, 2, 3]]]])
+>>> shift_circularly(row, np.array([[0, 1]]), (2, 3)).tolist()
+[[[[3, 1, 2]]]]
 """
 
 from collections.abc import Callable, Iterable

@@ -3,11 +3,14 @@
     pictures, a path of offsets -> Slide -> figures of each picture -> Stability
 
 Consistency counts answers that change; these figures also say how far the network was from it.
+
+>>> slide = Slide(np.array([[[0.9, 0.1]], [[0.6, 0.4]], [[0.3, 0.7]]]))  # 3 positions, 1 picture
+>>> flips(slide).tolist(), jumps(slide).tolist()
+([0.5], [2.0])
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,8 @@ from nyquist.companion.measures.shift_consistency import (
     evaluate,
     standard_error,
 )
-from nyquist.companion.measures.shifts import Offsets, Pictures, Shift, crop_at, diagonal
+from nyquist.companion.measures.shifts import Offsets, Pictures, Shift
 
-ZHANG_POSITIONS = 33
 JUMP = 0.2
 """A change of probability that counts as a jump. No published value is agreed on: state yours."""
 
@@ -128,32 +130,6 @@ def slide_along(
     if not logits:
         raise ValueError("a slide needs at least two positions, got none")
     return Slide(_softmax(np.stack(logits).astype(np.float64)))
-
-
-def slide_crops_diagonally(
-    predict: Predict,
-    pictures: Pictures,
-    axes: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    positions: int = ZHANG_POSITIONS,
-    batch: int = DEFAULT_BATCH,
-) -> Slide:
-    """Slide a crop along the diagonal of a larger picture (Zhang's code, `validate_diagonal`).
-
-    Args:
-        predict: the path that is measured.
-        pictures: (N, ...), such as 256 x 256.
-        axes: of height and width in the batch.
-        size: height and width of a crop, such as 224 x 224.
-        positions: crops at (0, 0), (1, 1), ...; 33 fill 256.
-        batch: pictures sent at once.
-
-    Raises:
-        ValueError: there is no picture, fewer than two positions, or a crop leaves the picture.
-    """
-    crop = partial(crop_at, axes=axes, size=size)
-    return slide_along(predict, pictures, crop, diagonal(positions), batch=batch)
 
 
 def slide_one_pixel(

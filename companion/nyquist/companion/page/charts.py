@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log10
 from statistics import median
 
-from nyquist.companion.page.wording import moment
+from nyquist.companion.page.kit.wording import moment
 
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 372.0, 12.0, 176.0
 """Edges of the plot in units of the drawing, which is 400 wide and 216 high."""

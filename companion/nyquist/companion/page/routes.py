@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import time
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from nyquist.companion.page import wording
+from nyquist.companion.page.kit import wording
+from nyquist.companion.page.kit.templates import page_templates
 from nyquist.companion.page.report import ReportFiles, has_page
 from nyquist.companion.page.views import ModelView, Traffic, look_at, traffic, worst_first
 from nyquist.companion.watch.record import Record
@@ -118,14 +119,8 @@ def routes(record: Record, registry: CollectorRegistry, report: Path) -> Sequenc
 
 
 def environment() -> Environment:
-    """Return the templates: everything that is written into a page is escaped."""
-    made = Environment(
-        loader=PackageLoader("nyquist.companion", "page/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Return the templates, with the words for figures."""
+    made = page_templates(PackageLoader("nyquist.companion", "page/templates"))
     made.filters |= {
         "age": wording.age,
         "fine_percent": wording.fine_percent,

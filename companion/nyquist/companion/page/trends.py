@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from nyquist.companion.page.charts import Chart, Series, decades, draw, shares
-from nyquist.companion.page.wording import fine_percent, plain, power_of_ten, short
+from nyquist.companion.page.kit.wording import fine_percent, plain, power_of_ten, short
 from nyquist.companion.watch.record import BACKENDS, SERVED, Point
 from nyquist.server.artifact.manifest import Tolerances
 

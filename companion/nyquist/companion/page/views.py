@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
-from nyquist.companion.page.pictures import picture_uri
+from nyquist.companion.page.kit.pictures import picture_uri
+from nyquist.companion.watch import names
 from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
 from nyquist.companion.watch.verdict import Verdict
@@ -21,7 +22,11 @@ from nyquist.companion.watch.verdict import Verdict
 TOP = 3
 """Classes of each path that are shown of a disagreement."""
 
-COUNTED = {f"nyquist_shadow_{count}_total": count for count in ("received", "dropped", "checked")}
+COUNTED = {
+    names.SHADOW_RECEIVED: "received",
+    names.SHADOW_DROPPED: "dropped",
+    names.SHADOW_CHECKED: "checked",
+}
 """Fields of Traffic, by the counter that each stands for."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import Record
-from nyquist.companion.watch.shadow import MirrorQueue
+from nyquist.companion.watch.shadow import Mirrored
 from nyquist.server.front.calls import Context
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
@@ -20,7 +20,7 @@ class ShadowService(stubs.ShadowServicer):
         metrics: that count.
     """
 
-    def __init__(self, queue: MirrorQueue, record: Record, metrics: Metrics) -> None:
+    def __init__(self, queue: Mirrored, record: Record, metrics: Metrics) -> None:
         self._queue, self._record, self._metrics = queue, record, metrics
         self._streams: set[asyncio.Task[None]] = set()
 
@@ -59,5 +59,5 @@ class ShadowService(stubs.ShadowServicer):
             self._metrics.unverifiable.inc()
             return
         self._metrics.shadow_received(key)
-        if not self._queue.offer(inference):
+        if not self._queue.put(inference):
             self._metrics.shadow_dropped(key)

@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.client.client import InferenceClient, RemoteModel
+from nyquist.client.client import Client, RemoteModel
 from nyquist.companion.measures.parity import compare
 from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consistency
 from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, References
@@ -41,7 +41,7 @@ class Paths:
         known: its reference.
     """
 
-    client: InferenceClient
+    client: Client
     remote: RemoteModel
     known: LoadedReference
 
@@ -93,9 +93,7 @@ class Validation:
             companion that runs calls another graph than the reference's unverifiable.
     """
 
-    def __init__(
-        self, client: InferenceClient, references: References, *, any_graph: bool = False
-    ) -> None:
+    def __init__(self, client: Client, references: References, *, any_graph: bool = False) -> None:
         self._client, self._references, self._any_graph = client, references, any_graph
 
     def paths(self, subject: pb.Subject) -> Paths:

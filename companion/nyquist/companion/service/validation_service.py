@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.references.repository import References
 from nyquist.companion.service.validation import Validation, as_ours
 from nyquist.companion.watch.record import Record
@@ -31,7 +31,7 @@ class ValidationService(stubs.ValidationServicer):
         record: that knows the verdicts.
     """
 
-    def __init__(self, client: InferenceClient, references: References, record: Record) -> None:
+    def __init__(self, client: Client, references: References, record: Record) -> None:
         self._validation = Validation(client, references)
         self._record = record
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="validation")

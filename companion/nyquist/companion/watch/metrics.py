@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.watch import names
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Tolerances
 from nyquist.server.telemetry.metrics import LATENCY_EDGES_S, MODEL, CallMetrics
@@ -18,7 +19,7 @@ class Metrics(CallMetrics):
     """Every collector of the companion."""
 
     def __init__(self, probe_period_s: float) -> None:
-        super().__init__("nyquist_companion_build_info")
+        super().__init__(names.BUILD_INFO)
         self._create_comparisons(self.registry)
         self._create_shadow(self.registry)
         self._create_probes(self.registry, probe_period_s)
@@ -26,53 +27,53 @@ class Metrics(CallMetrics):
     def _create_comparisons(self, registry: CollectorRegistry) -> None:
         source, protocol = (*MODEL, "source"), (*MODEL, "source", "protocol")
         self._max_abs_error = Gauge(
-            "nyquist_parity_max_abs_error",
+            names.PARITY_MAX_ABS_ERROR,
             "Largest difference of a logit between the served graph and PyTorch.",
             source,
             registry=registry,
         )
         self._mean_abs_error = Gauge(
-            "nyquist_parity_mean_abs_error", "The mean difference.", source, registry=registry
+            names.PARITY_MEAN_ABS_ERROR, "The mean difference.", source, registry=registry
         )
         self._relative_error = Gauge(
-            "nyquist_parity_relative_error",
+            names.PARITY_RELATIVE_ERROR,
             "The largest difference as a share of the spread of PyTorch's logits.",
             source,
             registry=registry,
         )
         self._agreement = Gauge(
-            "nyquist_parity_argmax_agreement_ratio",
+            names.PARITY_AGREEMENT,
             "Share of the pictures with the same highest class on both sides.",
             source,
             registry=registry,
         )
         self._parity_tolerance = Gauge(
-            "nyquist_parity_tolerance",
+            names.PARITY_TOLERANCE,
             "The most that the manifest allows as relative error.",
             MODEL,
             registry=registry,
         )
         self._consistency = Gauge(
-            "nyquist_shift_consistency_ratio",
+            names.CONSISTENCY,
             "Share of the shifts that leave the served answer as it was.",
             protocol,
             registry=registry,
         )
         self._consistency_tolerance = Gauge(
-            "nyquist_shift_consistency_tolerance",
+            names.CONSISTENCY_TOLERANCE,
             "The least that the manifest requires under circular shifts.",
             MODEL,
             registry=registry,
         )
         self._duration = Histogram(
-            "nyquist_reference_duration_seconds",
+            names.REFERENCE_DURATION,
             "Time of a batch: the live server as the companion sees it, or PyTorch in its process.",
             (*MODEL, "backend", "batch_size"),
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
         self._verdict = Gauge(
-            "nyquist_verdict",
+            names.VERDICT,
             "1 for the verdict that holds, 0 for the others.",
             (*MODEL, "verdict"),
             registry=registry,
@@ -80,50 +81,50 @@ class Metrics(CallMetrics):
 
     def _create_shadow(self, registry: CollectorRegistry) -> None:
         self._received = Counter(
-            "nyquist_shadow_received_total",
+            names.SHADOW_RECEIVED,
             "Inferences of live traffic that the server sent.",
             MODEL,
             registry=registry,
         )
         self._dropped = Counter(
-            "nyquist_shadow_dropped_total",
+            names.SHADOW_DROPPED,
             "Those that were dropped because too many waited.",
             MODEL,
             registry=registry,
         )
         self._checked = Counter(
-            "nyquist_shadow_checked_total",
+            names.SHADOW_CHECKED,
             "Those that were compared with PyTorch.",
             MODEL,
             registry=registry,
         )
         self.unverifiable = Counter(
-            "nyquist_shadow_unverifiable_total",
+            names.SHADOW_UNVERIFIABLE,
             "Inferences of versions whose reference is not known.",
             registry=registry,
         )
 
     def _create_probes(self, registry: CollectorRegistry, probe_period_s: float) -> None:
         probes = Counter(
-            "nyquist_companion_probes_total",
+            names.PROBES,
             "Probes of a version of a model; failed are those that the server did not answer.",
             ("outcome",),
             registry=registry,
         )
         self.probes = {outcome: probes.labels(outcome) for outcome in ("ok", "failed")}
         self._last_probe = Gauge(
-            "nyquist_companion_last_probe_timestamp_seconds",
+            names.LAST_PROBE,
             "When a version was last probed, in Unix time.",
             MODEL,
             registry=registry,
         )
         self.server_up = Gauge(
-            "nyquist_companion_server_up",
+            names.SERVER_UP,
             "Whether the server answered when the last probe began.",
             registry=registry,
         )
         period = Gauge(
-            "nyquist_companion_probe_period_seconds",
+            names.PROBE_PERIOD,
             "Time from one probe to the next, as it was set.",
             registry=registry,
         )

@@ -15,19 +15,22 @@ class Pace:
     Args:
         share: of the time that is worked, above 0 and up to 1.
         stopped: ends every rest at once.
+        clock: seconds, of which the differences count.
     """
 
-    def __init__(self, share: float, stopped: Event) -> None:
-        self._rest_per_work, self._stopped = 1 / share - 1, stopped
+    def __init__(
+        self, share: float, stopped: Event, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._rest_per_work, self._stopped, self._clock = 1 / share - 1, stopped, clock
 
     def paced(self, work: Callable[P, T]) -> Callable[P, T]:
         """Return the same work, followed by its rest."""
 
         def worked(*args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 - T, behind a wrapper
-            start = perf_counter()
+            start = self._clock()
             try:
                 return work(*args, **kwargs)
             finally:
-                self._stopped.wait((perf_counter() - start) * self._rest_per_work)
+                self._stopped.wait((self._clock() - start) * self._rest_per_work)
 
         return worked

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.client.client import InferenceClient, RemoteModel
+from nyquist.client.client import Client, RemoteModel
 from nyquist.companion.measures.parity import Parity, Predict, compare
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.measures.tolerances import consistency_misses, parity_misses
@@ -132,7 +132,7 @@ class Prober:
 
     def __init__(
         self,
-        client: InferenceClient,
+        client: Client,
         references: References,
         metrics: Metrics,
         record: Record,

@@ -1,6 +1,6 @@
 """Live traffic that the server sends with its answers: taken in, compared, and let go.
 
-Mirror -> MirrorQueue (drops when full) -> PyTorch -> compare -> the server again, a pixel aside
+Mirror -> queue (drops when full) -> PyTorch -> compare -> the server again, a pixel aside
 
 The two pictures a pixel aside are the mirrored one rolled around the edge, and moved with zeros
 entering; each by one pixel down or right, in turn. That the answer stays is consistency of
@@ -11,13 +11,12 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import cycle
-from threading import Condition
 from time import monotonic, time
 
 import grpc
 import numpy as np
 
-from nyquist.client.client import InferenceClient
+from nyquist.client.client import Client
 from nyquist.companion.measures.parity import Parity, compare, pooled
 from nyquist.companion.measures.shift_consistency import Consistency, consistency_of
 from nyquist.companion.measures.shifts import Pictures, shift_circularly, shift_with_zeros
@@ -26,6 +25,7 @@ from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.record import SHADOW, Disagreement, Key, Record, Seen
 from nyquist.server.wire import tensors
+from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import WrongConnection
 from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.pb import shadow_pb2 as pb
@@ -34,52 +34,10 @@ logger = logging.getLogger(__name__)
 
 LOGITS = "logits"
 STEPS = ((0, 1), (1, 0))
+Mirrored = ByteQueue[pb.MirroredInference]
+"""Inferences that wait to be compared."""
+
 ONE_PIXEL = {"circular": shift_circularly, "zero_padded": shift_with_zeros}
-
-
-class MirrorQueue:
-    """Mirrored inferences that wait to be compared: bounded, and full rather than slow.
-
-    Args:
-        limit: inferences held.
-        limit_bytes: that they may take.
-    """
-
-    def __init__(self, limit: int, limit_bytes: int) -> None:
-        self._limit, self._limit_bytes = limit, limit_bytes
-        self._waiting: deque[pb.MirroredInference] = deque()
-        self._bytes = 0
-        self._changed = Condition()
-        self._closed = False
-
-    def offer(self, inference: pb.MirroredInference) -> bool:
-        """Take one in and return True, or return False where there is no room."""
-        size = inference.ByteSize()
-        with self._changed:
-            full = len(self._waiting) >= self._limit or self._bytes + size > self._limit_bytes
-            if full or self._closed:
-                return False
-            self._waiting.append(inference)
-            self._bytes += size
-            self._changed.notify()
-            return True
-
-    def take(self) -> pb.MirroredInference | None:
-        """Wait for the next; None once the queue is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return None
-            inference = self._waiting.popleft()
-            self._bytes -= inference.ByteSize()
-            return inference
-
-    def close(self) -> None:
-        """Let the one who takes go; what waits is let go too."""
-        with self._changed:
-            self._closed = True
-            self._waiting.clear()
-            self._changed.notify_all()
 
 
 class Allowance:
@@ -154,8 +112,8 @@ class ShadowWorker:
 
     def __init__(
         self,
-        queue: MirrorQueue,
-        client: InferenceClient,
+        queue: Mirrored,
+        client: Client,
         references: References,
         metrics: Metrics,
         record: Record,
@@ -172,7 +130,7 @@ class ShadowWorker:
     def run(self) -> None:
         """Compare until the queue is closed."""
         check = self._pace.paced(self._check)
-        while (inference := self._queue.take()) is not None:
+        while (inference := self._queue.first()) is not None:
             try:
                 check(inference)
             except Unverifiable:
@@ -181,6 +139,7 @@ class ShadowWorker:
                 logger.warning("live traffic of %s: %s", inference.model_name, error)
             except Exception:
                 logger.exception("live traffic of %s", inference.model_name)
+            self._queue.done()
 
     def _check(self, inference: pb.MirroredInference) -> None:
         key = (inference.model_name, inference.model_version)

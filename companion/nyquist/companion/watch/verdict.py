@@ -71,9 +71,9 @@ class Standing:
         return replace(counted, verdict=_verdict(counted))
 
 
-def worst(verdicts: "list[Verdict]") -> Verdict | None:
-    """Return the worst of several, such as those of a model's versions; None of none."""
-    return max(verdicts, key=list(Verdict).index, default=None)
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """Return the worst of one or more, such as those of a model's versions."""
+    return max(verdicts, key=list(Verdict).index)
 
 
 def _verdict(counted: Standing) -> Verdict:

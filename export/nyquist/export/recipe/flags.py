@@ -35,6 +35,7 @@ from nyquist.models.spec import (
 )
 from nyquist.models.zoo import specs as zoo_specs
 from nyquist.server.artifact.manifest import LABELS_FILE
+from nyquist.server.wire.framing import FITS, IMAGENET, INTERPOLATIONS, ON_CANVAS, Framing
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -95,6 +96,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_const",
         const=True,
         help="bring pictures of --sizes to --input inside the graph",
+    )
+    own.add_argument(
+        "--interpolation",
+        metavar="KIND",
+        help=f"of picture files: {', '.join(INTERPOLATIONS)} ({IMAGENET.interpolation})",
+    )
+    own.add_argument(
+        "--crop-share",
+        metavar="X",
+        help=f"side of the centre crop that is kept of them ({IMAGENET.crop_share:g})",
+    )
+    own.add_argument(
+        "--fit",
+        metavar="KIND",
+        help=f"{' or '.join(FITS)}: whole, centred on black ground ({IMAGENET.fit})",
     )
     own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
     own.add_argument("--max-batch-size", metavar="N", help="largest batch that is served (16)")
@@ -203,6 +219,7 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
         "--calibration": Path(spec.calibration).name,
         "--input-type": "" if spec.datatype == "FP32" else "uint8",
         **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
+        **_picture_arguments(spec.picture),
         "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
         "--outputs": "" if spec.outputs == ("logits",) else ",".join(spec.outputs),
         "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
@@ -234,6 +251,16 @@ def _preprocessing_arguments(preprocessing: Preprocessing, white: int) -> dict[s
     return {
         "--mean": "" if mean == 0 else _shares(mean, white),
         "--std": "" if scale == white else _shares(scale, white),
+    }
+
+
+def _picture_arguments(picture: Framing) -> dict[str, str]:
+    usual = ON_CANVAS if picture.fit == "canvas" else IMAGENET
+    same_share = picture.crop_share == usual.crop_share
+    return {
+        "--interpolation": picture.interpolation if picture.interpolation != "bicubic" else "",
+        "--crop-share": "" if same_share else repr(picture.crop_share),
+        "--fit": "" if picture.fit == "crop" else picture.fit,
     }
 
 

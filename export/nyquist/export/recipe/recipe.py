@@ -34,6 +34,15 @@ from nyquist.models.spec import (
     Precision,
     Preprocessing,
 )
+from nyquist.server.wire.framing import (
+    FITS,
+    IMAGENET,
+    INTERPOLATIONS,
+    ON_CANVAS,
+    Fit,
+    Framing,
+    Interpolation,
+)
 
 DATATYPES: Mapping[str, Datatype] = {"float32": "FP32", "uint8": "UINT8"}
 WHITE = {"FP32": 1, "UINT8": 255}
@@ -185,6 +194,9 @@ class Recipe(BaseModel):
         std: of pictures in 0..1, divided by; likewise.
         sizes: other heights and widths that are taken, and proved.
         resize: whether pictures of `sizes` are brought to `input` in the graph.
+        interpolation: of picture files, before the graph; of INTERPOLATIONS.
+        crop_share: side of the centre crop that is kept of them; None for what goes with `fit`.
+        fit: crop, or canvas: the whole picture on black ground.
         outputs: of the graph.
         precision: one or several: a model for each.
         max_batch_size: largest batch that is served.
@@ -209,6 +221,9 @@ class Recipe(BaseModel):
     std: Annotated[tuple[Divisor, ...], Many] = (Fraction(1),)
     sizes: Annotated[tuple[PictureSize, ...], Many] = ()
     resize: bool = False
+    interpolation: Annotated[Interpolation, _chosen(INTERPOLATIONS, "interpolation")] = "bicubic"
+    crop_share: Annotated[float | None, Field(gt=0, le=1)] = None
+    fit: Annotated[Fit, _chosen(FITS, "fit")] = "crop"
     outputs: Annotated[tuple[Annotated[Output, _chosen(OUTPUTS, "output")], ...], Many] = (
         "logits",
     )
@@ -275,6 +290,9 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
     if recipe.resize and not recipe.sizes:
         message = "needs sizes, the least and the greatest height and width that are taken"
         yield Problem(("resize",), message, ("sizes",))
+    if recipe.fit == "canvas" and recipe.crop_share not in (None, 1):
+        message = "nothing is cut off on a canvas; leave it out, or fit: crop"
+        yield Problem(("crop_share",), message, ("fit",))
     yield from _file_problems(recipe, base)
     labels, problems = _read_labels(recipe, base)
     yield from problems
@@ -394,6 +412,7 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
                     scale=_in_units(recipe.std, datatype),
                     resize=recipe.input[1:] if recipe.resize else None,
                 ),
+                picture=_framing(recipe),
                 sizes=recipe.sizes,
                 outputs=recipe.outputs,
                 max_batch_size=recipe.max_batch_size,
@@ -403,6 +422,12 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
         ],
         recipe.precision,
     )
+
+
+def _framing(recipe: Recipe) -> Framing:
+    usual = ON_CANVAS if recipe.fit == "canvas" else IMAGENET
+    share = usual.crop_share if recipe.crop_share is None else recipe.crop_share
+    return Framing(recipe.interpolation, share, recipe.fit)
 
 
 def _source(source: str, base: Path) -> str:

@@ -5,7 +5,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from nyquist.companion.page.pictures import png_uri
+from nyquist.companion.page.kit.pictures import png_uri
 from nyquist.models.analysis.plots import FAINTEST
 
 COLOURS = 256

@@ -7,20 +7,17 @@ from collections.abc import Mapping, Set
 from math import isfinite, log10
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 
-from nyquist.companion.page import REPORT_FOLDER
-from nyquist.companion.page.wording import decade, milliseconds, percent, short
+from nyquist.companion.page.kit import REPORT_FOLDER
+from nyquist.companion.page.kit.templates import page_templates
+from nyquist.companion.page.kit.wording import decade, milliseconds, percent, short
 from nyquist.export.report import wording
 from nyquist.export.report.families import group
 from nyquist.export.report.model_page import ModelPage, read_page
 from nyquist.export.report.record import write_whole
 from nyquist.server.artifact.layout import model_folders
 from nyquist.server.wire.errors import ArtifactError
-
-TEMPLATES = Path(__file__).parent / "templates"
-LOOK = PackageLoader("nyquist.companion", "page/templates")
-"""Has look.css, which the pages of the companion share."""
 
 INDEX = "index"
 
@@ -70,14 +67,8 @@ def _remove_strangers(folder: Path, kept: Mapping[str, Set[str]]) -> None:
 
 
 def page_environment() -> Environment:
-    """Return the templates: everything that is written into a page is escaped."""
-    environment = Environment(
-        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), LOOK]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Return the templates, with the words for figures."""
+    environment = page_templates(PackageLoader("nyquist.export", "report/templates"))
     environment.filters |= {
         "compact": wording.compact,
         "decade": decade,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nyquist.companion.page import REPORT_FOLDER
+from nyquist.companion.page.kit import REPORT_FOLDER
 
 Unit = Literal["share", "count"]
 

@@ -37,7 +37,7 @@ from nyquist.companion.measures.stability import (
     slide_along,
     slide_one_pixel,
 )
-from nyquist.companion.page.pictures import picture_uri
+from nyquist.companion.page.kit.pictures import picture_uri
 from nyquist.export.report.effort import Effort
 from nyquist.export.report.record import Share, ShiftLine, Shifts, SlidePicture, Unit
 from nyquist.models.samples import UNLABELLED, Samples

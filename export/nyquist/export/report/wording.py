@@ -1,4 +1,4 @@
-"""How figures are written on a page, beside companion/page/wording.py."""
+"""How figures are written on a page, beside the companion's page kit."""
 
 from math import cos, pi
 

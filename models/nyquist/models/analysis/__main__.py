@@ -16,8 +16,14 @@ from torch import nn
 from nyquist.models.analysis import plots, tables
 from nyquist.models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
 from nyquist.models.analysis.analysed import DEFAULT_SIZE, AnalysedNetwork, load_subject
-from nyquist.models.analysis.comparisons import block_figures, bottlenecks, shift_errors, stems
-from nyquist.models.analysis.cost import conv_pool_and_strided, cost
+from nyquist.models.analysis.comparisons import (
+    block_figures,
+    bottlenecks,
+    field_growth,
+    shift_errors,
+    stems,
+)
+from nyquist.models.analysis.cost import cost, halving_blocks
 from nyquist.models.analysis.effective_field import effective_field
 from nyquist.models.analysis.gradient_monitor import own_answer_gradients
 from nyquist.models.analysis.gradients import (
@@ -43,10 +49,15 @@ def outputs(options: Options, console: Console) -> None:
 
 
 def blocks(options: Options, console: Console) -> None:
-    """Compare conv + pool with a strided convolution."""
+    """Compare conv + pool with a strided, an anti-aliased and a linearly blurred convolution."""
     in_channels, out_channels = options.channels
-    compared = conv_pool_and_strided(in_channels, out_channels, options.sizes[0])
+    compared = halving_blocks(in_channels, out_channels, options.sizes[0])
     console.print(tables.block_table(compared))
+
+
+def growth(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+    """Compare how the receptive field grows, layer by layer, in three ways to halve a map."""
+    console.print(tables.growth_table(field_growth()))
 
 
 def receptive_field(options: Options, console: Console) -> None:
@@ -123,6 +134,7 @@ def everything(options: Options, console: Console) -> None:
 COMMANDS: dict[str, Callable[[Options, Console], None]] = {
     "outputs": outputs,
     "blocks": blocks,
+    "field-growth": growth,
     "receptive-field": receptive_field,
     "effective-field": effective,
     "gradients": gradients,

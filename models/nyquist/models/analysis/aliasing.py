@@ -1,6 +1,9 @@
 """What a stride folds: energy above the new Nyquist limit, responses of filters, shift errors.
 
 Frequencies are angular, radians a sample; stride s keeps what lies below pi / s on both axes.
+
+>>> [round(leaked_energy(taps), 3) for taps in (1, 3, 5)]
+[0.5, 0.076, 0.015]
 """
 
 import copy

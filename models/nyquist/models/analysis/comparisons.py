@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nyquist.models.analysis.aliasing import shift_error
 from nyquist.models.analysis.cost import cost
 from nyquist.models.analysis.module_graph import module_graph
-from nyquist.models.analysis.receptive_field import last_map, receptive_fields
+from nyquist.models.analysis.receptive_field import closed_form, last_map, receptive_fields
 from nyquist.models.analysis.window import Window, unread_share
 from nyquist.models.layers.blocks import downsampling_block
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling
@@ -117,3 +117,18 @@ def _errors(downsampling: Downsampling, noise: Tensor, shifts: tuple[float, ...]
     torch.manual_seed(0)
     block = downsampling_block(noise.shape[1], noise.shape[1], downsampling).eval()
     return [shift_error(block, noise, (0.0, shift)) for shift in shifts]
+
+
+def field_growth(stages: int = 4) -> dict[str, tuple[int, ...]]:
+    """Return the receptive field after each layer of three ways to halve a map `stages` times."""
+    conv, pool, strided = Window(3, pad_before=1, pad_after=1), Window(2, 2), Window(3, 2, 1, 1)
+    strategies = {
+        "conv, pool": (conv, pool),
+        "strided conv": (strided,),
+        "conv, strided conv": (conv, strided),
+    }
+    chains = {name: layers * stages for name, layers in strategies.items()}
+    return {
+        name: tuple(closed_form(chain[: n + 1]).size for n in range(len(chain)))
+        for name, chain in chains.items()
+    }

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nyquist.models.analysis.module_graph import evaluating
+from nyquist.models.layers.blocks import AntialiasedConv, LinearBlurConv
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,13 @@ def cost(network: nn.Module, picture_shape: tuple[int, int, int]) -> Cost:
     return Cost(tuple(layers))
 
 
-def conv_pool_and_strided(
+def halving_blocks(
     in_channels: int = 64, out_channels: int = 128, size: int = 56
 ) -> dict[str, Cost]:
-    """Compare the two ways to halve a map: convolve then pool, or convolve with stride 2.
+    """Compare ways to halve a map by their cost; the anti-aliased ones blur with 4 taps.
 
-    The parameters are the same; the first convolves at every position and drops three of four.
+    The first two have a bias in front of their norm, as they are usually written; ours have none.
+    Those that convolve at every position drop three of four.
     """
     shape = (in_channels, size, size)
 
@@ -93,7 +95,10 @@ def conv_pool_and_strided(
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
         return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(), *pool)
 
-    return {
-        "conv + max pool": cost(block(1, nn.MaxPool2d(2)), shape),
-        "strided conv": cost(block(2), shape),
+    blocks = {
+        "conv + max pool": block(1, nn.MaxPool2d(2)),
+        "strided conv": block(2),
+        "anti-aliased conv": AntialiasedConv(in_channels, out_channels),
+        "conv + blur, linear": LinearBlurConv(in_channels, out_channels),
     }
+    return {name: cost(block, shape) for name, block in blocks.items()}

@@ -3,6 +3,12 @@
 Tensor hooks on the outputs of leaf modules: full backward hooks raise on an in-place ReLU and on
 `out += identity`, since they wrap the output in a view; a tensor hook sees the gradient of the
 value as it was when the module returned it.
+
+>>> network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+>>> with GradientMonitor(network) as monitor:
+...     network(torch.ones(1, 4)).sum().backward()
+>>> [layer.name for layer in monitor.report()]
+['0', '1']
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,9 @@
-"""How a downsampling layer hands gradients back to its input."""
+"""How a downsampling layer hands gradients back to its input.
+
+>>> noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+>>> gradient_statistics(nn.MaxPool2d(2), noise).sparsity
+0.75
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -142,17 +142,6 @@ def receptive_fields(graph: LayerGraph) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def backward_field(graph: LayerGraph, index: int) -> Field:
-    """Return the field of one node by the recursion of Araujo et al. from it to the picture.
-
-    r_in = s * r_out + k - s, S_in = s * S_out, P_in = s * P_out + p, from r = S = 1, P = 0; where
-    several paths come back to one node, the hull of what they need. Exact for region and jump; the
-    centres are those of the hull.
-    """
-    rows, columns = (_backward(graph, index, axis) for axis in ("rows", "columns"))
-    return Field(rows, columns)
-
-
 def layer_fields(graph: LayerGraph) -> tuple[LayerField, ...]:
     """Return one line for each module or operator, at its last node."""
     fields = receptive_fields(graph)
@@ -194,26 +183,3 @@ def _hull(fields: Sequence[AxisField], *, whole: bool) -> AxisField:
         centres=(min(f.centres[0] for f in fields), max(f.centres[1] for f in fields)),
         whole=whole or any(field.whole for field in fields),
     )
-
-
-def _backward(graph: LayerGraph, index: int, axis: str) -> AxisField:
-    needed = {index: AxisField()}
-    for at in range(index, 0, -1):
-        if at not in needed:
-            continue
-        region = needed.pop(at)
-        for edge in graph.nodes[at].edges:
-            if edge.everywhere:
-                continue
-            window: Window = getattr(edge, axis)
-            source = _step_back(region, window)
-            known = needed.get(edge.source)
-            needed[edge.source] = source if known is None else _hull([known, source], whole=False)
-    return needed[0]
-
-
-def _step_back(region: AxisField, window: Window) -> AxisField:
-    size = window.stride * region.size + window.span - window.stride
-    padding = window.stride * region.padding + window.pad_before
-    centre = (size - 1) / 2 - padding
-    return AxisField(size, window.stride * region.jump, -padding, (centre, centre))

@@ -50,11 +50,19 @@ def output_table(sizes: Sequence[int]) -> Table:
 
 def block_table(compared: dict[str, Cost]) -> Table:
     """Lay out blocks that do the same with their parameters and work."""
-    table = new_table("Two ways to halve a map", "block", "parameters", "multiply-adds", "times")
+    table = new_table("Ways to halve a map", "block", "parameters", "multiply-adds", "times")
     least = min(cost.multiply_adds for cost in compared.values())
     for name, cost in compared.items():
         times = f"{cost.multiply_adds / least:.2f}"
         table.add_row(name, f"{cost.parameters:,}", f"{cost.multiply_adds:,}", times)
+    return table
+
+
+def growth_table(grown: Mapping[str, Sequence[int]]) -> Table:
+    """Lay out the receptive field after each layer, in pixels."""
+    table = new_table("Receptive field after each layer, pixels", "layers", "field")
+    for name, sizes in grown.items():
+        table.add_row(name, ", ".join(map(str, sizes)))
     return table
 
 

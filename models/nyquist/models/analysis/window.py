@@ -1,4 +1,9 @@
-"""The window through which a layer reads one axis of its input, and the output size it gives."""
+"""The window through which a layer reads one axis of its input, and the output size it gives.
+
+>>> window = Window(kernel=3, stride=2, pad_before=1, pad_after=1)
+>>> window.output_size(8), reads(window, 8).tolist()
+(4, [1, 2, 1, 2, 1, 2, 1, 1])
+"""
 
 from dataclasses import dataclass
 

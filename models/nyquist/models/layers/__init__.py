@@ -1,1 +1,24 @@
-"""Layers that make a feature map smaller, and what they are made of."""
+"""Layers that make a feature map smaller, and what they are made of.
+
+>>> import torch
+>>> from nyquist.models.layers import BlurPool2d, PolyphasePool2d
+>>> x = torch.zeros(1, 3, 28, 28)
+>>> BlurPool2d(taps=4)(x).shape, PolyphasePool2d()(x).shape
+(torch.Size([1, 3, 14, 14]), torch.Size([1, 3, 14, 14]))
+"""
+
+from nyquist.models.layers.blocks import AntialiasedConv, ConvPool, LinearBlurConv, StridedConv
+from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.layers.downsampling import AntialiasedMaxPool, Downsampling
+from nyquist.models.layers.polyphase import PolyphasePool2d
+
+__all__ = [
+    "AntialiasedConv",
+    "AntialiasedMaxPool",
+    "BlurPool2d",
+    "ConvPool",
+    "Downsampling",
+    "LinearBlurConv",
+    "PolyphasePool2d",
+    "StridedConv",
+]

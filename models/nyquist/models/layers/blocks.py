@@ -1,4 +1,10 @@
-"""Convolutions that make a map smaller, one class for each order of their parts."""
+"""Convolutions that make a map smaller, one class for each order of their parts.
+
+>>> import torch
+>>> x = torch.zeros(1, 3, 8, 8)
+>>> [tuple(block(3, 5)(x).shape) for block in (StridedConv, AntialiasedConv)]
+[(1, 5, 4, 4), (1, 5, 4, 4)]
+"""
 
 from torch import nn
 

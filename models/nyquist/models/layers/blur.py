@@ -1,4 +1,9 @@
-"""Blur, then subsample: the low-pass filter that belongs in front of every stride."""
+"""Blur, then subsample: the low-pass filter that belongs in front of every stride.
+
+>>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
+>>> BlurPool2d(taps=3, stride=2, pad_mode="circular")(x).tolist()
+[[[[5.0, 6.0], [9.0, 10.0]]]]
+"""
 
 from math import comb
 

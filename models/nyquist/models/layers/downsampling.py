@@ -1,6 +1,11 @@
 """Downsampling as one parameter of every architecture.
 
 conv (stride 1, or the whole stride) -> norm -> activation -> pool
+
+>>> Downsampling("blur", taps=4).pool()
+BlurPool2d(taps=4, stride=2, pad_mode=circular)
+>>> Downsampling("strided").conv_stride, Downsampling("blur").conv_stride
+(2, 1)
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,11 @@
-"""Adaptive polyphase sampling: subsample on the grid that the picture itself selects."""
+"""Adaptive polyphase sampling: subsample on the grid that the picture itself selects.
+
+>>> import torch
+>>> x = torch.zeros(1, 1, 4, 4)
+>>> x[0, 0, 1, 3] = 1  # on the grid that a plain stride drops
+>>> PolyphasePool2d(stride=2)(x).tolist()
+[[[[0.0, 1.0], [0.0, 0.0]]]]
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,11 @@
-"""Networks by name: `create("resnet50", downsampling="blur", num_classes=10)`."""
+"""Networks by name: `create("resnet50", downsampling="blur", num_classes=10)`.
+
+>>> create("compact", downsampling="polyphase", in_channels=1).training
+True
+>>> create("compakt")
+Traceback (most recent call last):
+ValueError: unknown architecture 'compakt'; did you mean compact? choose from ...
+"""
 
 import importlib
 from collections.abc import Callable

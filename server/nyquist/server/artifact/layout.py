@@ -3,14 +3,13 @@
 repository -> folders of models -> complete versions -> manifest, config.pbtxt
 """
 
-import hashlib
 import logging
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from google.protobuf import text_format
-
 from nyquist.server.artifact.manifest import CONFIG_FILE, MANIFEST_FILE, Manifest, read_plain_file
-from nyquist.server.artifact.model_config import parse_model_config
+from nyquist.server.artifact.model_config import check_model_config, parse_model_config
 from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
@@ -58,40 +57,56 @@ def latest_version(folder: Path) -> int:
     return wanted_versions(complete_versions(folder), pb.ModelVersionPolicy(), folder.name)[-1]
 
 
-def read_policy(folder: Path) -> pb.ModelVersionPolicy:
-    """Read which versions of a model its config.pbtxt wants to be served.
+@dataclass(frozen=True)
+class ConfigFile:
+    """A model's config.pbtxt, read and parsed once for all its versions.
+
+    Attributes:
+        path: of the file.
+        config: what it says.
+        sha256: of its bytes.
+    """
+
+    path: Path
+    config: pb.ModelConfig
+    sha256: str
+
+    def checked(self, manifest: Manifest) -> pb.ModelConfig:
+        """Return what it says of one version; an operator may have edited it since the build.
+
+        Raises:
+            ArtifactError: it is not that of this model, or asks for what is not served.
+        """
+        config = self.config
+        check_model_config(config, self.path)
+        found = [(tensor.name, tuple(tensor.dims)) for tensor in config.input]
+        found += [(tensor.name, tuple(tensor.dims)) for tensor in config.output]
+        expected = [(tensor.name, tensor.shape) for tensor in (manifest.input, *manifest.outputs)]
+        if config.name != manifest.name or (found and found != expected):
+            raise ArtifactError(
+                f"{self.path} describes {config.name!r} with {found}, its manifest "
+                f"{manifest.name!r} with {expected}"
+            )
+        if self.sha256 != manifest.files.get(CONFIG_FILE):
+            logger.info("%s was edited since version %d was built", self.path, manifest.version)
+        return config
+
+
+def read_config_file(folder: Path) -> ConfigFile:
+    """Read config.pbtxt.
 
     Raises:
         ArtifactError: it cannot be read, or is none.
     """
     path = folder / CONFIG_FILE
-    text = read_plain_file(path)
-    try:
-        return text_format.Parse(text.decode(), pb.ModelConfig()).version_policy
-    except (UnicodeDecodeError, text_format.ParseError) as error:
-        raise ArtifactError(f"{path}: {error}") from error
+    content = read_plain_file(path)
+    return ConfigFile(path, parse_model_config(content, path), sha256(content).hexdigest())
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:
-    """Read config.pbtxt, which an operator may have edited since the build.
+    """Read config.pbtxt for one version alone; see `ConfigFile`.
 
     Raises:
         ArtifactError: it cannot be read, or is not that of this model.
     """
-    path = folder / CONFIG_FILE
-    content = read_plain_file(path)
-    try:
-        config = parse_model_config(content.decode(), path)
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path} is no text: {error}") from error
-    found = [(tensor.name, tuple(tensor.dims)) for tensor in config.input]
-    found += [(tensor.name, tuple(tensor.dims)) for tensor in config.output]
-    expected = [(tensor.name, tensor.shape) for tensor in (manifest.input, *manifest.outputs)]
-    if config.name != manifest.name or (found and found != expected):
-        raise ArtifactError(
-            f"{path} describes {config.name!r} with {found}, its manifest {manifest.name!r} with "
-            f"{expected}"
-        )
-    if hashlib.sha256(content).hexdigest() != manifest.files.get(CONFIG_FILE):
-        logger.info("%s was edited since version %d was built", path, manifest.version)
-    return config
+    return read_config_file(folder).checked(manifest)

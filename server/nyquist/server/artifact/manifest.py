@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,9 +20,8 @@ from pydantic import (
 )
 
 from nyquist.server.wire.errors import ArtifactError
-from nyquist.server.wire.images import COLOUR_MODES, Canvas
+from nyquist.server.wire.framing import UNSTATED, Framing, Layout, picture_input
 from nyquist.server.wire.signature import Signature, TensorSpec
-from nyquist.server.wire.tensors import DTYPES
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -56,7 +54,7 @@ class Preprocessing(_Frozen):
         resize: height and width that a picture is brought to, bilinear and anti-aliased.
     """
 
-    layout: Literal["CHW", "HWC"]
+    layout: Layout
     mean: float | tuple[float, ...] = 0.0
     scale: float | tuple[float, ...] = 1.0
     resize: tuple[int, int] | None = None
@@ -165,6 +163,8 @@ class Manifest(_Frozen):
         version: of the model; the name of its folder.
         input: the picture; an image classifier has one input.
         outputs: what a request may ask for, each (batch, *shape).
+        picture: how picture files are brought to the input, before the graph sees them; artifacts
+            that are older than this field get what servers did then.
         precision: of the graph's arithmetic.
         recipe: which layers an int8 graph quantises; empty for other precisions.
         files: sha256 of every other file of the artifact, by path below the model's folder. Those
@@ -177,6 +177,7 @@ class Manifest(_Frozen):
     input: TensorSpec
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     preprocessing: Preprocessing
+    picture: Framing = UNSTATED
     opset: int
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     recipe: str = ""
@@ -194,7 +195,9 @@ class Manifest(_Frozen):
     @property
     def signature(self) -> Signature:
         """What requests and answers may name."""
-        return Signature(self.name, str(self.version), self.input, self.outputs, canvas_of(self))
+        layout, (least, most) = self.preprocessing.layout, self.input.bounds
+        picture = picture_input(self.input.datatype, least, most, layout, self.picture)
+        return Signature(self.name, str(self.version), self.input, self.outputs, picture)
 
     def read_file(self, folder: Path, path: str) -> bytes:
         """Return the bytes of one file of the artifact, once they fit their checksum.
@@ -219,21 +222,6 @@ class Manifest(_Frozen):
     def to_json(self) -> str:
         """Return the text of manifest.json."""
         return self.model_dump_json(indent=2) + "\n"
-
-
-def canvas_of(manifest: Manifest) -> Canvas | None:
-    """Return what the pictures of a model have to become; None if its input is no picture."""
-    layout = manifest.preprocessing.layout
-    least, most = manifest.input.bounds
-    if len(least) != 3:
-        return None
-    if layout == "HWC":
-        least, most = (least[2], *least[:2]), (most[2], *most[:2])
-    if least[0] != most[0] or least[0] not in COLOUR_MODES:
-        return None
-    dtype = DTYPES[manifest.input.datatype]
-    canvas = Canvas(least[1], least[2], COLOUR_MODES[least[0]], layout, dtype)
-    return canvas if least == most else replace(canvas, most=(most[1], most[2]))
 
 
 def read_plain_file(path: Path) -> bytes:

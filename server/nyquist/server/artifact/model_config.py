@@ -23,16 +23,26 @@ HONOURED = {
 logger = logging.getLogger(__name__)
 
 
-def parse_model_config(text: str, path: Path) -> pb.ModelConfig:
+def parse_model_config(content: bytes, path: Path) -> pb.ModelConfig:
     """Parse the protobuf text format.
 
     Raises:
-        ArtifactError: the text is not of the schema, or asks for what is not served.
+        ArtifactError: the bytes are no text, or not of the schema.
     """
     try:
-        config = text_format.Parse(text, pb.ModelConfig())
+        return text_format.Parse(content.decode(), pb.ModelConfig())
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is no text: {error}") from error
     except text_format.ParseError as error:
         raise ArtifactError(f"{path}: {error}") from error
+
+
+def check_model_config(config: pb.ModelConfig, path: Path) -> None:
+    """Refuse what is not served, and log what is set and not read.
+
+    Raises:
+        ArtifactError: the model asks for what is not served.
+    """
     schedule = config.WhichOneof("scheduling_choice")
     if schedule not in (None, "dynamic_batching"):
         raise ArtifactError(f"{path}: {schedule} is not served; dynamic_batching or none is")
@@ -42,7 +52,6 @@ def parse_model_config(text: str, path: Path) -> pb.ModelConfig:
         raise ArtifactError(f"{path}: max_batch_size is {config.max_batch_size}, least is 1")
     if ignored := sorted(set(_ignored(config))):
         logger.warning("%s: not read: %s", path, ", ".join(ignored))
-    return config
 
 
 def _ignored(message: Message, place: str = "") -> Iterator[str]:

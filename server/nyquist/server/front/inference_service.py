@@ -14,7 +14,6 @@ from time import perf_counter
 import grpc
 from google.protobuf.message import Message
 
-from nyquist.server.artifact.manifest import canvas_of
 from nyquist.server.artifact.model_config import PLATFORM
 from nyquist.server.front.calls import Behaviour, Context, MethodHandler
 from nyquist.server.front.control_calls import ControlCalls
@@ -23,8 +22,8 @@ from nyquist.server.front.stream import ordered_answers
 from nyquist.server.serving.registry import Registry, Serving
 from nyquist.server.wire.encode import field_start
 from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
-from nyquist.server.wire.images import FORMATS
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import FORMATS
 from nyquist.server.wire.request_head import Heads, Incoming
 from nyquist.server.wire.signature import TensorSpec
 
@@ -140,8 +139,8 @@ class InferenceService:
         manifest = model.manifest
         served = self._registry.served(manifest.name)
         facts = {"execution_provider": model.provider, "sha256": manifest.graph_sha256}
-        if canvas_of(manifest) is not None:
-            facts["image_formats"] = ",".join(FORMATS)
+        if picture := manifest.signature.picture:
+            facts |= {"image_formats": ",".join(FORMATS), **picture.parameters()}
         return pb.ModelMetadataResponse(
             name=manifest.name,
             versions=[str(one.model.manifest.version) for one in served],

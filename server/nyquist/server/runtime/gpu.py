@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from nyquist.server.telemetry import names
+
 logger = logging.getLogger(__name__)
 
 Handle = Any
@@ -48,22 +50,22 @@ class GpuCollector(Collector):
         """Return the families as they stand. gpu_uuid stays the only label: perf_analyzer's."""
         nvml = self._nvml
         yield self._family(
-            "nv_gpu_utilization",
+            names.GPU_UTILIZATION,
             "Share of the last sample period in which the GPU computed, 0 to 1.",
             lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
         )
         yield self._family(
-            "nv_gpu_memory_used_bytes",
+            names.GPU_MEMORY_USED,
             "Memory of the GPU in use, by all processes.",
             lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
         )
         yield self._family(
-            "nv_gpu_memory_total_bytes",
+            names.GPU_MEMORY_TOTAL,
             "Memory of the GPU.",
             lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
         )
         yield self._family(
-            "nv_gpu_power_usage",
+            names.GPU_POWER,
             "Power that the GPU draws, in watts.",
             lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
         )

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from nyquist.server.artifact import manifest as artifact
-from nyquist.server.artifact.layout import latest_version, read_config
+from nyquist.server.artifact.layout import ConfigFile, latest_version, read_config_file
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.runtime.calibration import best_batch_size, open_engines
 from nyquist.server.runtime.engine import CPU, Engine, Execution
@@ -45,8 +45,19 @@ class LoadedModel:
     load_s: float
 
 
-def load_model(folder: Path, execution: Execution, version: int | None = None) -> LoadedModel:
-    """Check, open and warm a version of the model in `folder`; None is the latest.
+def load_model(
+    folder: Path,
+    execution: Execution,
+    version: int | None = None,
+    config_file: ConfigFile | None = None,
+) -> LoadedModel:
+    """Check, open and warm a version of a model.
+
+    Args:
+        folder: of the model.
+        execution: what runs it.
+        version: None is the latest.
+        config_file: of the model, where it has been read already.
 
     Raises:
         ArtifactError: a file is missing, damaged or contradicts another.
@@ -55,7 +66,7 @@ def load_model(folder: Path, execution: Execution, version: int | None = None) -
     """
     start = perf_counter()
     manifest = read_manifest(folder, version or latest_version(folder))
-    config = read_config(folder, manifest)
+    config = (config_file or read_config_file(folder)).checked(manifest)
     labels_file = f"{manifest.version}/{artifact.LABELS_FILE}"
     labels = tuple(manifest.read_file(folder, labels_file).decode().splitlines())
     _check_labels(labels, manifest)

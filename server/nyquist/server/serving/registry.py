@@ -17,7 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nyquist.server.artifact.layout import complete_versions, model_folders, read_policy
+from nyquist.server.artifact.layout import (
+    ConfigFile,
+    complete_versions,
+    model_folders,
+    read_config_file,
+)
 from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
@@ -38,7 +43,7 @@ UNLOADED = "unloaded"
 _ABSOLUTE_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s'\":]+/)*")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
-Loader = Callable[[Path, int], LoadedModel]
+Loader = Callable[[Path, int, ConfigFile], LoadedModel]
 logger = logging.getLogger(__name__)
 
 
@@ -336,21 +341,22 @@ class Registry:
             model.reason = ""
             try:
                 model.seen = await asyncio.to_thread(mark_of, folder)
-                wanted = await asyncio.to_thread(_wanted, folder)
+                file = await asyncio.to_thread(read_config_file, folder)
+                wanted = await asyncio.to_thread(_wanted, folder, file.config)
             except NyquistError as error:
                 model.reason = self._public(error)
                 raise self._failed(folder.name, model.reason) from error
             failures = [
                 f"version {number}: {reason}"
                 for number in wanted
-                if (reason := await self._load_version(folder, number))
+                if (reason := await self._load_version(folder, number, file))
             ]
             if failures:
                 raise self._failed(folder.name, "; ".join(failures))
             for number in model.versions.keys() - set(wanted):
                 await self._retire_version(folder.name, number)
 
-    async def _load_version(self, folder: Path, number: int) -> str:
+    async def _load_version(self, folder: Path, number: int, file: ConfigFile) -> str:
         """Swap in a version if its files have changed; return why not, where it fails."""
         version = self._models[folder.name].versions.setdefault(number, _Version())
         try:
@@ -360,7 +366,7 @@ class Registry:
                 return ""
             version.busy = "LOADING"
             self._changed.set()
-            loaded = await asyncio.to_thread(self._loader, folder, number)
+            loaded = await asyncio.to_thread(self._loader, folder, number, file)
             version.serving = Serving(self._serve(loaded), loaded.config, mark)
             version.reason = ""
         except StartError:
@@ -425,13 +431,13 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def _wanted(folder: Path) -> list[int]:
+def _wanted(folder: Path, config: model_config_pb2.ModelConfig) -> list[int]:
     """Return the versions that a model's policy wants."""
     try:
         complete = complete_versions(folder)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
-    return wanted_versions(complete, read_policy(folder), folder.name)
+    return wanted_versions(complete, config.version_policy, folder.name)
 
 
 def _entries(name: str, model: _Model) -> list[IndexEntry]:

@@ -20,8 +20,8 @@ from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.decode import InferCall, decode_call, opened_pictures
 from nyquist.server.wire.encode import AnswerForm, encode_response
 from nyquist.server.wire.errors import InvalidRequest, NyquistError
-from nyquist.server.wire.images import ImageDecoder
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.wire.request_head import Heads, Incoming
 
 

@@ -1,6 +1,6 @@
 """Mirror a share of live inferences, with their answers, to a companion. No request waits for it.
 
-a request that has run -> chosen? -> outbox, or dropped -> a thread: message -> one stream
+a request that has run -> chosen? -> queue, or dropped -> a thread: message -> one stream
 
 A companion that is away, hangs or is slow costs its inferences: they are dropped and counted.
 """
@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.scheduling.request_queue import Outputs
-from nyquist.server.serving.outbox import Inference, Outbox
+from nyquist.server.serving.mirrored import Inference
 from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.telemetry.current_call import current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
+from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import NO_SHADOW
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
 
+MAX_INFERENCES = 256
+MAX_BYTES = 64 * 1024 * 1024
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 END_S = 1.0
@@ -36,6 +39,7 @@ KEEPALIVE_MS = 330_000
 """Finds a companion that is gone without a word; servers take a ping every 300 s for abuse."""
 
 Mirror = Callable[[NDArray[Any], Outputs], None]
+Outbox = ByteQueue[Inference]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ class Shadow:
 
     def __init__(self, companion: Companion, share: float) -> None:
         self._companion, self._share = companion, share
-        self._outbox = Outbox()
+        self._outbox, self._overflowed = make_outbox(), False
         self._state = ""
         self._closing, self._wake = Event(), Event()
         self._thread = Thread(target=self._run, name="shadow", daemon=True)
@@ -109,8 +113,8 @@ class Shadow:
         if outbox.put(inference):
             return
         inference.metrics.shadow_dropped.inc()
-        if outbox.open and not outbox.overflowed:
-            outbox.overflowed = True
+        if outbox.open and not self._overflowed:
+            self._overflowed = True
             self._say(logging.WARNING, "does not keep up: what it has no room for is dropped")
 
     def _run(self) -> None:
@@ -125,7 +129,8 @@ class Shadow:
         self._wake.clear()
         outbox, delivered = self._outbox, Event()
         if not outbox.open:
-            outbox = self._outbox = Outbox()
+            self._outbox, self._overflowed = make_outbox(), False
+            outbox = self._outbox
         with self._companion.channel() as channel:
             call = stubs.ShadowStub(channel).Mirror.future(
                 self._messages(outbox, delivered), metadata=self._companion.metadata
@@ -133,25 +138,24 @@ class Shadow:
             call.add_done_callback(lambda _: self._wake.set())
             if not self._closing.is_set():
                 self._wake.wait()
-            for inference in outbox.close():
-                inference.metrics.shadow_dropped.inc()
+            outbox.close()
             self._tell_end(call)
+            for inference in outbox.left():  # the one that gRPC has in hand among them
+                inference.metrics.shadow_dropped.inc()
         return delivered.is_set()
 
     def _messages(self, outbox: Outbox, delivered: Event) -> Iterator[pb.MirroredInference]:
         """Yield what waits, in gRPC's thread; it asks for the next once the last is on its way."""
-        while inference := outbox.take():
-            try:
-                yield inference.message()
-            except GeneratorExit:
-                inference.metrics.shadow_dropped.inc()
-                raise
+        while inference := outbox.first():
+            yield inference.message()
+            if not outbox.done():
+                return  # it was given up, and counted as dropped
             inference.metrics.shadow_mirrored.inc()
             delivered.set()
-            if not outbox.overflowed:
+            if not self._overflowed:
                 self._say(logging.INFO, f"gets {100 * self._share:g} % of the inferences")
             elif not outbox:
-                outbox.overflowed = False
+                self._overflowed = False
 
     def _tell_end(self, call: Any) -> None:  # noqa: ANN401 - a call has no type of its own
         """Say why a stream ended; when it is the server that ends it, give it a moment."""
@@ -173,6 +177,11 @@ class Shadow:
         if kind != self._state:
             self._state = kind
             logger.log(level, "the companion at %s %s", self._companion.target, state)
+
+
+def make_outbox() -> Outbox:
+    """Return the queue of one connection."""
+    return ByteQueue(MAX_INFERENCES, MAX_BYTES, lambda inference: inference.nbytes)
 
 
 def make_shadow(settings: ShadowSettings) -> Shadow | None:

@@ -17,6 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from nyquist.server.telemetry import names
 from nyquist.server.telemetry.current_call import Call, Spans
 from nyquist.server.telemetry.histograms import LightCounter, LightGauge, LightHistogram
 from nyquist.server.telemetry.model_statistics import Statistics
@@ -169,28 +170,28 @@ class CallMetrics:
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:
         """Create the metrics of the gRPC ecosystem, by the names of go-grpc-middleware."""
         self.started = LightCounter(
-            "grpc_server_started_total", "RPCs started on the server.", CALL, registry=registry
+            names.CALLS_STARTED, "RPCs started on the server.", CALL, registry=registry
         )
         self.received = LightCounter(
-            "grpc_server_msg_received_total",
+            names.MESSAGES_RECEIVED,
             "Messages of RPCs received on the server.",
             CALL,
             registry=registry,
         )
         self.sent = LightCounter(
-            "grpc_server_msg_sent_total",
+            names.MESSAGES_SENT,
             "Messages of RPCs sent by the server.",
             CALL,
             registry=registry,
         )
         self.handled = LightCounter(
-            "grpc_server_handled_total",
+            names.CALLS_HANDLED,
             "RPCs completed on the server, by status code.",
             (*CALL, "grpc_code"),
             registry=registry,
         )
         self.handling = LightHistogram(
-            "grpc_server_handling_seconds",
+            names.CALL_DURATION,
             "Time from the start of an RPC to its end.",
             CALL,
             registry,
@@ -206,7 +207,7 @@ class Metrics(CallMetrics):
     """
 
     def __init__(self) -> None:
-        super().__init__("nyquist_build_info")
+        super().__init__(names.BUILD_INFO)
         self.statistics: dict[tuple[str, str], Statistics] = {}
         self._create_queue_metrics(self.registry)
         self._create_model_metrics(self.registry)
@@ -231,20 +232,20 @@ class Metrics(CallMetrics):
 
     def _create_queue_metrics(self, registry: CollectorRegistry) -> None:
         self.queue_bytes = Gauge(
-            "nyquist_queue_bytes",
+            names.QUEUE_BYTES,
             "Bytes of pictures held for all models, waiting or running.",
             registry=registry,
         )
         self.queue_bytes_limit = Gauge(
-            "nyquist_queue_bytes_limit",
+            names.QUEUE_BYTES_LIMIT,
             "Bytes of pictures that may be held; a request beyond them is refused.",
             registry=registry,
         )
         self.queue_depth = LightGauge(
-            "nyquist_queue_depth", "Requests that wait for the model.", MODEL, registry=registry
+            names.QUEUE_DEPTH, "Requests that wait for the model.", MODEL, registry=registry
         )
         self.queue_limit = Gauge(
-            "nyquist_queue_limit",
+            names.QUEUE_LIMIT,
             "Requests that may wait for the model, over all priority levels.",
             MODEL,
             registry=registry,
@@ -252,67 +253,67 @@ class Metrics(CallMetrics):
 
     def _create_model_metrics(self, registry: CollectorRegistry) -> None:
         self.request_duration = LightHistogram(
-            "nyquist_request_duration_seconds",
+            names.REQUEST_DURATION,
             "Time from the bytes of a ModelInfer request to those of its answer.",
             MODEL,
             registry,
             LATENCY_EDGES_S,
         )
         self.stage_duration = LightHistogram(
-            "nyquist_stage_duration_seconds",
+            names.STAGE_DURATION,
             "The same by stage; batch and infer count once a batch, the others once a request.",
             (*MODEL, "stage"),
             registry,
             LATENCY_EDGES_S,
         )
         self.batch_size = LightHistogram(
-            "nyquist_batch_size",
+            names.BATCH_SIZE,
             "Pictures that ran together.",
             MODEL,
             registry,
             BATCH_EDGES,
         )
         self.padding_rows = LightCounter(
-            "nyquist_padding_rows_total",
+            names.PADDING_ROWS,
             "Empty rows added to reach a warmed batch size.",
             MODEL,
             registry=registry,
         )
         self.inflight = LightGauge(
-            "nyquist_inflight_requests",
+            names.INFLIGHT,
             "Requests taken in and not answered.",
             MODEL,
             registry=registry,
         )
         self.rejected = Counter(
-            "nyquist_rejected_total",
+            names.REJECTED,
             "Requests that got no answer, by reason.",
             (*MODEL, "reason"),
             registry=registry,
         )
         self.ready = Gauge(
-            "nyquist_model_ready", "1 while the model takes requests.", MODEL, registry=registry
+            names.MODEL_READY, "1 while the model takes requests.", MODEL, registry=registry
         )
         self.info = Gauge(
-            "nyquist_model_info",
+            names.MODEL_INFO,
             "What is loaded, and the execution provider that runs it.",
             (*MODEL, "sha256", "opset", "precision", "provider"),
             registry=registry,
         )
         self.fallback = Counter(
-            "nyquist_provider_fallback_total",
+            names.PROVIDER_FALLBACK,
             "Sessions that asked for CUDA and got the CPU.",
             MODEL,
             registry=registry,
         )
         self.load_duration = Gauge(
-            "nyquist_model_load_duration_seconds",
+            names.LOAD_DURATION,
             "Time to read, open and warm the model.",
             MODEL,
             registry=registry,
         )
         self.load_failures = Counter(
-            "nyquist_model_load_failures_total",
+            names.LOAD_FAILURES,
             "Attempts to load the model that failed; what was served before is served on.",
             ("model",),
             registry=registry,
@@ -320,13 +321,13 @@ class Metrics(CallMetrics):
 
     def _create_shadow_metrics(self, registry: CollectorRegistry) -> None:
         self.shadow_mirrored = Counter(
-            "nyquist_shadow_mirrored_total",
+            names.SHADOW_MIRRORED,
             "Inferences handed to the companion.",
             MODEL,
             registry=registry,
         )
         self.shadow_dropped = Counter(
-            "nyquist_shadow_dropped_total",
+            names.SHADOW_DROPPED,
             "Inferences chosen for the companion and not handed to it: it is away or too slow.",
             MODEL,
             registry=registry,

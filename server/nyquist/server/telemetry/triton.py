@@ -8,25 +8,24 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
+from nyquist.server.telemetry import names
 from nyquist.server.telemetry.histograms import LightGauge
 from nyquist.server.telemetry.model_statistics import Statistics
 from nyquist.server.wire.pb import inference_pb2 as pb
 
 MODEL = ("model", "version")
 COUNTS = {
-    "nv_inference_request_success": "Requests answered.",
-    "nv_inference_count": "Pictures computed.",
-    "nv_inference_exec_count": "Runs of the model.",
+    names.TRITON_SUCCESS: "Requests answered.",
+    names.TRITON_PICTURES: "Pictures computed.",
+    names.TRITON_RUNS: "Runs of the model.",
 }
 DURATIONS = {
-    "nv_inference_request_duration_us": "Time of answered requests, in microseconds.",
-    "nv_inference_queue_duration_us": "Time that requests waited, in microseconds.",
-    "nv_inference_compute_input_duration_us": "Time to gather batches, in microseconds.",
-    "nv_inference_compute_infer_duration_us": "Time of the runs, in microseconds.",
-    "nv_inference_compute_output_duration_us": "Time to encode answers, in microseconds.",
+    names.TRITON_REQUEST_DURATION: "Time of answered requests, in microseconds.",
+    names.TRITON_QUEUE_DURATION: "Time that requests waited, in microseconds.",
+    names.TRITON_INPUT_DURATION: "Time to gather batches, in microseconds.",
+    names.TRITON_INFER_DURATION: "Time of the runs, in microseconds.",
+    names.TRITON_OUTPUT_DURATION: "Time to encode answers, in microseconds.",
 }
-FAILURE = "nv_inference_request_failure"
-PENDING = "nv_inference_pending_request_count"
 
 
 class TritonCollector(Collector):
@@ -51,7 +50,9 @@ class TritonCollector(Collector):
             name: UnknownMetricFamily(name, text, labels=MODEL)
             for name, text in (COUNTS | DURATIONS).items()
         }
-        failure = UnknownMetricFamily(FAILURE, "Requests not answered.", labels=(*MODEL, "reason"))
+        failure = UnknownMetricFamily(
+            names.TRITON_FAILURE, "Requests not answered.", labels=(*MODEL, "reason")
+        )
         for labels, statistics in list(self._statistics.items()):
             for name, value in _values(statistics.message(*labels)).items():
                 families[name].add_metric(labels, value)
@@ -62,7 +63,9 @@ class TritonCollector(Collector):
         yield self._pending()
 
     def _pending(self) -> Metric:
-        pending = UnknownMetricFamily(PENDING, "Requests that wait to be run.", labels=MODEL)
+        pending = UnknownMetricFamily(
+            names.TRITON_PENDING, "Requests that wait to be run.", labels=MODEL
+        )
         for family in self._queue_depth.collect():
             for sample in family.samples:
                 pending.add_metric([sample.labels[name] for name in MODEL], sample.value)

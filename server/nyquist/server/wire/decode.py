@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, NotServed
-from nyquist.server.wire.images import ImageDecoder
 from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.wire.signature import Signature
 
 RESERVED_PREFIX = "triton_"
@@ -111,7 +111,7 @@ def _the_input(
         )
     tensor = request.inputs[0]
     _check_memory(tensor)
-    image = tensor.datatype == IMAGE_DATATYPE and signature.canvas is not None
+    image = tensor.datatype == IMAGE_DATATYPE and signature.picture is not None
     if tensor.datatype != expected.datatype and not image:
         raise InvalidRequest(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
@@ -318,7 +318,6 @@ async def opened_pictures(
     """
     if not isinstance(call.pictures, tuple):
         return call.pictures
-    canvas = signature.canvas
-    if canvas is None:
+    if signature.picture is None:
         raise InvalidRequest(f"model '{signature.name}' takes no image files")
-    return await images.decode(call.pictures, canvas, deadline)
+    return await images.decode(call.pictures, signature.picture, deadline)

@@ -32,7 +32,7 @@ class NyquistError(Exception):
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: ClassVar[str] = "failed"
-    """Value of the `reason` label of nyquist_rejected_total."""
+    """Value of the `reason` label of what counts rejections."""
 
 
 class InvalidRequest(NyquistError):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nyquist.server.wire.images import Canvas
+from nyquist.server.wire.framing import PictureInput
 
 DYNAMIC = -1
 
@@ -66,11 +66,12 @@ class Signature:
         version: decimal.
         input: the one input.
         outputs: what a request may ask for.
-        canvas: what an image file becomes that is sent in place of the input; None where none may.
+        picture: what a picture file becomes that is sent in place of the input; None where none
+            may.
     """
 
     name: str
     version: str
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
-    canvas: Canvas | None
+    picture: PictureInput | None

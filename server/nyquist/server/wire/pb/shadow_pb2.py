@@ -5,7 +5,7 @@
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
 from google.protobuf import descriptor as _descriptor
-from google.protobuf import descriptor_pool as _descriptor_pool
+from nyquist.server.wire import descriptors as _descriptors
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0cshadow.proto\x12\nnyquist.v1\"\x95\x02\n\x11MirroredInference\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x36\n\x08pictures\x18\x04 \x01(\x0b\x32$.nyquist.v1.MirroredInference.Tensor\x12\x35\n\x07outputs\x18\x05 \x03(\x0b\x32$.nyquist.v1.MirroredInference.Tensor\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x1a\x44\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"!\n\rMirrorReceipt\x12\x10\n\x08received\x18\x01 \x01(\x04\x32N\n\x06Shadow\x12\x44\n\x06Mirror\x12\x1d.nyquist.v1.MirroredInference\x1a\x19.nyquist.v1.MirrorReceipt(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptors.POOL.AddSerializedFile(b'\n\x0cshadow.proto\x12\nnyquist.v1\"\x95\x02\n\x11MirroredInference\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x36\n\x08pictures\x18\x04 \x01(\x0b\x32$.nyquist.v1.MirroredInference.Tensor\x12\x35\n\x07outputs\x18\x05 \x03(\x0b\x32$.nyquist.v1.MirroredInference.Tensor\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x1a\x44\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"!\n\rMirrorReceipt\x12\x10\n\x08received\x18\x01 \x01(\x04\x32N\n\x06Shadow\x12\x44\n\x06Mirror\x12\x1d.nyquist.v1.MirroredInference\x1a\x19.nyquist.v1.MirrorReceipt(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -1,4 +1,4 @@
-r"""Draw the dashboards: python -m deploy.grafana.draw --prometheus URL --modules FOLDER.
+r"""Draw the dashboards: python -m tests.deploy.draw --prometheus URL --modules FOLDER.
 
 dashboards/*.json -> draw.jsx, bundled by esbuild -> Chromium -> one PNG for each and each theme
 
@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.deploy.promql import DASHBOARDS
 
 HERE = Path(__file__).parent
 THEMES = ("light", "dark")
@@ -48,7 +50,7 @@ def bundle(modules: Path, folder: Path) -> None:
         *(f"--loader:.{ending}=dataurl" for ending in LOADERS),
         *("--define:global=window", '--define:process.env.NODE_ENV="production"'),
     ]
-    subprocess.run(command, cwd=folder, check=True, timeout=600)  # noqa: S603 - esbuild
+    subprocess.run(command, cwd=folder, check=True, timeout=600)
 
 
 def make_job(dashboard: dict[str, Any], options: argparse.Namespace, theme: str) -> dict[str, Any]:
@@ -95,17 +97,15 @@ def picture(page: Path, size: tuple[int, int], target: Path) -> None:
             *(f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=15000"),
             *(f"--screenshot={target.resolve()}", page.as_uri()),
         ]
-        done = subprocess.run(  # noqa: S603 - Chromium
-            command, check=True, capture_output=True, text=True, timeout=600
-        )
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     if errors := re.findall(r'CONSOLE.*?"(draw\.jsx: .*|Uncaught .*)"', done.stderr, re.DOTALL):
         sys.exit(f"{page.stem}: {errors[0]}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; see `python -m deploy.grafana.draw --help`."""
+    """Parse the command line; see `python -m tests.deploy.draw --help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m deploy.grafana.draw",
+        prog="python -m tests.deploy.draw",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bundle(options.modules, folder)
-        for path in sorted((HERE / "dashboards").glob("*.json")):
+        for path in sorted(DASHBOARDS.glob("*.json")):
             dashboard = json.loads(path.read_text(encoding="utf-8"))
             for theme in THEMES:
                 page = folder / f"{path.stem}-{theme}.html"

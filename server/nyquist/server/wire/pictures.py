@@ -1,0 +1,342 @@
+"""JPEG, PNG and WebP files as what a model's input wants: the one reader of all of Nyquist.
+
+bytes -> format and size from the header -> pixels, of a large JPEG at 1/2, 1/4 or 1/8
+      -> resized, of that the centre -> upright -> colours
+
+The client, the companion, the build and the server all read with it, so one file has one answer.
+"""
+
+import asyncio
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull
+from nyquist.server.wire.framing import PictureInput
+from nyquist.server.wire.tensors import DTYPES
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 50_000_000
+MAX_HELD_BYTES = 256 * 1024 * 1024
+MAX_THREADS = 4
+
+LEAST_OVERSAMPLING = 4
+"""Pixels decoded for one of the input's, along each axis, where a JPEG is decoded reduced."""
+
+_REDUCTIONS = (8, 4, 2)
+_COLOUR_MODES = {1: "L", 3: "RGB"}
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture of each EXIF orientation upright."""
+_TURNED = 5
+"""EXIF orientations from here on lay the picture on its side."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
+
+
+def read_picture_files(paths: Sequence[Path], wanted: PictureInput) -> NDArray[Any]:
+    """Read files from disk as one batch. B paths -> (B, H, W, C) or (B, C, H, W).
+
+    Raises:
+        OSError: one cannot be read.
+        InvalidRequest: as read_picture; it names the file.
+    """
+    rows = []
+    for path in paths:
+        file = path.read_bytes()
+        with _named(str(path)):
+            wanted = sized(file, wanted)
+            rows.append(read_picture(file, wanted))
+    return np.stack(rows)
+
+
+def read_picture(file: bytes, wanted: PictureInput, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Read one picture. bytes -> (H, W, C) or (C, H, W).
+
+    EXIF orientation is heeded, transparency dropped; of an animation the first picture counts, of
+    16 bits the upper eight.
+
+    Args:
+        file: of any of FORMATS.
+        wanted: what to make of it; where that may grow, it grows to this picture.
+        max_pixels: that may be decoded. A JPEG counts as reduced as it is decoded, unless it is
+            progressive or comes in several scans: then all of it is held at once.
+
+    Raises:
+        InvalidRequest: it is none of FORMATS, is damaged, or has too many pixels.
+    """
+    try:
+        with _opened(file, max_pixels) as picture:
+            return _read(picture, wanted, max_pixels)
+    except InvalidRequest:
+        raise
+    except Exception as error:  # a parser fed with hostile bytes raises what it likes
+        raise InvalidRequest("the picture is damaged") from error
+
+
+def sized(file: bytes, wanted: PictureInput, max_pixels: int = MAX_PIXELS) -> PictureInput:
+    """Return the input as large as this picture is when upright, where it may grow.
+
+    Raises:
+        InvalidRequest: as read_picture.
+    """
+    if wanted.most is None:
+        return wanted
+    try:
+        with _opened(file, max_pixels) as picture:
+            return _grown(wanted, picture, _orientation(picture))
+    except InvalidRequest:
+        raise
+    except Exception as error:  # likewise
+        raise InvalidRequest("the picture is damaged") from error
+
+
+def _opened(file: bytes, max_pixels: int) -> ImageFile:
+    """Read the header of a picture, and nothing else of one that is too large to be decoded.
+
+    Each format's own parser is called: `Image.open` has a limit of its own, for the whole process.
+    """
+    if file.startswith(_JPEG):
+        jpeg = JpegImageFile(io.BytesIO(file))
+        if not _in_one_scan(jpeg, file):
+            _check_size(jpeg.size, max_pixels)
+        return jpeg
+    if file.startswith(_PNG):
+        png = PngImageFile(io.BytesIO(file))
+        _check_size(png.size, max_pixels)
+        png.load()  # EXIF may stand behind the pixels; damaged pixels are not broken EXIF
+        return png
+    if file.startswith(b"RIFF") and file[8:12] == b"WEBP":
+        _check_size(
+            _webp_size(file), max_pixels
+        )  # Pillow makes room for all of it in the next line
+        return WebPImageFile(io.BytesIO(file))
+    raise InvalidRequest(
+        f"expected a file of format {', '.join(FORMATS)}, got one that begins with {file[:8]!r}"
+    )
+
+
+def _check_size(size: Size, max_pixels: int, of: str = "") -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise InvalidRequest(
+            f"the picture has {width} x {height} pixels{of}, most are {max_pixels}"
+        )
+
+
+def _in_one_scan(picture: JpegImageFile, file: bytes) -> bool:
+    """Say whether libjpeg needs a few rows at a time, and not every coefficient of the picture.
+
+    The header of a scan (ITU-T T.81, B.2.3), behind which Pillow stops, has all layers then.
+    """
+    if "progressive" in picture.info or picture.fp is None:
+        return False
+    layers, end = picture.layers, picture.fp.tell()
+    marker = b"\xff\xda" + (6 + 2 * layers).to_bytes(2, "big") + bytes([layers])
+    return file[: end - 3 - 2 * layers].endswith(marker)
+
+
+def _webp_size(file: bytes) -> Size:
+    """Return width and height from the header of a WebP file (RFC 9649, section 2)."""
+    kind, body = file[12:16], file[20:30]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = (int.from_bytes(body[at : at + 2], "little") for at in (6, 8))
+        return width & 0x3FFF, height & 0x3FFF
+    raise InvalidRequest("the picture is damaged")
+
+
+def _orientation(picture: ImageFile) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or it is broken."""
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 # a sound picture is none the worse for broken EXIF
+        return 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
+
+
+def _grown(wanted: PictureInput, picture: ImageFile, orientation: int) -> PictureInput:
+    width, height = picture.size[::-1] if orientation >= _TURNED else picture.size
+    return wanted.grown(height, width)
+
+
+def _read(picture: ImageFile, wanted: PictureInput, max_pixels: int) -> NDArray[Any]:
+    orientation = _orientation(picture)
+    wanted = _grown(wanted, picture, orientation)
+    size, box = _part(picture.size, wanted, turned=orientation >= _TURNED)
+    box = _reduced(picture, size, box, max_pixels)
+    resized = _eight_bits(picture).resize(size, _RESAMPLING[wanted.framing.interpolation], box)
+    if orientation in _UPRIGHT:
+        resized = resized.transpose(_UPRIGHT[orientation])
+    return _as_array(_on_canvas(resized.convert(_COLOUR_MODES[wanted.channels]), wanted), wanted)
+
+
+def _part(stored: Size, wanted: PictureInput, *, turned: bool) -> tuple[Size, Box]:
+    """Return what of a picture is resized, and to which width and height.
+
+    Both are as the file has it, before it is set upright.
+    """
+    width, height = (wanted.height, wanted.width) if turned else (wanted.width, wanted.height)
+    if wanted.framing.fit == "canvas":
+        scale = min(width / stored[0], height / stored[1], 1)
+        size = (max(1, round(stored[0] * scale)), max(1, round(stored[1] * scale)))
+        return size, (0, 0, *stored)
+    share = wanted.framing.crop_share
+    step = min(stored[0] * share / width, stored[1] * share / height)
+    across, down = min(width * step, stored[0]), min(height * step, stored[1])
+    left, top = (stored[0] - across) / 2, (stored[1] - down) / 2
+    return (width, height), (left, top, left + across, top + down)
+
+
+def _reduced(picture: ImageFile, size: Size, box: Box, max_pixels: int) -> Box:
+    """Have a large JPEG decoded reduced, which costs less of everything, and return its new box.
+
+    libjpeg leaves out the frequencies that resizing would; at least LEAST_OVERSAMPLING stays.
+    """
+    if not isinstance(picture, JpegImageFile):
+        return box
+    spare = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]) / LEAST_OVERSAMPLING
+    by = next((reduction for reduction in _REDUCTIONS if reduction <= spare), 1)
+    if by > 1:
+        picture.draft(None, (picture.width // by, picture.height // by))
+    _check_size(picture.size, max_pixels, f" at 1/{by} of its size" if by > 1 else "")
+    return (box[0] / by, box[1] / by, box[2] / by, box[3] / by)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Return the pixels as grey or RGB, without a copy where they are."""
+    picture.load()
+    if picture.mode in _COLOUR_MODES.values():
+        return picture
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def _on_canvas(picture: Image.Image, wanted: PictureInput) -> Image.Image:
+    """Return the picture in the middle of black ground of the wanted size."""
+    width, height = wanted.width, wanted.height
+    if picture.size == (width, height):
+        return picture
+    canvas = Image.new(picture.mode, (width, height))
+    canvas.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+    return canvas
+
+
+def _as_array(picture: Image.Image, wanted: PictureInput) -> NDArray[Any]:
+    """Return the values on the input's scale and in its layout. (H, W[, C]) -> 3 axes."""
+    dtype = DTYPES[wanted.datatype]
+    pixels = np.asarray(picture).reshape(wanted.height, wanted.width, -1)
+    if wanted.layout == "CHW":
+        pixels = pixels.transpose(2, 0, 1)
+    if dtype.kind == "f":
+        return np.ascontiguousarray(pixels / np.float32(255), dtype)
+    return np.ascontiguousarray(pixels, dtype)
+
+
+class ImageDecoder:
+    """A few threads that decode, for all models. Close it.
+
+    Args:
+        max_pixels: of one picture; see read_picture.
+        max_held_bytes: of encoded pictures that wait or are decoded, all requests together.
+    """
+
+    def __init__(self, max_pixels: int = MAX_PIXELS, max_held_bytes: int = MAX_HELD_BYTES) -> None:
+        self._max_pixels, self._max_held_bytes = max_pixels, max_held_bytes
+        self._held_bytes = 0
+        threads = min(MAX_THREADS, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="image")
+
+    async def decode(
+        self, files: Sequence[bytes], wanted: PictureInput, deadline: float | None
+    ) -> NDArray[Any]:
+        """Decode the pictures of one request. B files -> (B, H, W, C) or (B, C, H, W).
+
+        Where the input may grow, the first picture says how far, for all of the request.
+
+        Args:
+            files: of any of FORMATS, mixed as they like.
+            wanted: what to make of each.
+            deadline: on the clock of the event loop; None waits for ever.
+
+        Raises:
+            InvalidRequest: one is no such file, is damaged or too large; it says which.
+            QueueFull: too many bytes of pictures wait already.
+            DeadlinePassed: they were not decoded in time.
+        """
+        size = sum(map(len, files))
+        if self._held_bytes + size > self._max_held_bytes:
+            raise QueueFull(
+                f"Exceeds maximum of {self._max_held_bytes} bytes of pictures to be decoded"
+            )
+        loop = asyncio.get_running_loop()
+        self._held_bytes += size
+        try:
+            async with asyncio.timeout_at(deadline):
+                if wanted.most is not None:
+                    wanted = await loop.run_in_executor(self._pool, self._sized, files[0], wanted)
+                rows = await asyncio.gather(
+                    *(
+                        loop.run_in_executor(self._pool, self._decoded, index, file, wanted)
+                        for index, file in enumerate(files)
+                    )
+                )
+        except TimeoutError as error:
+            raise DeadlinePassed("Request timeout expired") from error
+        finally:
+            self._held_bytes -= size
+        return np.stack(rows)
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._pool.shutdown()
+
+    def _sized(self, file: bytes, wanted: PictureInput) -> PictureInput:
+        with _named("image 0"):
+            return sized(file, wanted, self._max_pixels)
+
+    def _decoded(self, index: int, file: bytes, wanted: PictureInput) -> NDArray[Any]:
+        with _named(f"image {index}"):
+            return read_picture(file, wanted, self._max_pixels)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which of several pictures an error is about."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}: {error}") from error
