@@ -12,7 +12,7 @@ from typing import Any
 from nyquist.server.runtime.cores import available_cores
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("nyquist", "onnxruntime", "grpcio", "protobuf", "numpy", "pillow", "ngh2")
+PACKAGES = ("nyquist-serving", "onnxruntime", "grpcio", "protobuf", "numpy", "pillow", "ngh2")
 
 
 def describe() -> dict[str, Any]:

@@ -38,7 +38,7 @@ from benchmarks.process_usage import cpu_seconds
 from benchmarks.results import Fact, Results
 from benchmarks.targets import OBSERVABILITY
 from nyquist.server.__main__ import serve
-from nyquist.server.command_line import parse
+from nyquist.server.command_line import flags_of, make_serve_parser
 from nyquist.server.settings import read_settings
 from nyquist.server.telemetry.current_call import Call
 from nyquist.server.telemetry.logs import configure_logs
@@ -96,8 +96,8 @@ class NoMetrics(Metrics):
 
 
 def serve_unmetered() -> None:
-    """Serve as nyquist-server does, with metrics that count nothing."""
-    settings = read_settings(parse()[1])
+    """Serve as nyquist serve does, with metrics that count nothing."""
+    settings = read_settings(flags_of(make_serve_parser().parse_args()))
     configure_logs(settings.log_level, settings.log_format)
     uvloop.run(serve(settings, NoMetrics()))
 

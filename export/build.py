@@ -1,6 +1,8 @@
-"""python export/build.py: the same as nyquist.export.build, from a checkout."""
+"""python export/build.py: the same as nyquist build, from a checkout."""
 
-from nyquist.export.build import main
+import sys
+
+from nyquist.__main__ import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(["build", *sys.argv[1:]]))

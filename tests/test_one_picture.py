@@ -11,7 +11,7 @@ from PIL import Image
 
 from nyquist.client.classify import main, softmax
 from nyquist.client.client import Client
-from nyquist.companion.__main__ import COMMANDS, subject_of
+from nyquist.companion.__main__ import subject_of
 from nyquist.companion.command_line import make_parser
 from nyquist.companion.references.network import load_reference
 from nyquist.models.fashion import load_sample, place_centred
@@ -65,7 +65,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def by_the_companion(server: RunningServer, model: str, path: Path) -> NDArray[Any]:
     """Return what the companion sends of a file."""
     command = ["check", "--target", server.target, "--pictures", str(path)]
-    options = make_parser(COMMANDS, "").parse_args(command)
+    options = make_parser().parse_args(command)
     sent = subject_of(options, model).pictures
     dtype = np.uint8 if sent.datatype == "UINT8" else np.float32
     return np.frombuffer(sent.raw, dtype).reshape(sent.shape)

@@ -1,4 +1,4 @@
-"""nyquist-companion check, against a live server."""
+"""nyquist check, against a live server."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""nyquist-companion serve: a real companion beside a real server, whose models change."""
+"""nyquist companion: a real companion beside a real server, whose models change."""
 
 import shutil
 import signal
@@ -95,7 +95,7 @@ def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
     assert companion.verdict(SOUND) == "healthy"
     assert parity(companion, SOUND, "relative_error") < 1e-4
     assert parity(companion, SOUND, "argmax_agreement_ratio") == 1
-    assert consistency(companion, SOUND, "circular") == 238 / 256  # as nyquist-companion check
+    assert consistency(companion, SOUND, "circular") == 238 / 256  # as nyquist check
     assert consistency(companion, SOUND, "zero_padded") is not None
     metrics = companion.metrics()
     for backend in ("onnxruntime", "torch"):

@@ -52,7 +52,9 @@ def test_an_image_runs_as_a_numeric_user_that_is_not_root(
 def test_an_image_starts_its_program_and_stops_it_with_sigterm(
     images: dict[str, Instructions], image: str
 ) -> None:
-    assert json.loads(dict(images[image])["ENTRYPOINT"]) == [f"nyquist-{image}"]
+    assert json.loads(dict(images[image])["ENTRYPOINT"]) == ["nyquist"]
+    command = {"server": "serve", "companion": "companion"}[image]
+    assert json.loads(dict(images[image])["CMD"]) == [command]
     assert dict(images[image])["STOPSIGNAL"] == "SIGTERM"
 
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from google.protobuf import text_format
 
+from nyquist.export.errors import ExportError, GateMissed
 from nyquist.export.graph.export import OPSET, export_graph, strip_metadata
 from nyquist.export.model import build_model
-from nyquist.export.outcome import ExportError, GateMissed
 from nyquist.models.spec import Limits, ModelSpec
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest

@@ -1,4 +1,4 @@
-"""nyquist-build diff: what changed between two versions of a model."""
+"""nyquist diff: what changed between two versions of a model."""
 
 import json
 import shutil

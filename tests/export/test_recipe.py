@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nyquist.export.recipe.flags import add_arguments, command_of, specs_from_arguments
+from nyquist.export.recipe.command import command_of
+from nyquist.export.recipe.flags import add_arguments, specs_from_arguments
 from nyquist.export.recipe.recipe import RecipeError, relaxed, relaxed_limits, with_precisions
 from nyquist.export.recipe.yaml_file import read_recipes
 from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS

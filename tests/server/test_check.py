@@ -1,5 +1,6 @@
-"""nyquist-server check: what it says, and the status that it exits with."""
+"""nyquist check-repository: what it says, and the status that it exits with."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_a_good_repository_is_a_table_and_status_0(
     assert "2 of 2 models can be served" in told
 
 
+def test_json_has_what_is_served_and_why_the_rest_is_not(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "fashion_blur" / "1/manifest.json").write_text("{", encoding="utf-8")
+    assert main(["check", "--repository", str(small), "--provider", "cpu", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    blur, strided = document["models"]
+    assert "Invalid JSON" in blur["error"]
+    assert (strided["model"], strided["shape"]) == ("fashion_strided", [1, 48, 48])
+    assert strided["provider"] == "CPUExecutionProvider"
+    assert document["largest_request_bytes"] == 4194304
+
+
 @pytest.mark.parametrize(
     ("path", "text", "reason"),
     [
@@ -77,7 +91,7 @@ def test_a_wrong_option_is_status_1_and_one_line(
 ) -> None:
     assert main(["check", "--repository", str(small), *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("nyquist-server: error: ")
+    assert line.startswith("nyquist check-repository: error: ")
     assert reason in line
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_every_family_names_an_ankle_boot(
 ) -> None:
     picture = str(CLOTHES / "ankle_boot.png")
     model = f"fashion_{family}"
-    assert main(["classify", picture, "--model", model, "--target", server.target]) == 0
+    assert main([picture, "--model", model, "--target", server.target]) == 0
     title, _, header, _, first, *_ = capsys.readouterr().out.splitlines()
     assert title == f"ankle_boot.png: {model} version 1"
     assert header.split() == ["label", "probability"]
@@ -55,7 +56,7 @@ def test_a_cup_of_espresso_is_one_with_more_than_nine_tenths(
     server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(PHOTOGRAPHS / "coffee.png")
-    command = ["classify", picture, "--model", "efficientnet_lite0", "--target", server.target]
+    command = [picture, "--model", "efficientnet_lite0", "--target", server.target]
     assert main(command) == 0
     label, probability = capsys.readouterr().out.splitlines()[4].split()
     assert label == "espresso"
@@ -66,7 +67,7 @@ def test_sliding_a_picture_shows_where_the_answer_changes(
     server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(PHOTOGRAPHS / "chelsea.png")
-    command = ["classify", picture, "--model", "efficientnet_lite0", "--target", server.target]
+    command = [picture, "--model", "efficientnet_lite0", "--target", server.target]
     assert main([*command, "--shift", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if " px " in line]
@@ -76,11 +77,24 @@ def test_sliding_a_picture_shows_where_the_answer_changes(
     assert lines[-1] == f"{6 - changed} of 6 shifts leave the answer as it was"
 
 
+def test_json_has_the_highest_classes_at_every_shift(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(PHOTOGRAPHS / "coffee.png")
+    command = [picture, "--model", "efficientnet_lite0", "--target", server.target]
+    assert main([*command, "--shift", "2", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert (answer["model"], answer["version"]) == ("efficientnet_lite0", "1")
+    assert [one["shift"] for one in answer["shifts"]] == [0, 1, 2]
+    highest = answer["shifts"][0]["classes"][0]
+    assert (highest["label"], highest["probability"] > 0.9) == ("espresso", True)
+
+
 def test_a_polyphase_network_keeps_its_answer_at_every_shift(
     server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(CLOTHES / "shirt.png")
-    command = ["classify", picture, "--model", "fashion_polyphase", "--target", server.target]
+    command = [picture, "--model", "fashion_polyphase", "--target", server.target]
     assert main([*command, "--shift", "47"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "47 of 47 shifts leave the answer as it was"
 
@@ -104,14 +118,14 @@ def test_what_goes_wrong_is_one_line(
     model: str,
     message: str,
 ) -> None:
-    assert main(["classify", str(picture), "--model", model, "--target", server.target]) == 1
+    assert main([str(picture), "--model", model, "--target", server.target]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("nyquist-client: error: ")
+    assert line.startswith("nyquist classify: error: ")
     assert message in line
 
 
 def test_a_server_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["classify", str(CLOTHES / "bag.png"), "--model", "m", "--target", "127.0.0.1:1"]
+    command = [str(CLOTHES / "bag.png"), "--model", "m", "--target", "127.0.0.1:1"]
     assert main(command) == 1
     assert "127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err
 

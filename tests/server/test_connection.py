@@ -106,7 +106,7 @@ def test_the_commands_reach_it_with_their_flags(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     named = ["--model", MODEL, "--target", guarded.target, *flags(authority, caller)]
-    assert client(["classify", PICTURE, *named, "--token-file", str(tokens)]) == 0
+    assert client([PICTURE, *named, "--token-file", str(tokens)]) == 0
     assert "ankle boot" in capsys.readouterr().out
     command = ["check", *named, "--repository", str(ROOT / "model_repository")]
     assert companion([*command, "--token-file", str(tokens)]) == 0
@@ -122,18 +122,18 @@ def test_the_commands_take_the_token_of_the_environment(
 ) -> None:
     monkeypatch.setenv("NYQUIST_TOKEN", TOKEN)
     named = ["--model", MODEL, "--target", guarded.target, *flags(authority, caller)]
-    assert client(["classify", PICTURE, *named]) == 0
+    assert client([PICTURE, *named]) == 0
     assert TOKEN not in "".join(capsys.readouterr())
 
 
 def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run both commands in vain, and return the one line that both of them say."""
-    assert client(["classify", PICTURE, "--model", MODEL, *words]) == 1
+    assert client([PICTURE, "--model", MODEL, *words]) == 1
     said = capsys.readouterr().err
     repository = str(ROOT / "model_repository")
     assert companion(["check", "--model", MODEL, "--repository", repository, *words]) == 2
     same = capsys.readouterr().err
-    assert said.removeprefix("nyquist-client") == same.removeprefix("nyquist-companion")
+    assert said.removeprefix("nyquist classify") == same.removeprefix("nyquist companion check")
     (line,) = said.splitlines()
     return line
 

@@ -58,7 +58,7 @@ def test_a_wrong_option_is_one_clear_line(options: list[str], message: str) -> N
     ended = run("nyquist.server", "--port", "0", "--metrics-port", "0", *options)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("nyquist-server: error: ")
+    assert line.startswith("nyquist serve: error: ")
     assert message in line
 
 

@@ -184,4 +184,4 @@ def test_a_repository_without_a_sound_model_does_not_start(copy: Path) -> None:
     (copy / NAME / "1" / "model.onnx").write_bytes(b"damaged")
     ended = run("nyquist.server", "--repository", str(copy), "--port", "0", "--metrics-port", "0")
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("nyquist-server: error: no model of ")
+    assert ended.stderr.splitlines()[-1].startswith("nyquist serve: error: no model of ")

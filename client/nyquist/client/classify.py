@@ -1,8 +1,10 @@
-"""nyquist-client: classify pictures, and see how the answer holds as a picture slides."""
+"""nyquist classify: classify pictures, and see how the answer holds as a picture slides."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nyquist.client.client import Client, RankedClass, RemoteModel
-from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options, chosen_connection
+from nyquist.client.command_line import make_classify_parser
+from nyquist.server.wire.connection import chosen_connection
 from nyquist.server.wire.errors import NyquistError
 
 TOP = 5
@@ -57,8 +60,10 @@ def shift_table(answers: Sequence[Sequence[RankedClass]]) -> Table:
     return table
 
 
-def classify(client: Client, model: RemoteModel, path: Path, shifts: int, console: Console) -> None:
-    """Print the answer for one picture file.
+def classify(
+    client: Client, model: RemoteModel, path: Path, shifts: int
+) -> list[list[RankedClass]]:
+    """Return the ranked classes of a picture file as it is, then moved by 1 to `shifts` pixels.
 
     Raises:
         OSError: the file cannot be read.
@@ -67,59 +72,74 @@ def classify(client: Client, model: RemoteModel, path: Path, shifts: int, consol
         grpc.RpcError: the call failed.
     """
     pictures = model.read_pictures([path])
-    console.print(f"{path.name}: {model.name} version {model.version}", highlight=False)
-    if not shifts:
-        (ranked,) = client.classify(model, pictures)
-        console.print(class_table(ranked))
-        return
     hwc = model.picture is not None and model.picture.layout == "HWC"
     moved = slide(pictures[0], shifts, width_axis=1 if hwc else 2)
-    answers = [client.classify(model, one[None])[0] for one in moved]
+    return [client.classify(model, one[None])[0] for one in moved]
+
+
+def show(
+    model: RemoteModel, path: Path, answers: Sequence[Sequence[RankedClass]], console: Console
+) -> None:
+    """Print the answers for one picture file."""
+    console.print(f"{path.name}: {model.name} version {model.version}", highlight=False)
+    if len(answers) == 1:
+        console.print(class_table(answers[0]))
+        return
     console.print(shift_table(answers))
     held = sum(ranked[0].index == answers[0][0].index for ranked in answers[1:])
-    console.print(f"{held} of {shifts} shifts leave the answer as it was", highlight=False)
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; see `nyquist-client --help`."""
-    parser = argparse.ArgumentParser(prog="nyquist-client", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("classify", help="print the five highest labels of each picture")
-    command.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    command.add_argument("--model", required=True, help="efficientnet_lite0, fashion_blur, ...")
-    command.add_argument("--target", default=DEFAULT_TARGET, help="server (%(default)s)")
-    command.add_argument(
-        "--shift",
-        type=int,
-        nargs="?",
-        const=16,
-        default=0,
-        metavar="N",
-        help="slide each picture right by 1 to N pixels (16), around the edge, and compare",
+    console.print(
+        f"{held} of {len(answers) - 1} shifts leave the answer as it was", highlight=False
     )
-    add_connection_options(command)
-    return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run nyquist-client; return the exit status."""
-    options = parse(arguments)
-    console, errors = Console(), Console(stderr=True)
+def as_json(
+    model: RemoteModel, path: Path, answers: Sequence[Sequence[RankedClass]]
+) -> dict[str, object]:
+    """Return the answers for one picture file as plain values, by shift."""
+    return {
+        "picture": str(path),
+        "model": model.name,
+        "version": model.version,
+        "shifts": [
+            {"shift": shift, "classes": _highest(ranked)} for shift, ranked in enumerate(answers)
+        ],
+    }
+
+
+def _highest(ranked: Sequence[RankedClass]) -> list[dict[str, object]]:
+    probabilities = softmax(np.array([one.logit for one in ranked])).tolist()
+    return [
+        asdict(one) | {"probability": probability}
+        for one, probability in list(zip(ranked, probabilities, strict=True))[:TOP]
+    ]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Classify the pictures that the command line names; return the exit status."""
+    console, documents = Console(), []
     try:
         connection = chosen_connection(options)
         with Client(connection) as client:
             model = client.describe(options.model)
             for path in options.pictures:
-                classify(client, model, path, options.shift, console)
+                answers = classify(client, model, path, options.shift)
+                if options.json:
+                    documents.append(as_json(model, path, answers))
+                else:
+                    show(model, path, answers, console)
     except grpc.RpcError as error:
         reason = connection.explain(error)
     except (OSError, ValueError, NyquistError) as error:
         reason = str(error)
     else:
+        if options.json:
+            sys.stdout.write(json.dumps(documents, indent=2) + "\n")
         return 0
-    errors.print(f"nyquist-client: error: {reason}", highlight=False, soft_wrap=True)
+    errors = Console(stderr=True)
+    errors.print(f"nyquist classify: error: {reason}", highlight=False, soft_wrap=True)
     return 1
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `nyquist classify`; return the exit status."""
+    return run(make_classify_parser().parse_args(arguments))

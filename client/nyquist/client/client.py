@@ -86,6 +86,23 @@ class RankedClass:
     label: str
 
 
+@dataclass(frozen=True)
+class IndexEntry:
+    """One line of a server's index.
+
+    Attributes:
+        name: of the model.
+        version: of it; empty where the server does not say.
+        state: READY, LOADING, UNLOADING or UNAVAILABLE.
+        reason: why it is not ready; empty if it is.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
 class _CallOptions(TypedDict):
     timeout: float
     metadata: Metadata
@@ -142,6 +159,11 @@ class Client:
             return self._stub.ServerReady(request, **self._call()).ready
         asked = pb.ModelReadyRequest(name=model)
         return self._stub.ModelReady(asked, **self._call()).ready
+
+    def index(self) -> list[IndexEntry]:
+        """Ask for the state of every version that the server knows of."""
+        answer = self._stub.RepositoryIndex(pb.RepositoryIndexRequest(), **self._call())
+        return [IndexEntry(one.name, one.version, one.state, one.reason) for one in answer.models]
 
     def describe(self, model: str, version: str = "") -> RemoteModel:
         """Ask for a model's version, tensors and execution provider; by default of its latest.

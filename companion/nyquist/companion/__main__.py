@@ -1,4 +1,4 @@
-"""nyquist-companion: prove that a live server computes what PyTorch computes."""
+"""nyquist companion: prove that a live server computes what PyTorch computes."""
 
 import argparse
 import asyncio
@@ -217,7 +217,7 @@ def print_misses(misses: Sequence[tuple[str, str]]) -> None:
         Console().print(f"[red]{name}[/red]: {miss}", highlight=False, soft_wrap=True)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Options], int]] = {
     "check": check,
     "consistency": consistency,
     "latency": latency,
@@ -226,23 +226,29 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run nyquist-companion; return the exit status."""
-    options = make_parser(COMMANDS, str(__doc__)).parse_args(arguments)
+def run(options: Options) -> int:
+    """Do what a command of the companion asks for; return the exit status."""
     # The server has the same cores. Two threads of PyTorch spin at every layer until the second one
     # gets a core: beside one busy process EfficientNet-Lite0 took 25 times as long as with one.
     torch.set_num_threads(1)
     try:
-        return int(options.run(options))
+        return COMMANDS[options.command](options)
     except (NyquistError, WrongConnection, OSError, ValueError) as error:
         reason = str(error)
     except grpc.RpcError as error:
         reason = way(options).explain(error)
+    errors = Console(stderr=True)
+    errors.print(f"{options.prog}: error: {reason}", highlight=False, soft_wrap=True)
+    return 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m nyquist.companion`; return the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return run(make_parser().parse_args(words))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    errors = Console(stderr=True)
-    errors.print(f"nyquist-companion: error: {reason}", highlight=False, soft_wrap=True)
-    return 2
 
 
 def way(options: Options) -> Connection:

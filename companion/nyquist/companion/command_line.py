@@ -1,15 +1,14 @@
-"""The command line of nyquist-companion: its commands, and their options."""
+"""The command line of `nyquist companion` and `nyquist check`: its commands, and their options."""
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nyquist.companion.settings import GROUPS, Settings
 from nyquist.server.command_line import add_option
 from nyquist.server.settings import is_secret
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options
-
-Run = Callable[[argparse.Namespace], int]
 
 METAVARS = {"target": "HOST:PORT", "allow_module": "MODULE,..."}
 CHECK_STATUS = "Exit status: 1 when a tolerance is missed, 2 when it cannot tell."
@@ -23,35 +22,67 @@ cannot start; 128 + the signal: a second one ended it at once
 """
 
 
-def make_parser(runs: Mapping[str, Run], description: str) -> argparse.ArgumentParser:
-    """Return the parser; each command sets `run` to the function of its name."""
-    parser = argparse.ArgumentParser(prog="nyquist-companion", description=description)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_question(
-        commands, "check", "compare a live server with PyTorch: parity, shift consistency, latency"
+CHECK_WORDS = "compare a live server with PyTorch: parity, shift consistency, latency"
+DESCRIPTION = """\
+Prove that a live server computes what PyTorch computes. Without a COMMAND it serves."""
+
+
+class _ServesByDefault(argparse.ArgumentParser):
+    """Takes options without a command for those of `serve`."""
+
+    def parse_known_args(  # type: ignore[override] # argparse overloads it, for namespaces of other kinds
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+            words.insert(0, "serve")
+        return super().parse_known_args(words, namespace)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist companion`; `command` is the word that was chosen."""
+    parser = _ServesByDefault(prog="nyquist companion", description=DESCRIPTION)
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
     )
-    consistency = add_question(
-        commands, "consistency", "how often answers stay when the picture moves, by each protocol"
-    )
+    add_serve(commands)
+    check = commands.add_parser("check", help=CHECK_WORDS, description=_described(CHECK_WORDS))
+    add_question(check)
+    words = "how often answers stay when the picture moves, by each protocol"
+    consistency = commands.add_parser("consistency", help=words, description=_described(words))
+    add_question(consistency)
     consistency.add_argument("--protocol", nargs="+", default=[], help="only these")
     consistency.add_argument("--pairs", type=int, default=0, help="of shifts a picture (4)")
     consistency.add_argument("--seed", type=int, default=0, help="of the shifts (%(default)s)")
-    latency = add_question(commands, "latency", "time the live server and PyTorch side by side")
+    words = "time the live server and PyTorch side by side"
+    latency = commands.add_parser("latency", help=words, description=_described(words))
+    add_question(latency)
     latency.add_argument("--batch-size", type=int, nargs="+", default=[], help="(1 3 8)")
     latency.add_argument("--runs", type=int, default=0, help="at each batch size (20)")
-    add_question(commands, "describe", "receptive field, cost, training and build of a model")
-    add_serve(commands)
+    words = "receptive field, cost, training and build of a model"
+    add_question(commands.add_parser("describe", help=words, description=_described(words)))
     for name, command in commands.choices.items():
-        command.set_defaults(run=runs[name])
+        command.set_defaults(command=name, prog=command.prog)
     return parser
 
 
-def add_question(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, words: str
-) -> argparse.ArgumentParser:
-    """Add a command that asks about models."""
-    command = commands.add_parser(name, help=words, description=f"{words}. {CHECK_STATUS}")
-    command.add_argument("--target", default=DEFAULT_TARGET, help="server (%(default)s)")
+def make_check_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist check`, which is `nyquist companion check`."""
+    parser = argparse.ArgumentParser(prog="nyquist check", description=_described(CHECK_WORDS))
+    parser.set_defaults(command="check", prog=parser.prog)
+    add_question(parser)
+    return parser
+
+
+def _described(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}. {CHECK_STATUS}"
+
+
+def add_question(command: argparse.ArgumentParser) -> None:
+    """Give a command the options of all that ask about models."""
+    command.add_argument(
+        "--target", default=DEFAULT_TARGET, metavar="HOST:PORT", help="server (%(default)s)"
+    )
     command.add_argument(
         "--repository",
         type=Path,
@@ -81,7 +112,6 @@ def add_question(
         help="run these modules for networks that were exported as MODULE:FUNCTION",
     )
     add_connection_options(command)
-    return command
 
 
 def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

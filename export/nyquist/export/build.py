@@ -1,6 +1,6 @@
-"""python export/build.py: make the models of the zoo, or your own, into served artifacts.
+"""nyquist build: make the models of the zoo, or your own, into served artifacts.
 
-arguments -> specs -> which have changed -> build those, side by side -> table
+arguments -> specs -> which have changed -> build those, side by side -> pages of all -> table
 """
 
 import sys
@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from nyquist.companion.page.kit.wording import milliseconds
-from nyquist.export import diff
 from nyquist.export.command_line import (
     DONE,
     FAILED,
     INTERRUPTED,
+    MISUSED,
+    make_parser,
     outcome,
-    parse,
     show_plans,
     write_json,
 )
@@ -29,6 +29,8 @@ from nyquist.export.jobs import Task, build_all
 from nyquist.export.outcome import Built
 from nyquist.export.plan import Plan, plan
 from nyquist.export.publish import RepositoryBusy, locked, remove_leftovers
+from nyquist.export.recipe.flags import specs_from_arguments
+from nyquist.export.recipe.recipe import RecipeError
 from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import Latency, read_report
 from nyquist.export.report.speed import measure_speed
@@ -73,11 +75,17 @@ def _latencies(repository: Path, name: str) -> tuple[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what the command line asks for; return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["diff"]:
-        return diff.main(arguments[1:])
-    options, chosen = parse(arguments)
+    """Run `nyquist build`; return the exit status."""
+    return run(make_parser().parse_args(arguments))
+
+
+def run(options: Namespace) -> int:
+    """Build what the options ask for; return the exit status."""
+    try:
+        chosen = specs_from_arguments(options)
+    except RecipeError as error:
+        sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
+        return MISUSED
     console = Console(stderr=options.json)
     if options.list:
         console.print("\n".join(spec.name for spec in chosen), highlight=False)
@@ -114,9 +122,10 @@ def build(plans: Sequence[Plan], options: Namespace, console: Console, start: fl
     found = [one.kept or by_name.get(one.spec.name) for one in plans]
     done = [built for built in found if built is not None]
     if fresh:
-        console.print("timing the models side by side, and writing their pages")
+        console.print("timing the models side by side")
         measure_speed(options.output, [built.manifest for built in done])
-        write_pages(options.output)
+    if done:
+        write_pages(options.output)  # of what was measured, however long ago
     seconds = perf_counter() - start
     if options.json:
         write_json(outcome(plans, fresh, failed, seconds))

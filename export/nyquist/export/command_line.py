@@ -9,17 +9,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from nyquist.export.outcome import DEFAULT_KEEP
+from nyquist.export.recipe.flags import add_arguments
 
-from nyquist.export.outcome import Built
-from nyquist.export.plan import Plan
-from nyquist.export.publish import DEFAULT_KEEP
-from nyquist.export.recipe.flags import add_arguments, specs_from_arguments
-from nyquist.export.recipe.recipe import RecipeError
-from nyquist.models.spec import ModelSpec
+if TYPE_CHECKING:  # they import what a build needs, which --help is not to wait for
+    from rich.console import Console
+
+    from nyquist.export.outcome import Built
+    from nyquist.export.plan import Plan
 
 DEFAULT_OUTPUT = Path("model_repository")
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -30,18 +29,21 @@ exit status:
   2    the arguments, or the file that they name, are wrong; nothing was done
   130  interrupted; what was finished is published
 
-To compare two versions of a model: nyquist-build diff --help
+To compare two versions of a model: nyquist diff --help
 """
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[ModelSpec]]:
-    """Parse the command line; see `python export/build.py --help`.
+def _at_least_one(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
 
-    Raises:
-        SystemExit: with 2, once all that is wrong is on stderr.
-    """
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist build`."""
     parser = argparse.ArgumentParser(
-        prog="export/build.py",
+        prog="nyquist build",
         description="Make models into artifacts: export, check, judge, publish.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,14 +57,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Mod
     )
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=_at_least_one,
         default=min(os.cpu_count() or 1, 4),
         metavar="N",
         help="models built at the same time (%(default)s)",
     )
     parser.add_argument(
         "--keep",
-        type=int,
+        type=_at_least_one,
         default=DEFAULT_KEEP,
         metavar="N",
         help="most versions of a model (%(default)s)",
@@ -74,17 +76,31 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Mod
         "--debug", action="store_true", help="also write the graph with names and source lines"
     )
     add_arguments(parser)
-    options = parser.parse_args(arguments)
-    for flag in ("jobs", "keep"):
-        if getattr(options, flag) < 1:
-            parser.error(f"--{flag} must be at least 1, got {getattr(options, flag)}")
-    try:
-        return options, specs_from_arguments(options)
-    except RecipeError as error:
-        parser.exit(MISUSED, "".join(f"error: {problem}\n" for problem in error.problems))
+    return parser
 
 
-def show_plans(plans: Sequence[Plan], console: Console, *, as_json: bool) -> None:
+def make_diff_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist diff`."""
+    parser = argparse.ArgumentParser(
+        prog="nyquist diff",
+        description="Show what changed between two versions of a model.",
+        epilog="Exit status: 0 nothing changed, 1 something did, 2 cannot tell.",
+    )
+    parser.add_argument("name", metavar="NAME", help="of the model")
+    parser.add_argument("old", type=int, help="version")
+    parser.add_argument("new", type=int, help="version")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        metavar="FOLDER",
+        help="model repository (%(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def show_plans(plans: "Sequence[Plan]", console: "Console", *, as_json: bool) -> None:
     """Say what would be built."""
     if as_json:
         write_json(
@@ -94,6 +110,9 @@ def show_plans(plans: Sequence[Plan], console: Console, *, as_json: bool) -> Non
             }
         )
         return
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table("model", "", "why", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for one in plans:
         table.add_row(one.spec.name, "build" if one.kept is None else "keep", one.reason)
@@ -101,8 +120,8 @@ def show_plans(plans: Sequence[Plan], console: Console, *, as_json: bool) -> Non
 
 
 def outcome(
-    plans: Sequence[Plan],
-    fresh: Sequence[Built],
+    plans: "Sequence[Plan]",
+    fresh: "Sequence[Built]",
     failed: Mapping[str, Sequence[str]],
     seconds: float,
 ) -> dict[str, object]:

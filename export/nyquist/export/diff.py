@@ -1,4 +1,4 @@
-"""nyquist-build diff NAME 1 2: what changed between two versions of a model. Without torch.
+"""nyquist diff NAME 1 2: what changed between two versions of a model. Without torch.
 
 manifests, weights, graphs, labels -> changes, by topic -> table or JSON
 """
@@ -24,6 +24,7 @@ from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from nyquist.export.command_line import make_diff_parser
 from nyquist.server.artifact.layout import complete_versions
 from nyquist.server.artifact.manifest import (
     LABELS_FILE,
@@ -242,24 +243,12 @@ def _short(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare what the command line names; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="nyquist-build diff",
-        description="Show what changed between two versions of a model.",
-        epilog="Exit status: 0 nothing changed, 1 something did, 2 cannot tell.",
-    )
-    parser.add_argument("name", metavar="NAME", help="of the model")
-    parser.add_argument("old", type=int, help="version")
-    parser.add_argument("new", type=int, help="version")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("model_repository"),
-        metavar="FOLDER",
-        help="model repository (%(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args(arguments)
+    """Run `nyquist diff`; return the exit status."""
+    return run(make_diff_parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare what the options name; return the exit status."""
     try:
         folder = options.output / options.name
         versions = [read_version(folder, number) for number in (options.old, options.new)]

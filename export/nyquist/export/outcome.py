@@ -1,24 +1,13 @@
-"""How the build of a model ends. Read without torch."""
+"""What a build leaves of one model. Read without torch."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nyquist.server.artifact.manifest import Manifest
+if TYPE_CHECKING:  # it imports numpy, which --help is not to wait for
+    from nyquist.server.artifact.manifest import Manifest
 
-
-class BuildError(Exception):
-    """A model cannot be published; the previous artifact stays."""
-
-
-class ExportError(BuildError):
-    """The exporter failed, or returned something other than it was asked for."""
-
-
-class PrecisionError(BuildError):
-    """A graph cannot be had in this precision; the message says why."""
-
-
-class GateMissed(BuildError):
-    """A figure of a model misses its limit."""
+DEFAULT_KEEP = 3
+"""Most versions of a model that a repository holds."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +20,6 @@ class Built:
         seconds: wall time of its build; 0 if nothing had changed.
     """
 
-    manifest: Manifest
+    manifest: "Manifest"
     size: int
     seconds: float

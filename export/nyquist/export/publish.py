@@ -16,6 +16,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
+from nyquist.export.outcome import DEFAULT_KEEP
 from nyquist.models.spec import INPUT, ModelSpec
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.layout import complete_versions
@@ -27,7 +28,6 @@ from nyquist.server.wire.pb import model_config_pb2 as pb
 from nyquist.server.wire.signature import TensorSpec
 
 LOCK_FILE = ".lock"
-DEFAULT_KEEP = 3
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -1,8 +1,11 @@
-"""nyquist-server check: options and models as the server would take them, without serving.
+"""nyquist check-repository: options and models as the server would take them, without serving.
 
-settings -> tokens, certificates -> each model: manifest, checksums, config, session, warm -> table
+settings -> tokens, certificates -> each model: manifest, checksums, config, session, warm
+-> table or JSON
 """
 
+import json
+import sys
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -22,7 +25,7 @@ from nyquist.server.wire.errors import NyquistError, StartError
 GOOD, UNSERVABLE = 0, 2
 
 
-def check(settings: Settings) -> int:
+def check(settings: Settings, *, as_json: bool = False) -> int:
     """Print what would be served and how; return 0, or 2 if a model cannot be served.
 
     Raises:
@@ -38,6 +41,10 @@ def check(settings: Settings) -> int:
         raise StartError(f"{settings.repository} holds no model: no NAME/config.pbtxt")
     found = [_open(folder, execution) for folder in folders]
     loaded = [one for one in found if isinstance(one, LoadedModel)]
+    status = GOOD if len(loaded) == len(folders) else UNSERVABLE
+    if as_json:
+        sys.stdout.write(json.dumps(_document(folders, found, settings), indent=2) + "\n")
+        return status
     console.print(_table(folders, found))
     for folder, one in zip(folders, found, strict=True):
         if isinstance(one, str):
@@ -48,7 +55,7 @@ def check(settings: Settings) -> int:
         console.print(f"[yellow]{escape(line)}[/]")
     _print_limits(loaded, settings, console)
     console.print(f"{len(loaded)} of {len(folders)} models can be served")
-    return GOOD if len(loaded) == len(folders) else UNSERVABLE
+    return status
 
 
 def _open(folder: Path, execution: Execution) -> LoadedModel | str:
@@ -80,11 +87,37 @@ def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
     return table
 
 
-def _print_limits(loaded: list[LoadedModel], settings: Settings, console: Console) -> None:
-    sizes = {
-        one.manifest.name: request_bytes(one.manifest, one.limits.max_batch_size) for one in loaded
+def _document(
+    folders: list[Path], found: list[LoadedModel | str], settings: Settings
+) -> dict[str, object]:
+    loaded = [one for one in found if isinstance(one, LoadedModel)]
+    return {
+        "models": [
+            {"model": folder.name, "error": one}
+            if isinstance(one, str)
+            else {
+                "model": folder.name,
+                "version": one.manifest.version,
+                "provider": one.engines[0].provider,
+                "datatype": one.manifest.input.datatype,
+                "shape": one.manifest.input.shape,
+                "max_batch_size": one.limits.max_batch_size,
+                "load_s": one.load_s,
+            }
+            for folder, one in zip(folders, found, strict=True)
+        ],
+        "largest_request_bytes": _largest_request(loaded, settings),
+        "largest_answer_bytes": settings.max_message_bytes,
     }
-    limit = request_limit(max(sizes.values(), default=0), settings)
+
+
+def _largest_request(loaded: list[LoadedModel], settings: Settings) -> int:
+    sizes = [request_bytes(one.manifest, one.limits.max_batch_size) for one in loaded]
+    return request_limit(max(sizes, default=0), settings)
+
+
+def _print_limits(loaded: list[LoadedModel], settings: Settings, console: Console) -> None:
+    limit = _largest_request(loaded, settings)
     console.print(f"largest request {limit} bytes, largest answer {settings.max_message_bytes}")
     for one in loaded:
         if line := too_small_for(one.manifest, one.limits.max_batch_size, limit):

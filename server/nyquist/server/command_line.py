@@ -1,64 +1,75 @@
-"""The command line of nyquist-server: settings -> parser, grouped and explained."""
+"""The command lines of `nyquist serve` and `nyquist check-repository`: settings -> parsers."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, NoReturn, cast, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from nyquist.server.settings import GROUPS, PREFIX, Settings, flag, is_secret
-from nyquist.server.wire.errors import StartError
 
-Command = Literal["serve", "check"]
-COMMANDS = get_args(Command)
-COMMAND_HELP = """\
-  serve    until Ctrl-C or SIGTERM; the default
-  check    say whether the options are right and every model can be served, and serve nothing
-"""
-
+CHECK = "Say whether the options are right and every model can be served, and serve nothing."
 EPILOG = """\
 Each option is also a variable of the environment (NYQUIST_ and its name in capitals) and a line of
 the file that --config names; flags win over the environment, the environment over the file.
 
 Tokens are read from files or from the environment alone:
 {secrets}
-exit status: 0 stopped as asked, or nothing to complain of; 1 an option is wrong or the server
-cannot start; 2 check: a model cannot be served; 128 + the signal: a second one ended it at once
+exit status: {status}
 """
+SERVE_STATUS = """\
+0 stopped as asked; 1 an option is wrong or the server cannot start;
+128 + the signal: a second one ended it at once"""
+CHECK_STATUS = """\
+0 nothing to complain of; 1 an option is wrong; 2 a model cannot be served"""
 
 
 class _Parser(argparse.ArgumentParser):
+    """Names the nearest option, and never a value, which may be a secret."""
+
+    def parse_args(  # type: ignore[override] # argparse overloads it, for namespaces of other kinds
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse; an option that there is not ends the process with a line."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(_what_then(rest[0]))
+        return options
+
     def error(self, message: str) -> NoReturn:
-        raise StartError(message)
+        self.exit(1, f"{self.prog}: error: {message}\n")
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[Command, Mapping[str, Any]]:
-    """Return the command and the flags that were given, by the names of their settings.
-
-    Raises:
-        StartError: one is no option, or lacks its value.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options, rest = _parser().parse_known_args(given)
-    if rest and rest[0] not in COMMANDS:
-        raise StartError(_what_then(rest[0]))
-    if len(rest) > 1:
-        raise StartError(_what_then(rest[1]))
-    return cast(Command, (rest or ["serve"])[0]), vars(options)
+def make_serve_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist serve`."""
+    return _parser("nyquist serve", str(Settings.__doc__), SERVE_STATUS)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_check_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist check-repository`: the options of `nyquist serve`, and JSON."""
+    parser = _parser("nyquist check-repository", CHECK, CHECK_STATUS)
+    parser.set_defaults(checks=True)
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    return parser
+
+
+def flags_of(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the flags that were given, by the names of their settings."""
+    return {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+
+
+def _parser(prog: str, description: str, status: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="nyquist-server",
-        usage="nyquist-server [serve | check] [OPTION ...]",
-        description=f"{Settings.__doc__}\n\n{COMMAND_HELP}",
-        epilog=EPILOG.format(secrets="\n".join(_secret_lines())),
+        prog=prog,
+        usage=f"{prog} [OPTION ...]",
+        description=description,
+        epilog=EPILOG.format(secrets="\n".join(_secret_lines()), status=status),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    parser.set_defaults(prog=prog, checks=False)
     add_option(parser, "config", Settings.model_fields["config"])
     for group in GROUPS:
         section = parser.add_argument_group(str(group.__doc__).rstrip("."))
@@ -120,5 +131,5 @@ def _what_then(unknown: str) -> str:
         close = get_close_matches(name, flags, n=3, cutoff=0.5)
         if close:
             return f"{name} is no option, did you mean {' or '.join(close)}?"
-        return f"{name} is no option, see nyquist-server --help"
-    return f"{unknown!r} is no command; there are {' and '.join(COMMANDS)}"
+        return f"{name} is no option, see nyquist serve --help"
+    return f"{name!r} is no option; they begin with --, see nyquist serve --help"

@@ -70,7 +70,9 @@ class LimitSettings(CallSettings):
         512 * 1024 * 1024, gt=0, description="pictures held for all models together"
     )
     max_image_pixels: int = Field(
-        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
+        50_000_000,
+        gt=0,
+        description="pixels that are decoded of a JPEG, PNG or WebP that is sent as such",
     )
 
 
@@ -248,4 +250,4 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def _rather(name: str, known: set[str]) -> str:
     close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else "see nyquist-server --help"
+    return f"did you mean {' or '.join(close)}?" if close else "see nyquist serve --help"

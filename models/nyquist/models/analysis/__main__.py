@@ -1,7 +1,4 @@
-"""python -m nyquist.models.analysis: what networks and their downsampling do to a picture.
-
-MODEL is a model of the zoo, an architecture, or, for receptive-field, an ONNX file.
-"""
+"""nyquist analyse: what networks and their downsampling do to a picture."""
 
 import argparse
 import sys
@@ -15,7 +12,8 @@ from torch import nn
 
 from nyquist.models.analysis import plots, tables
 from nyquist.models.analysis.aliasing import leaked_energy, shift_error, stride_aliasing
-from nyquist.models.analysis.analysed import DEFAULT_SIZE, AnalysedNetwork, load_subject
+from nyquist.models.analysis.analysed import AnalysedNetwork, load_subject
+from nyquist.models.analysis.command_line import DEFAULT_SIZE, make_parser
 from nyquist.models.analysis.comparisons import (
     block_figures,
     bottlenecks,
@@ -34,33 +32,34 @@ from nyquist.models.analysis.gradients import (
 )
 from nyquist.models.analysis.module_graph import last_map_module, module_graph
 from nyquist.models.analysis.onnx_graph import onnx_graph
+from nyquist.models.analysis.output import JsonOutput, Output
 from nyquist.models.analysis.receptive_field import layer_fields, receptive_fields
 from nyquist.models.layers.blur import BlurPool2d
-from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, DenseMaxPool2d
+from nyquist.models.layers.downsampling import DenseMaxPool2d
 
 PATTERN_SIZE = 8
 PICTURES = 16
 Options = argparse.Namespace
 
 
-def outputs(options: Options, console: Console) -> None:
+def outputs(options: Options, console: Output) -> None:
     """Print the output sizes of the common windows, and what they leave unread."""
     console.print(tables.output_table(options.sizes))
 
 
-def blocks(options: Options, console: Console) -> None:
+def blocks(options: Options, console: Output) -> None:
     """Compare conv + pool with a strided, an anti-aliased and a linearly blurred convolution."""
     in_channels, out_channels = options.channels
     compared = halving_blocks(in_channels, out_channels, options.sizes[0])
     console.print(tables.block_table(compared))
 
 
-def growth(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+def growth(options: Options, console: Output) -> None:  # noqa: ARG001 - as the others
     """Compare how the receptive field grows, layer by layer, in three ways to halve a map."""
     console.print(tables.growth_table(field_growth()))
 
 
-def receptive_field(options: Options, console: Console) -> None:
+def receptive_field(options: Options, console: Output) -> None:
     """Print the theoretical field layer by layer, and draw it over a picture."""
     if options.model.endswith(".onnx"):
         size = (options.size, options.size) if options.size else None
@@ -70,12 +69,12 @@ def receptive_field(options: Options, console: Console) -> None:
         _receptive_field(_subject(options), options, console)
 
 
-def effective(options: Options, console: Console) -> None:
+def effective(options: Options, console: Output) -> None:
     """Measure the effective field over noise like the pictures, and draw it with the theory."""
     _effective_field(_subject(options), options, console)
 
 
-def gradients(options: Options, console: Console) -> None:
+def gradients(options: Options, console: Output) -> None:
     """Compare the gradients of downsampling layers, or watch those of MODEL."""
     if options.model:
         _monitor(_subject(options), console)
@@ -93,7 +92,7 @@ def gradients(options: Options, console: Console) -> None:
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def aliasing(options: Options, console: Console) -> None:
+def aliasing(options: Options, console: Output) -> None:
     """Compare blur filters and shift errors, or measure every stride of MODEL."""
     if options.model:
         _stride_aliasing(_subject(options), options, console)
@@ -104,23 +103,23 @@ def aliasing(options: Options, console: Console) -> None:
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def stem_comparison(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+def stem_comparison(options: Options, console: Output) -> None:  # noqa: ARG001 - as the others
     """Compare the stems of five families, and their anti-aliased forms."""
     console.print(tables.stem_table({name: block_figures(stem) for name, stem in stems().items()}))
 
 
-def bottleneck_comparison(options: Options, console: Console) -> None:  # noqa: ARG001 - as the others
+def bottleneck_comparison(options: Options, console: Output) -> None:  # noqa: ARG001 - as the others
     """Compare the bottlenecks v1 and v1.5 of ResNet-50."""
     console.print(tables.bottleneck_table(bottlenecks()))
 
 
-def shift(options: Options, console: Console) -> None:
+def shift(options: Options, console: Output) -> None:
     """Compare what a shift does to each kind of downsampling."""
     shifts = tuple(dict.fromkeys((0.5, options.shift, 2.0)))
     console.print(tables.shift_table(shift_errors(shifts), shifts))
 
 
-def everything(options: Options, console: Console) -> None:
+def everything(options: Options, console: Output) -> None:
     """Analyse MODEL: cost, receptive fields, aliasing, gradients."""
     subject = _subject(options)
     channels, height, width = subject.pictures.shape[1:]
@@ -131,7 +130,8 @@ def everything(options: Options, console: Console) -> None:
     _monitor(subject, console)
 
 
-COMMANDS: dict[str, Callable[[Options, Console], None]] = {
+COMMANDS: dict[str, Callable[[Options, Output], None]] = {
+    "": everything,
     "outputs": outputs,
     "blocks": blocks,
     "field-growth": growth,
@@ -149,7 +149,7 @@ def _subject(options: Options) -> AnalysedNetwork:
     return load_subject(options.model, options.downsampling, PICTURES, options.size or DEFAULT_SIZE)
 
 
-def _receptive_field(subject: AnalysedNetwork, options: Options, console: Console) -> None:
+def _receptive_field(subject: AnalysedNetwork, options: Options, console: Output) -> None:
     lines = layer_fields(module_graph(subject.network, subject.pictures[:1]))
     console.print(tables.field_table(lines))
     path = options.plots / f"{subject.name}_receptive_field.png"
@@ -157,7 +157,7 @@ def _receptive_field(subject: AnalysedNetwork, options: Options, console: Consol
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _effective_field(subject: AnalysedNetwork, options: Options, console: Console) -> None:
+def _effective_field(subject: AnalysedNetwork, options: Options, console: Output) -> None:
     graph = module_graph(subject.network, subject.pictures[:1])
     layer = options.layer or last_map_module(subject.network, graph)
     field = receptive_fields(graph)[graph.index(layer)]
@@ -168,13 +168,13 @@ def _effective_field(subject: AnalysedNetwork, options: Options, console: Consol
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _monitor(subject: AnalysedNetwork, console: Console) -> None:
+def _monitor(subject: AnalysedNetwork, console: Output) -> None:
     lines = own_answer_gradients(subject.network, subject.pictures)
     console.print(tables.monitor_table(lines))
     console.print("of the cross entropy of the network's own answers, on its pictures")
 
 
-def _stride_aliasing(subject: AnalysedNetwork, options: Options, console: Console) -> None:
+def _stride_aliasing(subject: AnalysedNetwork, options: Options, console: Output) -> None:
     lines = stride_aliasing(subject.network, subject.pictures)
     console.print(tables.aliasing_table(lines))
     path = options.plots / f"{subject.name}_aliasing.png"
@@ -201,51 +201,23 @@ def _filter_table(shift: float) -> Table:
     return table
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """Parse the command line; see `python -m nyquist.models.analysis --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nyquist.models.analysis",
-        usage="%(prog)s MODEL [options], or %(prog)s COMMAND [MODEL] [options]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"  {name:16} {run.__doc__}" for name, run in COMMANDS.items()),
-    )
-    parser.add_argument("command", metavar="COMMAND", help="one of those below, or MODEL for all")
-    parser.add_argument("model", nargs="?", default="", metavar="MODEL")
-    parser.add_argument("--downsampling", choices=DOWNSAMPLING_KINDS, help="of an architecture")
-    parser.add_argument("--layer", default="", help="to look through (the last map)")
-    parser.add_argument("--size", type=int, help=f"of a picture, pixels ({DEFAULT_SIZE})")
-    parser.add_argument("--layout", choices=("CHW", "HWC"), default="CHW", help="of an ONNX file")
-    parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
-    parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
-    parser.add_argument(
-        "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
-    )
-    parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
-    options = parser.parse_args(arguments)
-    if options.command not in COMMANDS:
-        if options.model:
-            parser.error(f"no command {options.command!r}; choose from {', '.join(COMMANDS)}")
-        options.command, options.model = "", options.command
-    if options.command in ("receptive-field", "effective-field") and not options.model:
-        parser.error(f"{options.command} needs a MODEL")
-    options.sizes = options.sizes or (
-        [56] if options.command == "blocks" else [28, 7, 32, 112, 224]
-    )
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Analyse; return the exit status."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+def run(options: Options) -> int:
+    """Analyse what the options ask for; return the exit status."""
     torch.set_num_threads(1)
-    console = Console()
+    output = JsonOutput() if options.json else Console()
     try:
-        COMMANDS.get(options.command, everything)(options, console)
+        COMMANDS[options.command](options, output)
     except (OSError, ValueError) as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 2
+    if isinstance(output, JsonOutput):
+        output.write(sys.stdout)
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `nyquist analyse`; return the exit status."""
+    return run(make_parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

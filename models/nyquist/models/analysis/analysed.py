@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nyquist.models.analysis.command_line import DEFAULT_SIZE
 from nyquist.models.network import load_network
 from nyquist.models.networks.architectures import create
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import photograph_samples, read_samples
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs
-
-DEFAULT_SIZE = 224
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class InferenceService:
     ) -> pb.ServerMetadataResponse:
         """Name the server, its release and its extensions."""
         return pb.ServerMetadataResponse(
-            name="nyquist", version=version("nyquist"), extensions=EXTENSIONS
+            name="nyquist", version=version("nyquist-serving"), extensions=EXTENSIONS
         )
 
     async def model_metadata(

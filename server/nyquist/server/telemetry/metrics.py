@@ -164,7 +164,7 @@ class CallMetrics:
         registry.register(GC_COLLECTOR)
         registry.register(PLATFORM_COLLECTOR)
         build = Gauge(build_info, "The release that runs.", ("version",), registry=registry)
-        build.labels(version("nyquist")).set(1)
+        build.labels(version("nyquist-serving")).set(1)
         self._create_call_metrics(registry)
 
     def _create_call_metrics(self, registry: CollectorRegistry) -> None:

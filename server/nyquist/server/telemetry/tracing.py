@@ -46,7 +46,7 @@ class Tracing:
 
     def __init__(self, endpoint: str, settings: TraceSettings) -> None:
         resource = Resource.create(
-            {"service.name": "nyquist", "service.version": release_of("nyquist")}
+            {"service.name": "nyquist", "service.version": release_of("nyquist-serving")}
         )
         self._settings = settings
         sampler = ParentBased(ALWAYS_ON)  # without a parent, a call comes as far as this if sampled

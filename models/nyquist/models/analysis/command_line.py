@@ -1,0 +1,69 @@
+"""The command line of `nyquist analyse`. Without torch, which --help is not to wait for."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nyquist.models.choices import DOWNSAMPLING_KINDS
+
+DEFAULT_SIZE = 224
+MODELS = "MODEL is a model of the zoo, an architecture, or, for receptive-field, an ONNX file."
+COMMANDS = {
+    "outputs": "Print the output sizes of the common windows, and what they leave unread.",
+    "blocks": "Compare conv + pool with strided, anti-aliased and linearly blurred convolutions.",
+    "field-growth": "Compare how the receptive field grows in three ways to halve a map.",
+    "receptive-field": "Print the theoretical field layer by layer, and draw it over a picture.",
+    "effective-field": "Measure the effective field over noise like the pictures, and draw it.",
+    "gradients": "Compare the gradients of downsampling layers, or watch those of MODEL.",
+    "stems": "Compare the stems of five families, and their anti-aliased forms.",
+    "bottlenecks": "Compare the bottlenecks v1 and v1.5 of ResNet-50.",
+    "shift": "Compare what a shift does to each kind of downsampling.",
+    "aliasing": "Compare blur filters and shift errors, or measure every stride of MODEL.",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes a lone word that is no command for a MODEL, of which everything is asked."""
+
+    def parse_args(  # type: ignore[override] # argparse overloads it, for namespaces of other kinds
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse, and settle which word is which."""
+        options = super().parse_args(args, namespace)
+        if options.command not in COMMANDS:
+            if options.model:
+                self.error(f"no command {options.command!r}; choose from {', '.join(COMMANDS)}")
+            options.command, options.model = "", options.command
+        if options.command in ("receptive-field", "effective-field") and not options.model:
+            self.error(f"{options.command} needs a MODEL")
+        options.sizes = options.sizes or _sizes(options.command)
+        return options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist analyse`."""
+    parser = _Parser(
+        prog="nyquist analyse",
+        usage="%(prog)s MODEL [options], or %(prog)s COMMAND [MODEL] [options]",
+        description=f"Measure what networks and their downsampling do to a picture.\n\n{MODELS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:16} {words}" for name, words in COMMANDS.items()),
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of those below, or MODEL for all")
+    parser.add_argument("model", nargs="?", default="", metavar="MODEL")
+    parser.add_argument("--downsampling", choices=DOWNSAMPLING_KINDS, help="of an architecture")
+    parser.add_argument("--layer", default="", help="to look through (the last map)")
+    parser.add_argument("--size", type=int, help=f"of a picture, pixels ({DEFAULT_SIZE})")
+    parser.add_argument("--layout", choices=("CHW", "HWC"), default="CHW", help="of an ONNX file")
+    parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
+    parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
+    parser.add_argument(
+        "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
+    )
+    parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    return parser
+
+
+def _sizes(command: str) -> Sequence[int]:
+    return [56] if command == "blocks" else [28, 7, 32, 112, 224]
