@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed-$(RUNTIME)
 REPOSITORY := model_repository
 DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
 
-.PHONY: help serve test check lint types bench bench-quick models docs install proto lock clean
+.PHONY: help serve test skips mutate check lint types bench bench-quick models docs install proto lock clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -16,8 +16,15 @@ help: ## say what there is to make
 serve: models ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
 	@$(IN) -m nyquist.server --repository $(REPOSITORY)
 
-test: models ## install, build the models, run the whole test suite
-	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+test: skips models ## install, build the models, run the whole test suite (ARGS: of pytest)
+	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
+
+skips:
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then echo "make test: no test will be skipped for want of a program"; \
+	else echo "make test: the 13 tests of dashboards, rules and exemplars that need Prometheus will be skipped; to have them: apt-get install prometheus (or put prometheus and promtool on PATH)"; fi
+
+mutate: models ## break what differs from main (or FILES=...) in one place at a time: do the nearest tests go red?
+	@$(IN) -m tests.mutate $(FILES) $(ARGS)
 
 check: lint types test ## what CI runs
 

@@ -36,7 +36,9 @@ def python() -> Path:
 
 def run(python: Path, script: str, *arguments: str) -> list[str]:
     command = [str(python), "-c", script, *arguments]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.splitlines()
 
@@ -48,6 +50,7 @@ def test_the_example_of_the_pages_names_an_ankle_boot_by_every_family(
     (example,) = re.findall(r"```python\n(import numpy.*?)```", page, flags=re.DOTALL)
     printed = run(python, example.replace("localhost:8001", server.target))
     assert [line.split()[0] for line in printed] == list(FAMILIES)
+    assert printed
     assert all(line.endswith(":9:ankle boot") for line in printed)
     shown = re.findall(r"^(\w+) (\S+):9:ankle boot$", page, flags=re.MULTILINE)
     assert [name for name, _ in shown] == list(FAMILIES)
