@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
@@ -7,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from nyquist.server.artifact.layout import latest_version, model_folders
+from nyquist.server.artifact.layout import latest_version, model_folders, read_config_file
 from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.artifact.versions import mark_of
 from nyquist.server.runtime.calibration import Sessions
 from nyquist.server.runtime.engine import CPU, Execution
 from nyquist.server.serving.loading import load_model
@@ -85,15 +87,83 @@ def test_a_missing_file_is_named(copy: Path, file: str) -> None:
         load_model(copy / NAME, ON_CPU)
 
 
-@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_a_link_to_a_file_outside_is_not_followed(
-    copy: Path, link: Callable[[Path, Path], None]
+def relink(folder: Path, file: str, target: Path) -> None:
+    """Move a file of a model to another place, and leave a link to it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).rename(target)
+    (folder / file).symlink_to(target)
+
+
+def test_a_folder_with_the_links_of_a_mounted_config_map_loads(copy: Path) -> None:
+    """Kubernetes mounts files as links through ..data, which it exchanges as a whole."""
+    folder = copy / NAME / "1"
+    folder.rename(copy / NAME / "..2026_11_28")
+    folder.mkdir()
+    (folder.parent / "..data").symlink_to("..2026_11_28")
+    for file in (folder.parent / "..data").iterdir():
+        (folder / file.name).symlink_to(Path("..", "..data", file.name))
+    assert load_model(copy / NAME, ON_CPU).manifest.version == 1
+
+
+def test_a_backup_of_hard_links_leaves_a_repository_as_it_was(copy: Path) -> None:
+    shutil.copytree(copy / NAME, copy / "backup", copy_function=os.link)
+    assert load_model(copy / NAME, ON_CPU).manifest.version == 1
+
+
+@pytest.mark.parametrize(
+    "file", ["1/model.onnx", "1/labels.txt", "1/manifest.json", "config.pbtxt"]
+)
+def test_a_link_that_ends_outside_the_repository_is_refused_unless_its_end_is_allowed(
+    copy: Path, tmp_path_factory: pytest.TempPathFactory, file: str
 ) -> None:
-    path, outside = copy / NAME / "1" / "model.onnx", copy / "outside.onnx"
-    path.rename(outside)
-    link(path, outside)
-    with pytest.raises(ArtifactError, match="links are not followed"):
+    outside = tmp_path_factory.mktemp("outside")
+    relink(copy / NAME, file, outside / "blobs" / "content")
+    with pytest.raises(ArtifactError, match=f"{file} leads to {outside}.* --link-folder"):
         load_model(copy / NAME, ON_CPU)
+    allowed = read_config_file(copy / NAME, [outside])
+    assert load_model(copy / NAME, ON_CPU, config_file=allowed).manifest.version == 1
+
+
+def test_a_folder_that_is_a_link_leads_out_of_the_repository_as_little_as_a_file(
+    copy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    relink(copy / NAME, "1", outside / "1")
+    with pytest.raises(ArtifactError, match="which is outside"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_name_that_begins_like_the_repository_is_not_inside_it(copy: Path) -> None:
+    beside = copy.with_name(f"{copy.name}_beside")
+    relink(copy / NAME, "1/model.onnx", beside / "model.onnx")
+    with pytest.raises(ArtifactError, match="which is outside"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_pipe_is_no_file_and_does_not_hang_the_load(copy: Path) -> None:
+    path = copy / NAME / "1" / "model.onnx"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ArtifactError, match=r"model\.onnx is no file"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_link_in_a_circle_is_named(copy: Path) -> None:
+    path = copy / NAME / "1" / "model.onnx"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(ArtifactError, match="cannot be read: Too many levels of symbolic links"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_link_that_is_led_elsewhere_leaves_another_mark(copy: Path) -> None:
+    """Or polling would miss a ConfigMap that has changed."""
+    path, other = copy / NAME / "config.pbtxt", copy / "other.pbtxt"
+    relink(copy / NAME, "config.pbtxt", copy / "..data" / "config.pbtxt")
+    before = mark_of(copy / NAME)
+    other.write_bytes(path.read_bytes())
+    other.rename(copy / "..data" / "config.pbtxt")
+    assert mark_of(copy / NAME) != before
 
 
 def test_an_edited_configuration_is_taken_and_said(

@@ -1,5 +1,6 @@
 """Options: where they come from, and what is said of a wrong one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,17 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
         (row,) = (line for line in lines if f"| `NYQUIST_{name.upper()}` |" in line)
         assert row.endswith(f"| {field.description} |")
         assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
-        if field.default not in (None, False):
+        if field.default not in (None, False, ()):
             plain = f"{field.default:g}" if isinstance(field.default, float) else field.default
             assert f"| {plain} |" in row
+
+
+def test_an_option_of_several_values_is_repeated_or_has_its_separator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = (Path("/a"), Path("/b c"))
+    assert settings("--link-folder", "/a", "--link-folder", "/b c").link_folder == asked
+    path = config(tmp_path, 'link_folder = ["/a", "/b c"]\n')
+    assert settings("--config", path).link_folder == asked
+    monkeypatch.setenv("NYQUIST_LINK_FOLDER", f"/a{os.pathsep}/b c")
+    assert settings().link_folder == asked

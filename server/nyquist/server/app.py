@@ -82,6 +82,7 @@ class Server:
             lambda folder, version, config: load_model(folder, execution, version, config),
             self._serve,
             self._metrics,
+            settings.link_folder,
         )
         traced = settings.tracing_endpoint is not None
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)

@@ -4,12 +4,14 @@ repository -> folders of models -> complete versions -> manifest, config.pbtxt
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from nyquist.server.artifact.manifest import CONFIG_FILE, MANIFEST_FILE, Manifest, read_plain_file
+from nyquist.server.artifact.manifest import CONFIG_FILE, MANIFEST_FILE, Manifest
 from nyquist.server.artifact.model_config import check_model_config, parse_model_config
+from nyquist.server.artifact.model_files import read_model_file
 from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
@@ -65,11 +67,13 @@ class ConfigFile:
         path: of the file.
         config: what it says.
         sha256: of its bytes.
+        allowed: folders in which links of the model may end; see `read_model_file`.
     """
 
     path: Path
     config: pb.ModelConfig
     sha256: str
+    allowed: tuple[Path, ...] = ()
 
     def checked(self, manifest: Manifest) -> pb.ModelConfig:
         """Return what it says of one version; an operator may have edited it since the build.
@@ -92,15 +96,20 @@ class ConfigFile:
         return config
 
 
-def read_config_file(folder: Path) -> ConfigFile:
+def read_config_file(folder: Path, allowed: Sequence[Path] = ()) -> ConfigFile:
     """Read config.pbtxt.
+
+    Args:
+        folder: of the model.
+        allowed: folders in which links may end; see `read_model_file`.
 
     Raises:
         ArtifactError: it cannot be read, or is none.
     """
     path = folder / CONFIG_FILE
-    content = read_plain_file(path)
-    return ConfigFile(path, parse_model_config(content, path), sha256(content).hexdigest())
+    content = read_model_file(folder, CONFIG_FILE, allowed)
+    config = parse_model_config(content, path)
+    return ConfigFile(path, config, sha256(content).hexdigest(), tuple(allowed))
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

@@ -51,5 +51,5 @@ def mark_of(folder: Path, version: int | None = None) -> Mark:
 
 
 def _mark_of_file(folder: Path, path: Path) -> tuple[str, int, int, int]:
-    status = path.lstat()
+    status = path.stat()  # of what a link leads to: it may change where the link does not
     return (str(path.relative_to(folder)), status.st_ino, status.st_size, status.st_mtime_ns)

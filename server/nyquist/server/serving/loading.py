@@ -65,16 +65,18 @@ def load_model(
         InferenceFailed: the session opens but does not run.
     """
     start = perf_counter()
-    manifest = read_manifest(folder, version or latest_version(folder))
-    config = (config_file or read_config_file(folder)).checked(manifest)
+    file = config_file or read_config_file(folder)
+    manifest = read_manifest(folder, version or latest_version(folder), file.allowed)
+    config = file.checked(manifest)
     labels_file = f"{manifest.version}/{artifact.LABELS_FILE}"
-    labels = tuple(manifest.read_file(folder, labels_file).decode().splitlines())
+    labels = tuple(manifest.read_file(folder, labels_file, file.allowed).decode().splitlines())
     _check_labels(labels, manifest)
     try:
         limits, (first, *others) = batch_limits(config), read_sessions(config)
     except ArtifactError as error:
         raise ArtifactError(f"{folder / artifact.CONFIG_FILE}: {error}") from error
-    graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
+    graph_file = f"{manifest.version}/{artifact.MODEL_FILE}"
+    graph = manifest.read_file(folder, graph_file, file.allowed)
     least, _ = manifest.input.bounds
     picture = np.zeros(least, DTYPES[manifest.input.datatype])
 

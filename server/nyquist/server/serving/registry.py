@@ -12,7 +12,7 @@ import ctypes
 import gc
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,7 @@ class Registry:
         loader: opens and warms one version; called in a thread.
         serve: makes a loaded model answer; called on the event loop.
         metrics: whose series of a model end with it.
+        link_folders: outside the repository, in which links may end.
     """
 
     def __init__(
@@ -149,7 +150,9 @@ class Registry:
         loader: Loader,
         serve: Callable[[LoadedModel], ServedModel],
         metrics: Metrics,
+        link_folders: Sequence[Path] = (),
     ) -> None:
+        self._link_folders = link_folders
         self._repository, self._loader, self._serve = repository, loader, serve
         self._metrics = metrics
         self._models: dict[str, _Model] = {}
@@ -341,7 +344,7 @@ class Registry:
             model.reason = ""
             try:
                 model.seen = await asyncio.to_thread(mark_of, folder)
-                file = await asyncio.to_thread(read_config_file, folder)
+                file = await asyncio.to_thread(read_config_file, folder, self._link_folders)
                 wanted = await asyncio.to_thread(_wanted, folder, file.config)
             except NyquistError as error:
                 model.reason = self._public(error)
