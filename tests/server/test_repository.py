@@ -38,7 +38,7 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Non
 def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     loaded = load_model(copy / NAME, ON_CPU)
     assert loaded.manifest.name == NAME
-    assert len(loaded.labels) == 10
+    assert len(loaded.labels["logits"]) == 10
     assert loaded.limits.max_batch_size == 64
     assert loaded.limits.levels[0].max_size == 1024
 

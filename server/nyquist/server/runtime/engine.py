@@ -213,6 +213,7 @@ class Engine:
             self._buckets = (max_batch_size,)
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
+        self.input_name: str = self._input.name
         self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
@@ -241,19 +242,33 @@ class Engine:
             outputs = [output[:size] for output in outputs]
         return dict(zip(self._outputs, outputs, strict=True))
 
-    def warm(self, picture: Array, size: int = 1) -> None:
+    def warm(self, picture: Array, size: int = 1) -> dict[str, Array]:
         """Run what will be run later, so that no request pays for its set-up.
 
         Args:
             picture: one input.
             size: of the batch; on CUDA each of the sizes that will be run instead.
 
+        Returns:
+            The outputs for the picture, (1, ...).
+
         Raises:
-            InferenceFailed: the session loads but does not run (a missing cuDNN, say).
+            InferenceFailed: the session loads but does not run (a missing cuDNN, say); this is the
+                administrator's to read, and has onnxruntime's reason.
         """
         self._probe = picture[None].copy()
         for rows in self._buckets or (size,):
-            self.run(np.repeat(self._probe, rows, axis=0))
+            outputs = self._tried(np.repeat(self._probe, rows, axis=0))
+        return {name: output[:1] if output.ndim else output for name, output in outputs.items()}
+
+    def _tried(self, batch: Array) -> dict[str, Array]:
+        try:
+            return self.run(batch)
+        except InferenceFailed as failed:
+            reason = " ".join(str(failed.__cause__).split())
+            raise InferenceFailed(
+                f"onnxruntime does not run the model on {batch.dtype} {list(batch.shape)}: {reason}"
+            ) from failed
 
     def time_batch(self, size: int) -> float:
         """Return the least time that so many pictures take, in a few runs. Once it is warm."""
@@ -262,7 +277,7 @@ class Engine:
         times: list[float] = []
         while len(times) < 2 or (len(times) < TIMED_RUNS and sum(times) < TIMING_S):
             began = perf_counter()
-            self.run(batch)
+            self._tried(batch)
             times.append(perf_counter() - began)
         return min(times)
 
