@@ -1,11 +1,13 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import grpc
 import pytest
 
 from nyquist.server.artifact.layout import latest_version, model_folders, read_config_file
@@ -15,6 +17,8 @@ from nyquist.server.runtime.calibration import Sessions
 from nyquist.server.runtime.engine import CPU, Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import run, start_server
 
 ON_CPU = Execution(provider="cpu")
@@ -238,6 +242,48 @@ def test_only_folders_with_a_configuration_are_models(copy: Path) -> None:
     (copy / "report").mkdir()
     shutil.copytree(copy / NAME, copy / ".half_written")
     assert [folder.name for folder in model_folders(copy)] == [NAME]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder into which every user may look."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(open_folder: Path) -> None:
+    """The root of a volume has lost+found, for its root user alone."""
+    (open_folder / "lost+found").mkdir(mode=0)
+    (open_folder / "net").mkdir()
+    (open_folder / "net" / "config.pbtxt").touch()
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may look anywhere
+            os.seteuid(65534)
+        assert [folder.name for folder in model_folders(open_folder)] == ["net"]
+    finally:
+        os.seteuid(user)
+        (open_folder / "lost+found").chmod(0o700)
+
+
+@pytest.mark.parametrize("options", [[], ["--load", ""], ["--poll-s", "60"]])
+def test_a_server_with_nothing_to_load_starts_is_ready_and_waits(
+    copy: Path, repository: Path, options: list[str]
+) -> None:
+    if options[:1] != ["--load"]:
+        shutil.rmtree(copy / NAME)
+    server = start_server(copy, ["--drain-s", "0", *options])
+    with grpc.insecure_channel(server.target) as channel:
+        stub = stubs.GRPCInferenceServiceStub(channel)
+        assert stub.ServerReady(pb.ServerReadyRequest()).ready
+        if "--poll-s" not in options:
+            shutil.copytree(repository / NAME, copy / NAME, dirs_exist_ok=True)
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=NAME))
+            assert stub.ModelReady(pb.ModelReadyRequest(name=NAME)).ready
+    assert server.stop() == 0
+    assert "is served yet: waiting for" in "".join(server.log)
 
 
 def test_one_damaged_model_does_not_stop_the_others(repository: Path, copy: Path) -> None:

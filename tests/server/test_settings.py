@@ -186,7 +186,8 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
         assert row.endswith(f"| {field.description} |")
         assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
         if field.default not in (None, False, ()):
-            plain = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            one = field.default[0] if isinstance(field.default, tuple) else field.default
+            plain = f"{one:g}" if isinstance(one, float) else one
             assert f"| {plain} |" in row
 
 
@@ -199,3 +200,19 @@ def test_an_option_of_several_values_is_repeated_or_has_its_separator(
     assert settings("--config", path).link_folder == asked
     monkeypatch.setenv("NYQUIST_LINK_FOLDER", f"/a{os.pathsep}/b c")
     assert settings().link_folder == asked
+
+
+def test_repositories_and_names_are_repeated_and_no_name_is_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert settings().repository == (Path("model_repository"),)
+    assert settings("--repository", "a", "--repository", "b").repository == (Path("a"), Path("b"))
+    assert settings().load is None
+    assert settings("--load", "one", "--load", "two").load == ("one", "two")
+    assert settings("--load", "").load == ()
+    monkeypatch.setenv("NYQUIST_LOAD", "one,two")
+    assert settings().load == ("one", "two")
+    with pytest.raises(StartError, match=r"repository: .* at least 1 item"):
+        settings("--repository", "")
+    with pytest.raises(StartError, match="--load and --poll-s exclude each other"):
+        settings("--poll-s", "1")

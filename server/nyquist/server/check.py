@@ -37,9 +37,10 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
     authorizer = make_authorizer(settings, settings.host, PREFIX)
     make_credentials(settings)
     execution = Execution(settings.provider, settings.require_cuda, settings.threads)
-    folders = model_folders(settings.repository)
+    folders = model_folders(*settings.repository)
     if not folders:
-        raise StartError(f"{settings.repository} holds no model: no NAME/config.pbtxt")
+        where = ", ".join(map(str, settings.repository))
+        raise StartError(f"{where} holds no model: no NAME/config.pbtxt")
     found = [_open(folder, execution, settings.link_folder) for folder in folders]
     loaded = [one for one in found if isinstance(one, LoadedModel)]
     status = GOOD if len(loaded) == len(folders) else UNSERVABLE

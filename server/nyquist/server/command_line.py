@@ -86,7 +86,7 @@ def add_option(
     explained = f"{field.description} (default: {_default(field)})".replace("%", "%%")
     if field.annotation is bool:
         section.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=explained)
-    elif get_origin(field.annotation) is tuple:
+    elif "tuple" in str(field.annotation):
         shown = metavar or _metavar(name, field)
         section.add_argument(flag(name), metavar=shown, action="append", help=explained)
     else:
@@ -111,7 +111,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
             return metavar
     if "Path" in str(field.annotation):
         return "FOLDER" if name in ("repository", "link_folder") else "FILE"
-    return "NUMBER"
+    return "NAME" if name == "load" else "NUMBER"
 
 
 def _secret_lines() -> list[str]:

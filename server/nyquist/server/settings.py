@@ -39,19 +39,31 @@ def _several(separator: str) -> BeforeValidator:
 
     def split(value: object) -> object:
         if isinstance(value, str):
-            return [part for part in value.split(separator) if part]
-        return [value] if isinstance(value, Path) else value
+            value = value.split(separator)
+        if isinstance(value, Path):
+            return [value]
+        return [one for one in value if one != ""] if isinstance(value, list) else value
 
     return BeforeValidator(split)
 
 
 Folders = Annotated[tuple[Path, ...], NoDecode, _several(os.pathsep)]
+Names = Annotated[tuple[str, ...], NoDecode, _several(",")]
 
 
 class ModelSettings(BaseModel):
     """Models, and what runs them."""
 
-    repository: Path = Field(Path("model_repository"), description="folder that holds the models")
+    repository: Folders = Field(
+        (Path("model_repository"),),
+        min_length=1,
+        description="folder that holds the models; may be repeated",
+    )
+    load: Names | None = Field(
+        None,
+        description="model to load at the start, and no other; may be repeated; empty: nothing; "
+        "none: every model",
+    )
     link_folder: Folders = Field(
         (), description="outside the repository, where links in it may lead to; may be repeated"
     )
@@ -184,6 +196,8 @@ class Settings(
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
+        if self.load is not None and self.poll_s:
+            raise ValueError("--load and --poll-s exclude each other: polling loads every model")
         if self.shadow_share and self.shadow_target is None:
             raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):

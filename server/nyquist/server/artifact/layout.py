@@ -19,23 +19,37 @@ from nyquist.server.wire.pb import model_config_pb2 as pb
 logger = logging.getLogger(__name__)
 
 
-def model_folders(repository: Path) -> list[Path]:
+def model_folders(*repositories: Path) -> list[Path]:
     """Return the folders that hold a model: those with a config.pbtxt, by name.
 
     Raises:
-        ArtifactError: the repository is no folder.
+        ArtifactError: a repository is no folder, or two of them have a model of the same name.
     """
-    if not repository.is_dir():
-        raise ArtifactError(
-            f"there is no model repository at {repository}; "
-            "make one with python export/build.py, or name another with --repository"
-        )
-    folders = sorted(repository.iterdir())
-    return [
-        folder
-        for folder in folders
-        if not folder.name.startswith(".") and (folder / CONFIG_FILE).is_file()
-    ]
+    found: dict[str, Path] = {}
+    for repository in repositories:
+        if not repository.is_dir():
+            raise ArtifactError(
+                f"there is no model repository at {repository}; "
+                "make one with nyquist build, or name another with --repository"
+            )
+        for folder in repository.iterdir():
+            if folder.name.startswith(".") or not _is_model(folder):
+                continue
+            if folder.name in found:
+                raise ArtifactError(
+                    f"model {folder.name!r} lies in two repositories, {found[folder.name].parent} "
+                    f"and {repository}; it can be served from one"
+                )
+            found[folder.name] = folder
+    return [found[name] for name in sorted(found)]
+
+
+def _is_model(folder: Path) -> bool:
+    """Say whether a folder is one of a model; what may not be looked into (lost+found) is none."""
+    try:
+        return (folder / CONFIG_FILE).is_file()
+    except PermissionError:
+        return False
 
 
 def complete_versions(folder: Path) -> list[int]:
