@@ -25,7 +25,7 @@ def make_net(
     Args:
         batch: of the input; a name leaves it open.
         also: outputs beside y: `e`, an embedding of 16; `s`, a map of 3 x 8 x 8; `a`, the INT64
-            class.
+            class; `t`, y turned round, (5, batch).
         opset: of the graph.
         ir_version: of the file.
     """
@@ -46,6 +46,9 @@ def make_net(
     if "a" in also:
         nodes.append(helper.make_node("ArgMax", ["y"], ["a"], axis=1, keepdims=0))
         outputs.append(helper.make_tensor_value_info("a", TensorProto.INT64, [batch]))
+    if "t" in also:
+        nodes.append(helper.make_node("Transpose", ["y"], ["t"]))
+        outputs.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, [CLASSES, batch]))
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *SHAPE])]
     if ir_version < 4:  # in which weights are inputs with a default
         inputs += [

@@ -29,6 +29,8 @@ LABELS_FILE = "labels.txt"
 REFERENCE_FILE = "reference.safetensors"
 SAMPLES_FILE = "samples.safetensors"
 DEBUG_FILE = "debug.onnx"
+BESIDE_A_GRAPH = (LABELS_FILE, REFERENCE_FILE, SAMPLES_FILE)
+"""What the version of an artifact has, and a graph that was put there by hand has not."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 

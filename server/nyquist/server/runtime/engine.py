@@ -180,7 +180,7 @@ class Engine:
     Args:
         model: the bytes of an ONNX file; from bytes, no file beside it can be pulled in.
         execution: what the operator asks for.
-        max_batch_size: the largest batch that `run` will be given.
+        max_batch_size: the largest batch that `run` will be given; 0: each as it comes, unpadded.
         settings: what the model asks for.
 
     Raises:
@@ -197,6 +197,8 @@ class Engine:
     ) -> None:
         available = ort.get_available_providers()
         plan = execution.plan(settings, available, available_cores())
+        if not max_batch_size:
+            plan = plan.without_graphs()
         try:
             self._session, self._graphs = open_runs(model, plan, settings, available)
         except ArtifactError as error:
@@ -207,13 +209,17 @@ class Engine:
         self.threads = plan.intra_op_threads
         self.fell_back = plan.providers[0][0] != self.provider
         self._buckets: tuple[int, ...] = ()
-        if self._graphs or self.provider == TENSORRT:
+        if not max_batch_size:
+            pass
+        elif self._graphs or self.provider == TENSORRT:
             self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
         elif self.provider == CUDA:  # another size than in the run before costs up to 0.5 s
             self._buckets = (max_batch_size,)
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
         self.input_name: str = self._input.name
+        first = self._input.shape[0] if self._input.shape else None
+        self.fixed_batch: int = first if isinstance(first, int) else 0
         self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
@@ -247,19 +253,25 @@ class Engine:
 
         Args:
             picture: one input.
-            size: of the batch; on CUDA each of the sizes that will be run instead.
+            size: of the batch; on CUDA each of the sizes that will be run instead; of no account
+                where the graph takes batches of one size alone.
 
         Returns:
-            The outputs for the picture, (1, ...).
+            Every output for the least batch that the graph takes.
 
         Raises:
             InferenceFailed: the session loads but does not run (a missing cuDNN, say); this is the
                 administrator's to read, and has onnxruntime's reason.
         """
-        self._probe = picture[None].copy()
+        self._probe = np.repeat(picture[None], self.fixed_batch or 1, axis=0)
         for rows in self._buckets or (size,):
-            outputs = self._tried(np.repeat(self._probe, rows, axis=0))
-        return {name: output[:1] if output.ndim else output for name, output in outputs.items()}
+            self._tried(self._batch(rows))
+        return self._tried(self._probe)
+
+    def _batch(self, size: int) -> Array:
+        """Return so many of the picture that it was warmed with, or as many as the graph takes."""
+        assert self._probe is not None  # noqa: S101 - for mypy: it is warm
+        return self._probe if self.fixed_batch else np.repeat(self._probe, size, axis=0)
 
     def _tried(self, batch: Array) -> dict[str, Array]:
         try:
@@ -272,8 +284,7 @@ class Engine:
 
     def time_batch(self, size: int) -> float:
         """Return the least time that so many pictures take, in a few runs. Once it is warm."""
-        assert self._probe is not None  # noqa: S101 - for mypy: it is warm
-        batch = np.repeat(self._probe, size, axis=0)
+        batch = self._batch(size)
         times: list[float] = []
         while len(times) < 2 or (len(times) < TIMED_RUNS and sum(times) < TIMING_S):
             began = perf_counter()

@@ -17,12 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nyquist.server.artifact.layout import (
-    ConfigFile,
-    complete_versions,
-    model_folders,
-    read_config_file,
-)
+from nyquist.server.artifact.layout import ConfigFile, model_folders, read_config_file
 from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
@@ -359,7 +354,7 @@ class Registry:
             try:
                 model.seen = await asyncio.to_thread(mark_of, folder)
                 file = await asyncio.to_thread(read_config_file, folder, self._link_folders)
-                wanted = await asyncio.to_thread(_wanted, folder, file.config)
+                wanted = await asyncio.to_thread(_wanted, folder, file)
             except NyquistError as error:
                 model.reason = self._public(error)
                 raise self._failed(folder.name, model.reason) from error
@@ -454,13 +449,13 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def _wanted(folder: Path, config: model_config_pb2.ModelConfig) -> list[int]:
+def _wanted(folder: Path, file: ConfigFile) -> list[int]:
     """Return the versions that a model's policy wants."""
     try:
-        complete = complete_versions(folder)
+        there = file.versions(folder)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
-    return wanted_versions(complete, config.version_policy, folder.name)
+    return wanted_versions(there, file.config.version_policy, folder.name, file.model_file)
 
 
 def _entries(name: str, model: _Model) -> list[IndexEntry]:
