@@ -261,6 +261,7 @@ def test_an_activation_beyond_float16_is_named(blur: bytes, pictures: NDArray[np
     graph, _ = set_weight(blur, second, 6e4)
     found = overflows(graph, pictures)
     assert any(miss.startswith(f"activation '{second.output[0]}' reaches") for miss in found)
+    assert found
     assert all(miss.endswith("float16 ends at 65504") for miss in found)
 
 

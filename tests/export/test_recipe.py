@@ -54,7 +54,8 @@ def test_a_recipe_is_read_without_torch() -> None:
         "assert nyquist.export.recipe.flags.zoo_specs()\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode == 0
 
 
 def test_the_names_that_are_checked_are_those_that_are_built() -> None:
@@ -308,6 +309,7 @@ def test_one_entry_of_a_file_builds_a_family_with_weights_of_their_own(
     assert found[5].weights == desk / "my.pth"
     assert [spec.options["placement"] for spec in found] == ["timm"] * 5 + ["zhang"]
     assert found[0].limits.parity == 1e-4
+    assert found
     assert all(spec.labels == ("cat", "dog") for spec in found)
 
 

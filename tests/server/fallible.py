@@ -13,6 +13,7 @@ from nyquist.server.wire.errors import ArtifactError, InvalidRequest, NotServed
 from nyquist.server.wire.pb import inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
+PATIENCE_S = 60.0
 OPEN = Authorizer(Tokens(), frozenset(), frozenset())
 SECRET_PIXELS = "0.123456789"  # noqa: S105 - no password
 
@@ -112,7 +113,10 @@ def serve(
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with (
+                grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+                asyncio.timeout(PATIENCE_S),
+            ):
                 return await test(channel, service)
         finally:
             await server.stop(None)

@@ -27,8 +27,8 @@ TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="module")
-def traced(repository: Path) -> Iterator[RunningServer]:
-    running = start_server(repository)
+def traced(one_model: Path) -> Iterator[RunningServer]:
+    running = start_server(one_model)
     yield running
     assert running.stop() == 0
 
@@ -36,12 +36,12 @@ def traced(repository: Path) -> Iterator[RunningServer]:
 def infer(server: RunningServer, *metadata: tuple[str, str]) -> None:
     with grpc.insecure_channel(server.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
-        stub.ModelInfer(fashion_request(), metadata=metadata)
+        stub.ModelInfer(fashion_request(model="fashion_strided"), metadata=metadata)
 
 
 def scrape(server: RunningServer, accept: str) -> str:
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-    with urlopen(Request(url, headers={"Accept": accept})) as answer:
+    with urlopen(Request(url, headers={"Accept": accept}), timeout=30) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -109,7 +109,7 @@ def test_prometheus_stores_the_exemplar(traced: RunningServer, tmp_path: Path) -
         stored = wait_for(f"http://127.0.0.1:{port}/api/v1/query_exemplars?query={NAME}")
     finally:
         process.terminate()
-        process.wait()
+        process.wait(timeout=60)
     assert TRACE in {exemplar["labels"]["trace_id"] for exemplar in stored}
 
 
@@ -119,7 +119,7 @@ def wait_for(url: str) -> list[dict[str, Any]]:
     give_up = time.monotonic() + TIMEOUT_S
     while time.monotonic() < give_up:
         try:
-            with urlopen(url) as answer:  # noqa: S310 - http, loopback
+            with urlopen(url, timeout=30) as answer:  # noqa: S310 - http, loopback
                 series = json.load(answer)["data"]
         except OSError:
             series = []

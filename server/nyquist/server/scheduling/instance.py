@@ -198,6 +198,8 @@ class Instance:
         return [self._run_alone(request) for request in requests]
 
     def _run_alone(self, request: PendingRequest) -> Answer:
+        if self._given_up:
+            return InferenceFailed("given up: its caller has been told")
         try:
             (answer,) = self._run_together([request])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
