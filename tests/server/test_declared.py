@@ -140,3 +140,31 @@ def test_labels_that_fit_no_output_are_refused(repository: Path, tmp_path: Path)
     folder = put_artifact(repository, tmp_path, make_net(also="e"), [E, Y], ["one", "two"])
     with pytest.raises(NyquistError, match="2 labels for 16 classes of 'e'"):
         load_model(folder, ON_CPU)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        'input { name: "x" data_type: TYPE_FP32 dims: [3, 8, 8] }',
+        'output [{ name: "e" data_type: TYPE_FP32 dims: 16 }, '
+        '{ name: "y" data_type: TYPE_FP32 dims: 5 label_filename: "labels.txt" }]',
+    ],
+)
+def test_a_configuration_may_name_some_tensors_of_an_artifact_in_any_order(
+    repository: Path, tmp_path: Path, config: str
+) -> None:
+    net = make_net(also="e")
+    loaded = load_model(put_artifact(repository, tmp_path, net, [Y, E], LETTERS, config), ON_CPU)
+    assert [output.name for output in loaded.manifest.outputs] == ["y", "e"]
+    assert {output.name for output in loaded.config.output} == {"y", "e"}
+    assert loaded.config.input[0].name == "x"
+    assert dict(loaded.labels) == {"y": tuple(LETTERS)}
+
+
+def test_a_configuration_of_another_datatype_is_refused_with_both(
+    repository: Path, tmp_path: Path
+) -> None:
+    config = 'input { name: "x" data_type: TYPE_FP16 dims: [3, 8, 8] }'
+    folder = put_artifact(repository, tmp_path, make_net(), [Y], LETTERS, config)
+    with pytest.raises(ArtifactError, match=r"'x': \('FP16', .*its manifest .*'x': \('FP32'"):
+        load_model(folder, ON_CPU)

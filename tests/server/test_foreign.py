@@ -167,6 +167,8 @@ def test_its_metadata_and_its_completed_configuration_agree(
         "onnxruntime",
     )
     assert config.max_batch_size == case.most
+    batching = case.most > 0 and "max_batch_size" not in (case.config or "")
+    assert config.HasField("dynamic_batching") is batching
     front = [-1] if case.most else []
     for one, described in zip(
         (*config.input, *config.output), (*told.inputs, *told.outputs), strict=True
@@ -388,3 +390,40 @@ def test_an_artifact_that_still_lacks_its_manifest_is_not_served_as_a_bare_graph
         with pytest.raises(ArtifactError, match="has no complete version"):
             load_model(folder, ON_CPU)
         (folder / path).unlink()
+
+
+@pytest.mark.parametrize("place", ["model.onnx.data", "weights/all.bin"])
+def test_weights_beside_the_graph_are_read_and_stay_in_its_folder(
+    tmp_path: Path, place: str
+) -> None:
+    folder = put_model(tmp_path, "net", make_net())
+    (folder / "1" / place).parent.mkdir(exist_ok=True)
+    onnx.save(
+        make_net(),
+        folder / "1" / "model.onnx",
+        save_as_external_data=True,
+        location=place,
+        size_threshold=0,
+    )
+    sent = pictures(2)
+    expected = ort.InferenceSession(make_net().SerializeToString()).run(None, {"x": sent})[0]
+    engine = load_model(folder, ON_CPU).engines[0]
+    assert engine.run(sent)["y"].tobytes() == expected.tobytes()
+    secret = tmp_path.with_name(f"{tmp_path.name}.bin")
+    (folder / "1" / place).rename(secret)
+    (folder / "1" / place).symlink_to(secret)
+    with pytest.raises(ArtifactError, match=f"{place} leads to .*, which is outside"):
+        load_model(folder, ON_CPU)
+
+
+@pytest.mark.parametrize("place", ["../../secret", "/etc/passwd", ""])
+def test_weights_that_a_graph_names_outside_its_folder_are_refused(
+    tmp_path: Path, place: str
+) -> None:
+    model = make_net()
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location=place)
+    model.graph.initializer[0].ClearField("raw_data")
+    folder = put_model(tmp_path, "net", make_net())
+    (folder / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match=f"weights in '{place}', they stay in its folder"):
+        load_model(folder, ON_CPU)

@@ -61,6 +61,7 @@ class GraphDescription:
     outputs: tuple[TensorSpec, ...]
     opset: int
     graph_sha256: str
+    weight_files: tuple[str, ...] = ()
     precision: str = UNKNOWN
 
     @property
@@ -106,11 +107,11 @@ def describe_graph(
     for one in configured:
         spec = next(spec for spec in specs if spec.name == one.name)
         one.data_type = getattr(pb, f"TYPE_{spec.datatype}")
-    checksum = sha256(graph).hexdigest()
-    return (
-        GraphDescription(name, version, specs[0], tuple(specs[1:]), facts.opset, checksum),
-        completed,
+    outputs, checksum = tuple(specs[1:]), sha256(graph).hexdigest()
+    described = GraphDescription(
+        name, version, specs[0], outputs, facts.opset, checksum, facts.weight_files
     )
+    return described, completed
 
 
 def _needed(facts: GraphFacts, config: pb.ModelConfig) -> list[GraphTensor]:

@@ -50,11 +50,13 @@ class GraphFacts:
         opset: of ONNX's own operators; 0 where it has none of them.
         inputs: that a caller must send: those that no weight stands in for.
         outputs: in the order of the file.
+        weight_files: that hold weights beside the file, as it names them.
     """
 
     opset: int
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    weight_files: tuple[str, ...] = ()
 
 
 def read_graph_facts(model: bytes) -> GraphFacts:
@@ -69,6 +71,7 @@ def read_graph_facts(model: bytes) -> GraphFacts:
         if graph is None:
             raise ValueError("it has no graph")  # noqa: TRY301 - told as whatever else is wrong
         inputs, outputs, weights = [], [], set()
+        files: dict[str, None] = {}
         for number, value in _fields(_message(graph)):
             if number == _INPUTS:
                 inputs.append(_tensor(_message(value)))
@@ -76,6 +79,7 @@ def read_graph_facts(model: bytes) -> GraphFacts:
                 outputs.append(_tensor(_message(value)))
             elif number in (_INITIALIZERS, _SPARSE):
                 weights.add(_text(_message(value), 8))
+                files |= dict.fromkeys(_locations(_message(value)))
         opsets = [_message(value) for number, value in fields if number == _OPSETS]
         opset = max(
             (_number(one, 2) for one in opsets if _text(one, 1) in ("", "ai.onnx")), default=0
@@ -83,7 +87,13 @@ def read_graph_facts(model: bytes) -> GraphFacts:
     except (ValueError, IndexError) as error:
         raise ArtifactError(f"it is no ONNX file: {error}") from error
     needed = tuple(tensor for tensor in inputs if tensor.name not in weights)
-    return GraphFacts(opset, needed, tuple(outputs))
+    return GraphFacts(opset, needed, tuple(outputs), tuple(files))
+
+
+def _locations(tensor: memoryview) -> list[str]:
+    """Return the file of a TensorProto's data: external_data = 13, of pairs: key = 1, value = 2."""
+    pairs = [_message(value) for number, value in _fields(tensor) if number == 13]
+    return [_text(pair, 2) for pair in pairs if _text(pair, 1) == "location"]
 
 
 def _tensor(value: memoryview) -> GraphTensor:

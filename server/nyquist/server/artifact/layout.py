@@ -148,10 +148,12 @@ class ConfigFile:
                 f"{self.path}: default_model_filename is {self.model_file!r}, that of an artifact "
                 f"is {MODEL_FILE!r}"
             )
-        found = [(tensor.name, tuple(tensor.dims)) for tensor in config.input]
-        found += [(tensor.name, tuple(tensor.dims)) for tensor in config.output]
-        expected = [(tensor.name, tensor.shape) for tensor in (manifest.input, *manifest.outputs)]
-        if config.name not in ("", manifest.name) or (found and found != expected):
+        found = {one.name: (_datatype(one.data_type), tuple(one.dims)) for one in config.input}
+        found |= {one.name: (_datatype(one.data_type), tuple(one.dims)) for one in config.output}
+        tensors = (manifest.input, *manifest.outputs)
+        expected = {tensor.name: (tensor.datatype, tensor.shape) for tensor in tensors}
+        fits = found.items() <= expected.items()
+        if config.name not in ("", manifest.name) or not fits:
             raise ArtifactError(
                 f"{self.path} describes {config.name!r} with {found}, its manifest "
                 f"{manifest.name!r} with {expected}"
@@ -159,6 +161,10 @@ class ConfigFile:
         if self.sha256 != manifest.files.get(CONFIG_FILE):
             logger.info("%s was edited since version %d was built", self.path, manifest.version)
         return config
+
+
+def _datatype(data_type: int) -> str:
+    return pb.DataType.Name(data_type).removeprefix("TYPE_")
 
 
 def with_tensors(config: pb.ModelConfig, manifest: Manifest) -> pb.ModelConfig:

@@ -10,7 +10,7 @@ between two looks leads nowhere else.
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nyquist.server.wire.errors import ArtifactError
@@ -43,6 +43,25 @@ def read_model_file(folder: Path, path: str, allowed: Sequence[Path] = ()) -> by
             return opened.read()
     except OSError as error:
         raise ArtifactError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def read_weights(
+    names: Iterable[str], read: Callable[[str], bytes], version: int
+) -> dict[str, bytes]:
+    """Read the files that hold a graph's weights, which lie beside it.
+
+    Args:
+        names: as the graph has them.
+        read: reads a file by its path below the model's folder.
+        version: whose folder holds them.
+
+    Raises:
+        ArtifactError: one cannot be read, or is not below that folder.
+    """
+    for name in names:
+        if not name or name.startswith("/") or ".." in Path(name).parts:
+            raise ArtifactError(f"the graph has weights in {name!r}, they stay in its folder")
+    return {name: read(f"{version}/{name}") for name in names}
 
 
 def _place_of(descriptor: int) -> Path:

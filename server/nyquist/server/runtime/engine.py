@@ -5,10 +5,11 @@ asked for -> plan -> session -> what was got -> warm -> run ... terminate -> pro
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -182,6 +183,7 @@ class Engine:
         execution: what the operator asks for.
         max_batch_size: the largest batch that `run` will be given; 0: each as it comes, unpadded.
         settings: what the model asks for.
+        weights: the bytes of the files beside the ONNX file, by the names that it has for them.
 
     Raises:
         ArtifactError: onnxruntime cannot open the model, or the GPU it asks for is not to be had.
@@ -194,13 +196,14 @@ class Engine:
         execution: Execution,
         max_batch_size: int,
         settings: SessionSettings = ANY_SESSION,
+        weights: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         available = ort.get_available_providers()
         plan = execution.plan(settings, available, available_cores())
         if not max_batch_size:
             plan = plan.without_graphs()
         try:
-            self._session, self._graphs = open_runs(model, plan, settings, available)
+            self._session, self._graphs = open_runs(model, plan, settings, available, weights)
         except ArtifactError as error:
             if execution.require_cuda:
                 raise StartError(f"CUDA is required: {error}") from error
@@ -315,7 +318,11 @@ class Engine:
 
 
 def open_runs(
-    model: bytes, plan: SessionPlan, settings: SessionSettings, available: Sequence[str]
+    model: bytes,
+    plan: SessionPlan,
+    settings: SessionSettings,
+    available: Sequence[str],
+    weights: Mapping[str, bytes] = MappingProxyType({}),
 ) -> tuple[ort.InferenceSession, BoundRuns | None]:
     """Open a session and, on CUDA, the graphs by which it runs; None if it runs without.
 
@@ -326,7 +333,7 @@ def open_runs(
         ArtifactError: it cannot be opened, or not with the graphs that the model insists on.
     """
     try:
-        session = open_session(model, plan, available)
+        session = open_session(model, plan, available, weights)
         if not plan.graphs or session.get_providers()[0] != CUDA:
             return session, None
         graphs = BoundRuns(session, "cuda", settings.device_id)
@@ -334,7 +341,7 @@ def open_runs(
     except ArtifactError as error:
         if not plan.graphs or settings.cuda.get(GRAPHS):
             raise
-        session = open_session(model, plan.without_graphs(), available)
+        session = open_session(model, plan.without_graphs(), available, weights)
         logger.warning("no CUDA graphs, each batch is filled up to the largest: %s", error)
         return session, None
     return session, graphs
@@ -346,7 +353,12 @@ def find_cuda() -> None:
     ort.preload_dlls()
 
 
-def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:
+def open_session(
+    model: bytes,
+    plan: SessionPlan,
+    available: Sequence[str],
+    weights: Mapping[str, bytes] = MappingProxyType({}),
+) -> ort.InferenceSession:
     """Open a session as planned. onnxruntime drops a provider that it cannot have in silence.
 
     Raises:
@@ -364,6 +376,11 @@ def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> o
     options.log_severity_level = 3  # what a fallback means is logged by the server, in one line
     for key, value in plan.entries.items():
         options.add_session_config_entry(key, value)
+    if weights:
+        sizes = [len(content) for content in weights.values()]
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), sizes
+        )
     known = [asked for asked in plan.providers if asked[0] in available]
     if any(name != CPU for name, _ in known):
         find_cuda()

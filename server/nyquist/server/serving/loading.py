@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.graph_description import Described, describe_graph
+from nyquist.server.artifact.graph_facts import read_graph_facts
 from nyquist.server.artifact.layout import (
     ConfigFile,
     bare_versions,
@@ -24,7 +25,7 @@ from nyquist.server.artifact.layout import (
 )
 from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.artifact.model_config import check_model_config
-from nyquist.server.artifact.model_files import read_model_file
+from nyquist.server.artifact.model_files import read_model_file, read_weights
 from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.runtime.calibration import best_batch_size, open_engines
 from nyquist.server.runtime.engine import CPU, Engine, Execution
@@ -99,7 +100,7 @@ def load_model(
     picture = np.zeros(_warm_shape(described.input, config), DTYPES[described.input.datatype])
 
     def open_engine(settings: SessionSettings) -> Engine:
-        engine = Engine(files.graph, execution, batched, settings)
+        engine = Engine(files.graph, execution, batched, settings, files.weights)
         _check_input(engine, described.input, batched)
         _check_outputs(engine.warm(picture), described.outputs, engine.fixed_batch or 1)
         return engine
@@ -129,6 +130,7 @@ class _Files:
     config: pb.ModelConfig
     labels: Mapping[str, tuple[str, ...]]
     graph: bytes
+    weights: Mapping[str, bytes]
 
 
 def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
@@ -147,7 +149,12 @@ def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
     labels = tuple(manifest.read_file(folder, path, file.allowed).decode().splitlines())
     labelled = dict.fromkeys(_labelled(labels, manifest, config), labels)
     graph = manifest.read_file(folder, f"{version}/{artifact.MODEL_FILE}", file.allowed)
-    return _Files(manifest, with_tensors(config, manifest), labelled, graph)
+    weights = read_weights(
+        read_graph_facts(graph).weight_files,
+        lambda path: manifest.read_file(folder, path, file.allowed),
+        version,
+    )
+    return _Files(manifest, with_tensors(config, manifest), labelled, graph, weights)
 
 
 def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
@@ -163,6 +170,11 @@ def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
         described, config = describe_graph(
             folder.name, version, graph, file.config, batch_is_set=file.batch_is_set
         )
+        weights = read_weights(
+            described.weight_files,
+            lambda path: read_model_file(folder, path, file.allowed),
+            version,
+        )
     except ArtifactError as error:
         raise ArtifactError(f"{folder / path}: {error}") from error
     labels = {
@@ -170,7 +182,7 @@ def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
         for output in config.output
         if output.label_filename
     }
-    return _Files(described, config, labels, graph)
+    return _Files(described, config, labels, graph, weights)
 
 
 def _read_labels(folder: Path, name: str, file: ConfigFile) -> tuple[str, ...]:
