@@ -319,6 +319,22 @@ def test_no_code_runs_for_what_is_passed_over(
     assert folder.exists()
 
 
+class Call:
+    """Calls a function of Python when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return eval, ("1 + 1",)
+
+
+def test_a_function_of_python_beside_the_weights_is_refused(
+    saved: Callable[[object], Path],
+) -> None:
+    path = saved({"state_dict": fresh(1).state_dict(), "hook": Call()})
+
+    with pytest.raises(ValueError, match="holds eval beside tensors and is not read"):
+        load_checkpoint(fresh(2), path)
+
+
 def test_what_is_passed_over_in_one_file_is_not_trusted_in_the_next(
     saved: Callable[[object], Path],
 ) -> None:
