@@ -213,6 +213,8 @@ class Instance:
         gathered = perf_counter()
         outputs = self._runner.run(pictures)
         self._metrics.ran(requests, len(pictures), (began, gathered, perf_counter()))
+        if not self._limits.merge:  # a model without a batch has outputs of any length
+            return [outputs]
         return _share_out(outputs, parts, len(pictures))
 
     def _merge(self, parts: list[Array]) -> Array:
