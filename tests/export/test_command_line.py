@@ -89,6 +89,30 @@ def test_what_nyquist_refuses_is_told_in_its_words_alone(desk: Path) -> None:
     assert reasons(missed, desk) == ["accuracy 0.7, at least 0.8 is required"]
 
 
+def test_notes_and_failures_are_told_as_they_come_before_the_last_model_is_built(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = create("compact", num_classes=3).state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": state}, "good.pth")
+    torch.save({"state_dict": state}, "short.pth")
+    (desk / "two.yaml").write_text(
+        "defaults: {arch: compact, input: 1x32x32, options: {num_classes: 3}}\n"
+        "models:\n"
+        "  - {name: lost, weights: short.pth, weights_key: model}\n"
+        "  - {name: kept, weights: good.pth}\n"
+    )
+    assert main(["--config", "two.yaml", "--output", "repository", "--jobs", "1"]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    why = "short.pth has no entry 'model'; choose from state_dict"
+    note = (
+        "kept: took the weights of 'state_dict_ema', which are averaged, not those of state_dict; "
+        "--weights-key chooses"
+    )
+    assert lines.index(f"lost: not published: {why}") < lines.index(note)
+    assert lines.index(note) < lines.index("timing the models side by side")
+    assert why in lines  # and once more at the end, where it is looked for
+
+
 def spec(weights: Path | None = None, labels: tuple[str, ...] = ()) -> ModelSpec:
     return ModelSpec(
         name="products",

@@ -179,6 +179,7 @@ OWN_MODELS = [
     (*OWN, "--downsampling", "blur", "--taps", "2", "--option", "num_classes=7"),
     (*OWN, "--interpolation", "lanczos", "--crop-share", "0.95"),
     (*OWN, "--fit", "canvas"),
+    (*OWN, "--weights", "my.pth", "--weights-key", "ema.module"),
     ("--arch", "json:loads", "--name", "x", "--input", "1x8x8", *LABELLED),
     (*OWN, "--labels", "labels.txt", "--precision", "fp16", "--calibration", "photos"),
 ]
@@ -228,6 +229,7 @@ def test_a_command_says_nothing_of_the_machine(desk: Path) -> None:
         (["--std", "0"], "--std: must be above 0, got 0"),
         (["--weights", "my.pt"], "--weights: there is no file my.pt; did you mean my.pth?"),
         (["--weights", "photos"], "--weights: photos is a folder, not a file"),
+        (["--weights-key", "model"], "--weights-key: chooses an entry of a checkpoint; give wei"),
         (["--labels", "no/labels.txt"], "--labels: there is no folder no"),
         (["--labels", "blank.txt"], "--labels: blank.txt has no name in line 2"),
         (["--samples", "fashio"], "--samples: there is no folder fashio; did you mean fashion?"),

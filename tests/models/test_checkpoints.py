@@ -1,16 +1,19 @@
+import argparse
 import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import antialiased_cnns
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nyquist.models import create
-from nyquist.models.checkpoints import load_checkpoint, read_state
+from nyquist.models.checkpoints import load_checkpoint, read_checkpoint, read_state
 from nyquist.models.layers.blur import blur_kernel
 from nyquist.models.zoo import LITE0_FILE, LITE0_PACKAGE
 
@@ -124,26 +127,276 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def under(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
         lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 90, "arch": "compact"},
-        lambda state: {f"module.{name}": value for name, value in state.items()},
-        lambda state: {"state_dict": {f"module.{name}": state[name] for name in state}},
         lambda state: dict(reversed(state.items())),
         lambda state: {name: state[name] for name in state if "num_batches" not in name},
+        lambda state: {"state_dict": state, "epoch": 90, "arch": "compact"},
+        lambda state: {"model": state, "epoch": 1, "args": {"lr": 0.1}},
+        lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}},
+        lambda state: {"model_ema": state},
+        lambda state: {"params": state},
+        lambda state: {"net": state},
+        lambda state: {"generator_of_answers": state, "epoch": 1},
+        lambda state: {name: value.double() for name, value in state.items()},
     ],
-    ids=["bare", "wrapped", "parallel", "wrapped parallel", "reordered", "without counters"],
+    ids=[
+        *("bare", "reordered", "without counters", "state_dict", "model", "model_state_dict"),
+        *("model_ema alone", "params", "net", "the only one", "double"),
+    ],
 )
 def test_a_checkpoint_is_read_however_it_is_wrapped(
     wrap: Callable[[State], object], saved: Callable[[object], Path]
 ) -> None:
     trained, network = fresh(1), fresh(2)
 
-    load_checkpoint(network, saved(wrap(trained.state_dict())))
+    notes = load_checkpoint(network, saved(wrap(trained.state_dict())))
 
     assert same(network, trained)
+    assert notes == ()
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net."),
+        *("backbone.", "ema.module."),
+    ],
+)
+def test_a_prefix_that_explains_every_name_is_left_out_and_told(
+    prefix: str, saved: Callable[[object], Path]
+) -> None:
+    trained, network = fresh(1), fresh(2)
+
+    notes = load_checkpoint(network, saved({"state_dict": under(prefix, trained.state_dict())}))
+
+    assert same(network, trained)
+    assert notes == (f"left out {prefix!r} in front of every name",)
+
+
+def test_what_lies_beside_the_prefix_is_left_out_and_told(
+    saved: Callable[[object], Path],
+) -> None:
+    trained, network = fresh(1), fresh(2)
+    state = under("net.", trained.state_dict())
+
+    notes = load_checkpoint(network, saved({**state, "criterion.weight": torch.ones(10)}))
+
+    assert same(network, trained)
+    assert notes[1:] == ("left out what is not the network's: criterion.weight",)
+
+
+def test_an_averaged_model_is_read_without_its_count(saved: Callable[[object], Path]) -> None:
+    trained, network = fresh(1), fresh(2)
+
+    notes = load_checkpoint(network, saved(AveragedModel(trained).state_dict()))
+
+    assert same(network, trained)
+    assert notes[1:] == ("left out what is not the network's: n_averaged",)
+
+
+def test_a_network_whose_own_names_begin_like_a_wrapper_keeps_them(
+    saved: Callable[[object], Path],
+) -> None:
+    trained, network = nn.ModuleDict({"model": fresh(1)}), nn.ModuleDict({"model": fresh(2)})
+
+    assert load_checkpoint(network, saved(trained.state_dict())) == ()
+
+    assert same(network, trained)
+
+
+def test_a_network_that_is_there_twice_is_chosen_by_its_prefix(
+    saved: Callable[[object], Path],
+) -> None:
+    trained, network = fresh(1), fresh(2)
+    teacher = under("teacher.", fresh(3).state_dict())
+    path = saved({"state_dict": under("student.", trained.state_dict()) | teacher})
+
+    with pytest.raises(ValueError, match=r"network 2 times, with student\., teacher\. in front"):
+        load_checkpoint(network, path)
+    load_checkpoint(network, path, key="state_dict.student")
+
+    assert same(network, trained)
+
+
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_come_before_the_last_unless_a_key_says_otherwise(
+    averaged: str, saved: Callable[[object], Path]
+) -> None:
+    trained, mean, network = fresh(1), fresh(3), fresh(2)
+    path = saved({"state_dict": trained.state_dict(), averaged: mean.state_dict(), "epoch": 1})
+
+    (note,) = load_checkpoint(network, path)
+    assert same(network, mean)
+    assert note == (
+        f"took the weights of {averaged!r}, which are averaged, not those of state_dict; "
+        "--weights-key chooses"
+    )
+
+    assert load_checkpoint(network, path, key="state_dict") == ()
+    assert same(network, trained)
+
+
+def test_a_key_leads_through_dots_and_a_wrong_one_is_told_the_right_ones(
+    saved: Callable[[object], Path],
+) -> None:
+    trained, network = fresh(1), fresh(2)
+    path = saved({"ema": {"decay": 0.9, "module": trained.state_dict()}, "epoch": 1})
+
+    load_checkpoint(network, path, key="ema.module")
+    assert same(network, trained)
+
+    with pytest.raises(ValueError, match=r"has no entry 'emma'; choose from ema, epoch$"):
+        load_checkpoint(network, path, key="emma")
+    with pytest.raises(ValueError, match=r"holds a int at 'epoch', not a state dict"):
+        load_checkpoint(network, path, key="epoch")
+    with pytest.raises(ValueError, match=r"has no weights whose names begin with 'head\.'"):
+        load_checkpoint(network, path, key="ema.module.head")
+
+
+def test_several_unknown_state_dicts_are_named_and_none_is_guessed(
+    saved: Callable[[object], Path],
+) -> None:
+    state = fresh(1).state_dict()
+
+    with pytest.raises(ValueError, match=r"choose one by --weights-key: left, right$"):
+        load_checkpoint(fresh(2), saved({"left": state, "right": state}))
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        ({"args": argparse.Namespace(lr=0.1)}, "args (argparse.Namespace)"),
+        ({"best": np.float64(0.9)}, "best (numpy._core.multiarray.scalar)"),
+        ({"at": Path("runs/1")}, "at (pathlib.PosixPath)"),
+        ({"seen": range(3)}, "seen (range)"),
+    ],
+)
+def test_objects_beside_the_weights_are_passed_over_and_told(
+    beside: dict[str, object], told: str, saved: Callable[[object], Path]
+) -> None:
+    trained, network = fresh(1), fresh(2)
+
+    notes = load_checkpoint(network, saved({"state_dict": trained.state_dict(), **beside}))
+
+    assert same(network, trained)
+    assert notes == (f"passed over {told}, which only code could make",)
+
+
+class Eager:
+    """Makes a folder as soon as anything makes it."""
+
+    folder: Path
+
+    def __new__(cls, folder: Path) -> "Eager":
+        folder.mkdir()
+        return super().__new__(cls)
+
+    def __getnewargs__(self) -> tuple[Path]:
+        return (self.folder,)
+
+
+def test_no_code_runs_for_what_is_passed_over(
+    tmp_path: Path, saved: Callable[[object], Path]
+) -> None:
+    trained, network, folder = fresh(1), fresh(2), tmp_path / "made"
+    eager = Eager(folder)
+    eager.folder = folder
+    path = saved({"state_dict": trained.state_dict(), "hook": eager})
+    folder.rmdir()
+
+    load_checkpoint(network, path)
+
+    assert same(network, trained)
+    assert not folder.exists()
+    torch.load(path, weights_only=False)  # shows that it was in earnest
+    assert folder.exists()
+
+
+class Call:
+    """Calls a function of Python when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return eval, ("1 + 1",)
+
+
+def test_a_function_of_python_beside_the_weights_is_refused(
+    saved: Callable[[object], Path],
+) -> None:
+    path = saved({"state_dict": fresh(1).state_dict(), "hook": Call()})
+
+    with pytest.raises(ValueError, match="holds eval beside tensors and is not read"):
+        load_checkpoint(fresh(2), path)
+
+
+def test_what_is_passed_over_in_one_file_is_not_trusted_in_the_next(
+    saved: Callable[[object], Path],
+) -> None:
+    path = saved({"state_dict": fresh(1).state_dict(), "args": argparse.Namespace(lr=0.1)})
+    trusted = set(torch.serialization.get_safe_globals())
+
+    load_checkpoint(fresh(2), path)
+
+    assert set(torch.serialization.get_safe_globals()) == trusted
+
+
+def test_a_whole_network_is_refused_and_told_what_to_save(
+    saved: Callable[[object], Path],
+) -> None:
+    kind = r"nyquist\.models\.networks\.compact\.CompactClassifier"
+    with pytest.raises(
+        ValueError, match=rf"holds a {kind}, not a state dict; save its state_dict\(\)$"
+    ):
+        load_checkpoint(fresh(2), saved(fresh(1)))
+    with pytest.raises(ValueError, match=rf"no tensors are model \({kind}\)"):
+        load_checkpoint(fresh(2), saved({"model": fresh(1)}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused_by_name(
+    dtype: torch.dtype, saved: Callable[[object], Path]
+) -> None:
+    state = fresh(1).state_dict()
+    state["classifier.weight"] = state["classifier.weight"].to(dtype)
+    network = fresh(2)
+
+    with pytest.raises(
+        ValueError, match=rf"quantised are classifier\.weight \({dtype} instead of torch\.float32\)"
+    ):
+        load_checkpoint(network, saved(state))
+
+    assert same(network, fresh(2))
+
+
+def test_safetensors_are_known_by_their_bytes(tmp_path: Path) -> None:
+    trained, network = fresh(1), fresh(2)
+    save_file(trained.state_dict(), tmp_path / "pytorch_model.bin")
+
+    load_checkpoint(network, tmp_path / "pytorch_model.bin")
+
+    assert same(network, trained)
+
+
+def test_programs_and_pointers_are_told_for_what_they_are(tmp_path: Path) -> None:
+    network, path = nn.Sequential(nn.Linear(2, 2)).eval(), tmp_path / "weights.pt"
+    torch.export.save(torch.export.export(network, (torch.ones(1, 2),)), path)
+    with pytest.raises(ValueError, match=r"torch\.export program; save the state_dict\(\)"):
+        read_checkpoint(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    with pytest.raises(ValueError, match="pointer of Git LFS"):
+        read_checkpoint(path)
+    path.write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(ValueError, match="it begins with b'<!DOCTYPE html>'"):
+        read_checkpoint(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint: it is empty"):
+        read_checkpoint(path)
 
 
 def test_a_checkpoint_is_read_from_safetensors(tmp_path: Path) -> None:
@@ -205,6 +458,8 @@ def test_of_many_wrong_names_ten_are_shown(saved: Callable[[object], Path]) -> N
     ("content", "message"),
     [
         ([torch.ones(1)], "holds a list, not a state dict"),
+        ({}, "is empty, no state dict"),
+        ({"state_dict": {"a": torch.ones(1), "b": 3}}, "no tensors are b$"),
         ({"epoch": 3, "best": 0.7}, "no tensors are epoch, best"),
     ],
 )

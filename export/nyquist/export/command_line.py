@@ -133,6 +133,7 @@ def outcome(
                 "version": built.manifest.version,
                 "bytes": built.size,
                 "seconds": round(built.seconds, 3),
+                "notes": list(built.notes),
                 "figures": built.manifest.figures.model_dump(mode="json"),
             }
             for built in fresh

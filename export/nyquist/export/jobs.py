@@ -88,6 +88,10 @@ def build_all(
                 _collect(future, futures[future], built, failed)
                 name = futures[future].spec.name
                 stations.put((name, "failed" if name in failed else "done"))
+                told = [f"not published: {one}" for one in failed.get(name, ())]
+                for line in told or built[name].notes:
+                    text = f"{name}: {line}"
+                    progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

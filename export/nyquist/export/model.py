@@ -22,7 +22,7 @@ from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
-from nyquist.models.network import class_count, load_network
+from nyquist.models.network import class_count, network_with_notes
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.samples import read_samples, wider_photographs
 from nyquist.models.spec import INPUT, ModelSpec, Output
@@ -66,7 +66,7 @@ def build_model(
     """
     start = perf_counter()
     on_station("weights")
-    network = load_network(spec)
+    network, notes = network_with_notes(spec)
     subject = Candidate(spec, network, read_samples(spec, spec.samples))
     on_station("export")
     exported = export_spec(subject)
@@ -88,7 +88,7 @@ def build_model(
     if report:
         on_station("report")
         measure_page(subject, graph).write(repository)
-    return Built(manifest, len(graph), perf_counter() - start)
+    return Built(manifest, len(graph), perf_counter() - start, notes)
 
 
 def measure_page(subject: Candidate, graph: bytes) -> ModelReport:

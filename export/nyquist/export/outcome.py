@@ -18,8 +18,10 @@ class Built:
         manifest: of its newest version.
         size: of model.onnx, bytes.
         seconds: wall time of its build; 0 if nothing had changed.
+        notes: what its build chose and whoever asked should know, a sentence each.
     """
 
     manifest: "Manifest"
     size: int
     seconds: float
+    notes: tuple[str, ...] = ()

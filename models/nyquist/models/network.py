@@ -14,7 +14,12 @@ SETTLING_PICTURES = 16
 
 
 def load_network(spec: ModelSpec) -> nn.Module:
-    """Build the network of a spec with its weights, in evaluation mode.
+    """Build the network of a spec with its weights, without the notes; see network_with_notes."""
+    return network_with_notes(spec)[0]
+
+
+def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the network of a spec with its weights, in evaluation mode, and what is to be told.
 
     Without a checkpoint its weights come from a fixed seed and its BatchNorm statistics from its
     samples: such a network knows nothing, and costs what a trained one does.
@@ -31,12 +36,13 @@ def load_network(spec: ModelSpec) -> nn.Module:
     classes = class_count(spec, network.eval())
     if spec.labels and len(spec.labels) != classes:
         raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
+    notes: tuple[str, ...] = ()
     if spec.weights is not None:
-        load_checkpoint(network, spec.weights, spec.weights_sha256)
+        notes = load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
     else:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
-    return network.eval()
+    return network.eval(), notes
 
 
 def class_count(spec: ModelSpec, network: nn.Module) -> int:

@@ -91,6 +91,7 @@ class ModelSpec:
         options: of the architecture.
         weights: a checkpoint; None for seeded fresh weights, which only cost and speed are of.
         weights_sha256: what its bytes must have; empty for any.
+        weights_key: the entry of the checkpoint that has them; empty for the usual one.
         labels: names of the classes, in the order of the logits; empty if they have none.
         samples: pictures that the build is judged on; what samples.read_samples takes.
         calibration: pictures that int8 ranges are taken from, likewise; empty for the samples.
@@ -123,6 +124,7 @@ class ModelSpec:
     precision: Precision = "fp32"
     limits: Limits = field(default_factory=Limits)
     weights_sha256: str = ""
+    weights_key: str = ""
     calibration: str = ""
     picture: Framing = IMAGENET
 

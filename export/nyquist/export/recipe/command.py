@@ -34,6 +34,7 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
     files = {
         "--weights": spec.weights.name if spec.weights else "",
         "--weights-sha256": spec.weights_sha256,
+        "--weights-key": spec.weights_key,
         "--labels": LABELS_FILE if spec.labels else "",
         "--samples": "" if spec.samples == "photographs" else Path(spec.samples).name,
         "--calibration": Path(spec.calibration).name,

@@ -64,6 +64,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--weights", metavar="FILE", help="checkpoint; without one, seeded fresh weights"
     )
     own.add_argument("--weights-sha256", metavar="HEX", help="that the checkpoint must have")
+    own.add_argument(
+        "--weights-key", metavar="KEY", help="entry of the checkpoint, such as state_dict"
+    )
     own.add_argument("--labels", metavar="FILE", help="the name of each class, one a line")
     own.add_argument(
         "--samples",

@@ -185,6 +185,7 @@ class Recipe(BaseModel):
         downsampling: one kind, or several: a model for each.
         options: others of the architecture.
         weights: a checkpoint; `{downsampling}` in it is the kind. None: seeded fresh ones.
+        weights_key: the entry of the checkpoint that has them; empty for the usual one.
         labels: a file with the name of each class, one a line.
         samples: what the build is judged on: one of SOURCES or a folder of pictures.
         calibration: what int8 takes its ranges from, likewise; empty for the samples.
@@ -212,6 +213,7 @@ class Recipe(BaseModel):
     options: dict[str, Option] = {}
     weights: str | None = None
     weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    weights_key: str = ""
     labels: str | None = None
     samples: str = "photographs"
     calibration: str = ""
@@ -293,6 +295,9 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
     if recipe.fit == "canvas" and recipe.crop_share not in (None, 1):
         message = "nothing is cut off on a canvas; leave it out, or fit: crop"
         yield Problem(("crop_share",), message, ("fit",))
+    if recipe.weights_key and recipe.weights is None:
+        message = "chooses an entry of a checkpoint; give weights too"
+        yield Problem(("weights_key",), message, ("weights",))
     yield from _file_problems(recipe, base)
     labels, problems = _read_labels(recipe, base)
     yield from problems
@@ -401,6 +406,7 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
                 options=_options(recipe, kind, labels),
                 weights=None if recipe.weights is None else _in_family(recipe.weights, kind, base),
                 weights_sha256=recipe.weights_sha256,
+                weights_key=recipe.weights_key,
                 labels=labels,
                 samples=_source(recipe.samples, base),
                 calibration=_source(recipe.calibration, base),
