@@ -16,6 +16,7 @@ def test_bytes_elements_survive_the_wire(elements: list[bytes]) -> None:
     ("raw", "told"),
     [
         (b"\x01", "indicator, expecting 4 bytes but only 1 bytes"),
+        (b"\x01\x00\x00", "indicator, expecting 4 bytes but only 3 bytes"),
         (b"\x01\x00\x00\x00a\x02\x00", "indicator, expecting 4 bytes but only 2 bytes"),
         (b"\x05\x00\x00\x00ab", "data, expecting string of length 5 but only 2 bytes"),
         (b"\xff\xff\xff\xffab", "data, expecting string of length 4294967295 but only 2 bytes"),
