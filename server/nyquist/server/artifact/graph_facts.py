@@ -67,9 +67,10 @@ def read_graph_facts(model: bytes) -> GraphFacts:
     """
     try:
         fields = list(_fields(memoryview(model)))
-        graph = next((value for number, value in fields if number == _GRAPH), None)
-        if graph is None:
-            raise ValueError("it has no graph")  # noqa: TRY301 - told as whatever else is wrong
+        graphs = [value for number, value in fields if number == _GRAPH]
+        if len(graphs) != 1:  # protobuf would merge several
+            raise ValueError(f"it has {len(graphs)} graphs")  # noqa: TRY301 - told as what else is wrong
+        (graph,) = graphs
         inputs, outputs, weights = [], [], set()
         files: dict[str, None] = {}
         for number, value in _fields(_message(graph)):
