@@ -19,6 +19,8 @@ from nyquist.client.client import Client
 from nyquist.models.samples import fashion_samples
 from tests.processes import ROOT, RunningServer, run, start_server
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:

@@ -14,12 +14,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
 
 from nyquist.server.front.access import ACCESS, Access, Authorizer
-from nyquist.server.telemetry.current_call import Call, bind_call, current_call, current_spans
+from nyquist.server.telemetry.current_call import (
+    Call,
+    Metadata,
+    bind_call,
+    current_call,
+    current_spans,
+)
 from nyquist.server.telemetry.histograms import Count
 from nyquist.server.telemetry.metrics import CallMetrics
 from nyquist.server.wire.errors import (
@@ -34,7 +40,24 @@ from nyquist.server.wire.errors import (
 
 # Quoted: the classes are generic in their stubs alone.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class Context(Protocol):
+    """What a handler sees of the call that it answers, whatever carries it."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the caller's deadline; None where it has none."""
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
+        """End the call with a status, by raising."""
+
+    def code(self) -> Any:  # noqa: ANN401 - grpcio gives a number, and wants none
+        """Return the status that the call was aborted with."""
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
+        """Send one answer of several."""
+
+
 Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 StreamBehaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
 
@@ -103,9 +126,18 @@ class Calls(grpc.GenericRpcHandler):
         """Leave them out, they come as generic ones too: grpc.aio waits for each at every call."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler:
-        """Return the handler of a call, or one that refuses it."""
-        method = self._methods.get(handler_call_details.method)
+        """Return the handler of a call over grpcio, or one that refuses it."""
         metadata: Any = handler_call_details.invocation_metadata or ()
+        return self.handler(handler_call_details.method, metadata)
+
+    def handler(self, path: str, metadata: Metadata) -> MethodHandler:
+        """Return the handler of a call, or one that refuses it before its message is read.
+
+        Args:
+            path: of the method, as in `/service/method`.
+            metadata: that the call came with.
+        """
+        method = self._methods.get(path)
         call = bind_call(metadata)
         if method is None:
             return _refusing(self._other, NotServed("Method not found!"))
@@ -118,6 +150,11 @@ class Calls(grpc.GenericRpcHandler):
         except NyquistError as refusal:
             return _refusing(method.series, refusal)
         return method.handler
+
+    def refusing(self, path: str, refusal: NyquistError) -> MethodHandler:
+        """Return a handler that refuses a call to this method, and counts that."""
+        method = self._methods.get(path)
+        return _refusing(method.series if method else self._other, refusal)
 
     def _wrapped(self, name: str, access: Access, served: MethodHandler) -> "_Method":
         slots = self._slots[access is Access.HEALTH]
