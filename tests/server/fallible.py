@@ -43,7 +43,12 @@ class Fallible:
     def __init__(self) -> None:
         self.entered, self.let_go = asyncio.Event(), asyncio.Event()
         self.left = asyncio.Event()
-        self.waiting, self.awaited = 0, 1
+        self.waiting, self.awaited, self.port = 0, 1, 0
+
+    def another_channel(self) -> grpc.aio.Channel:
+        """Open a connection of its own to where this is served."""
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=own)
 
     async def unary(self, request: bytes, context: Any) -> bytes:
         return await self._answer(request, context)
@@ -117,6 +122,7 @@ def serve(
             TRANSPORTS[Settings().transport](calls) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
+            service.port = port
             return await test(channel, service)
 
     return asyncio.run(run())

@@ -96,6 +96,7 @@ class Server:
         )
         self._health = Health(self._statuses, gone=NOT_SERVING)
         self._stack = AsyncExitStack()
+        self._listener: HttpListener | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -131,6 +132,8 @@ class Server:
         """Say that the server is not ready, and serve on for those who have not heard yet."""
         self._service.draining = True
         await self._health.drain()
+        if self._listener is not None:
+            await self._listener.change_over()
         logger.info("draining for %g s: not ready, still answering", seconds)
         await asyncio.sleep(seconds)
 
@@ -247,6 +250,7 @@ class Server:
         )
         self.port = listener.port
         await listener.start()
+        self._listener = listener
         self._stack.push_async_callback(listener.close)
         run_beside(self._stack, listener.keep_young())
         run_beside(self._stack, listener.keep_certified())

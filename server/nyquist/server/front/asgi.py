@@ -89,7 +89,7 @@ class Application:
         """Admit a call, and end it with its status whatever becomes of it."""
         reader = MessageReader(call, self._bodies, self._most(path))
         try:
-            handler = self._calls.handler(path, Metadata(headers))
+            handler = self._calls.handler(path, Metadata(headers), call.peer_address)
             try:
                 self._check(headers)
                 call.read_timeout(starts_timer=path != OWN_DEADLINE)
@@ -149,7 +149,7 @@ class _Call:
     """What handlers see of a call, and the way back to the caller.
 
     Attributes:
-        peer: the connection, by its address at the other end.
+        peer_address: the connection, by its address at the other end.
         expired: whether its deadline ended it.
         details: of the status that it was aborted with.
         serialize: makes bytes of an answer; None where it is bytes.
@@ -158,7 +158,7 @@ class _Call:
     def __init__(
         self, peer: object, found: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        self.peer, self.receive, self._send = peer, receive, send
+        self.peer_address, self.receive, self._send = peer, receive, send
         self.encoding = found.get(b"grpc-encoding", b"identity")
         self._timeout = found.get(b"grpc-timeout")
         self.expired, self.details = False, ""

@@ -21,7 +21,7 @@ SETTLING_S = 0.05
 class Reading(Protocol):
     """The call whose body is read."""
 
-    peer: object
+    peer_address: object
     encoding: bytes
     receive: Receive
 
@@ -52,7 +52,7 @@ class MessageReader:
         Raises:
             NyquistError: it is none, is too large, or does not come.
         """
-        body = self._bodies.begin(self._call.peer)
+        body = self._bodies.begin(self._call.peer_address)
         try:
             await self._read()
             message = self._lone_message() or await self._next(body)
@@ -75,7 +75,7 @@ class MessageReader:
         while self._left or (not self._ended and await self._read()):
             if not self._left:
                 continue
-            body = self._bodies.begin(self._call.peer)
+            body = self._bodies.begin(self._call.peer_address)
             try:
                 message = await self._next(body)
             except asyncio.CancelledError:
