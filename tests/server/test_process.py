@@ -156,10 +156,11 @@ def test_ctrl_c_stops_without_draining(repository: Path) -> None:
 
 
 def test_a_server_that_drains_lets_its_connections_go_at_once_and_answers_the_next(
-    repository: Path,
+    repository: Path, transport: str
 ) -> None:
-    options = ("--drain-s", "60", "--grace-s", "1", "--transport", "h2corn")  # grpcio says it late
-    server = start_server(repository, options)
+    if transport == "grpcio":
+        pytest.skip("grpcio lets its connections go when it stops, not before")
+    server = start_server(repository, ("--drain-s", "60", "--grace-s", "1"))
     connection = Connection(server.port)
     connection.open("/inference.GRPCInferenceService/ServerLive", range(1, 2))
     next(connection.frames())  # it is there
@@ -172,7 +173,7 @@ def test_a_server_that_drains_lets_its_connections_go_at_once_and_answers_the_ne
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
         with Client(server.target) as client:
             model = client.describe("fashion_blur")
-            assert client.infer(model, fashion_samples().images[:1].numpy())
+            assert client.infer(model, fashion_samples().images[:1].numpy()).shape == (1, 10)
         assert server.process.poll() is None
     finally:
         connection.close()
