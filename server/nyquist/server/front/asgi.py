@@ -133,15 +133,14 @@ class Application:
             or handler.stream_stream
         )
         if not handler.response_streaming:
-            answer = await behaviour(request, call)
-            await call.write(answer)
+            await call.answer(await behaviour(request, call))
+            return
+        answers = behaviour(request, call)
+        if hasattr(answers, "__aiter__"):
+            async for answer in answers:
+                await call.write(answer)
         else:
-            answers = behaviour(request, call)
-            if hasattr(answers, "__aiter__"):
-                async for answer in answers:
-                    await call.write(answer)
-            else:
-                await answers
+            await answers
         await call.end_ok()
 
 
@@ -197,6 +196,14 @@ class _Call:
     def code(self) -> grpc.StatusCode:
         """Return the status that the call was aborted with."""
         return self._code
+
+    async def answer(self, message: Any) -> None:  # noqa: ANN401 - any message
+        """Send the one answer of a call that went well."""
+        body = self.serialize(message) if self.serialize else message
+        self._started = True
+        await self._send(START)
+        await self._send({"type": "http.response.body", "body": framed(body)})
+        await self._send(OK)
 
     async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
         """Send an answer."""
