@@ -16,10 +16,15 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from nyquist.server.front.calls import CallLimits
+from nyquist.server.front.asgi import Application
+from nyquist.server.front.bodies import BodyLimits
+from nyquist.server.front.calls import CallLimits, Calls
+from nyquist.server.front.http_listener import HttpListener
+from nyquist.server.settings import Settings
+from nyquist.server.telemetry.metrics import Metrics
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request
-from tests.server.fallible import Fallible, serve, unary
+from tests.server.fallible import OPEN, Fallible, serve, unary
 from tests.server.frames import (
     CANCEL,
     END_HEADERS,
@@ -156,3 +161,25 @@ def test_a_connection_that_takes_every_place_leaves_one_to_the_next(
 
     monkeypatch.setenv("NYQUIST_TRANSPORT", "h2corn")
     serve(test, limits=CallLimits(3, None))
+
+
+def test_a_message_that_does_not_come_ends_with_a_status() -> None:
+    async def test() -> None:
+        calls = Calls(Metrics(), OPEN, CallLimits(10, None))
+        calls.add_generic_rpc_handlers(Fallible().handlers())
+        settings = Settings()
+        application = Application(calls, BodyLimits(MIB, first_s=0.1), MIB)
+        listener = HttpListener(application, settings, settings, "127.0.0.1", 0, grace_s=1)
+        await listener.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{listener.port}") as channel:
+                call: Any = channel.stream_unary(SERVICE + "ModelMetadata")
+                withheld = call()
+                with pytest.raises(grpc.RpcError) as failure:
+                    await withheld
+        finally:
+            await listener.close()
+        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "did not come" in (failure.value.details() or "")
+
+    asyncio.run(test())
