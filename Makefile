@@ -6,21 +6,25 @@ VENV := .venv
 IN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed-$(RUNTIME)
 REPOSITORY := model_repository
-BUILT := $(REPOSITORY)/.built
 DISK_MB := $(if $(filter gpu,$(RUNTIME)),9000,3000)
-SOURCES := $(shell find models client companion export -name "*.py" -o -path "*/templates/*") \
-  $(wildcard models/nyquist/models/data/* models/nyquist/models/weights/*) server/nyquist/server/runtime/engine.py server/nyquist/server/artifact/manifest.py server/nyquist/server/artifact/model_config.py
 
-.PHONY: help serve test check lint types bench bench-quick models install proto lock clean
+.PHONY: help serve test skips mutate check lint types bench bench-quick models docs install proto lock clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-serve: $(BUILT) ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
+serve: models ## install, build the models, serve them (gRPC 8001, metrics 8002) until Ctrl-C
 	@$(IN) -m nyquist.server --repository $(REPOSITORY)
 
-test: $(BUILT) ## install, build the models, run the whole test suite
-	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+test: skips models ## install, build the models, run the whole test suite (ARGS: of pytest)
+	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
+
+skips:
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then echo "make test: no test will be skipped for want of a program"; \
+	else echo "make test: the 13 tests of dashboards, rules and exemplars that need Prometheus will be skipped; to have them: apt-get install prometheus (or put prometheus and promtool on PATH)"; fi
+
+mutate: models ## break what differs from main (or FILES=...) in one place at a time: do the nearest tests go red?
+	@$(IN) -m tests.mutate $(FILES) $(ARGS)
 
 check: lint types test ## what CI runs
 
@@ -34,20 +38,20 @@ lint: $(INSTALLED) ## formatting, rules of style, arrows between the folders, de
 types: $(INSTALLED) ## mypy --strict
 	@$(IN) -m mypy models server client companion export benchmarks deploy tests
 
-bench: $(BUILT) ## measure bare onnxruntime, Nyquist and its peers: half an hour, tables and plots
+bench: models ## measure bare onnxruntime, Nyquist and its peers: half an hour, tables and plots
 	@$(IN) -m benchmarks run
 	@$(IN) -m benchmarks page
 
-bench-quick: $(BUILT) ## the same without peers, in under five minutes, tables only
+bench-quick: models ## the same without peers, in under five minutes, tables only
 	@$(IN) -m benchmarks run --quick benchmark_results/quick.json
 
-models: $(BUILT) ## build the models that changed
+models: $(INSTALLED) ## build the models that changed: the build knows which
+	@$(IN) export/build.py --output $(REPOSITORY)
+
+docs: $(INSTALLED) ## build the pages and the reference as a site: then open site/index.html
+	@$(IN) -m zensical build --strict
 
 install: $(INSTALLED) ## make the virtual environment
-
-$(BUILT): $(INSTALLED) $(SOURCES)
-	@$(IN) export/build.py --output $(REPOSITORY)
-	@touch $(BUILT)
 
 # The lock leaves torch out: its wheel is another on machines with and without a GPU.
 $(INSTALLED): pyproject.toml requirements/dev-$(RUNTIME).txt
@@ -68,11 +72,11 @@ LOCK_ALL := uv pip compile -q pyproject.toml --python-version 3.11 --generate-ha
 LOCK := $(LOCK_ALL) --no-emit-package torch
 
 lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a folder with torch's CPU wheel)
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra dev -o requirements/dev-cpu.txt
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev -o requirements/dev-gpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra dev --extra docs -o requirements/dev-cpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev --extra docs -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu --extra tracing -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda --extra tracing -o requirements/server-gpu.txt
 	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra companion -o requirements/companion-cpu.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results
+	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results site

@@ -1,5 +1,6 @@
 """What every test may ask for: the built models, and a server that serves them."""
 
+import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +8,39 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
+from hypothesis import settings
 
 from nyquist.client.client import Client
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import ROOT, RunningServer, start_server
 
 torch.set_num_threads(1)  # two would spin for each other beside the servers that tests start
+
+# An example that takes longer than 200 ms says that the machine is busy, and nothing of the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+# What is imported stays: not to look through it again takes a tenth off each export.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole", action="store_true", help="fail where a test was skipped, or none was run"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hold what --whole promises, in the process that the workers of pytest-xdist report to."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not session.config.getoption("whole"):
+        return
+    skipped, passed = (len(reporter.stats.get(outcome, ())) for outcome in ("skipped", "passed"))
+    if skipped or not passed:
+        reporter.write_line(f"--whole: {skipped} tests were skipped, {passed} passed", red=True)
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +66,14 @@ def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NYQUIST_TRANSPORT", request.param)
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of fashion_strided alone: its server starts for a third of the work."""
+    folder = tmp_path_factory.mktemp("one_model")
+    (folder / "fashion_strided").symlink_to(repository / "fashion_strided")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ class GatedDouble:
         batches: the values of each batch, in the order of the runs.
         poison: a value that makes the run fail.
         defect: raised by every run and every probe, once set.
+        ungated: how many batches pass the gate though it is closed.
         deaf: whether a run at the gate stays there when it is told to end.
         terminated: whether it was told to, and has not been probed since.
     """
@@ -26,15 +27,21 @@ class GatedDouble:
         self.defect: BaseException | None = None
         self.deaf = self.terminated = False
         self._gate = Event()
+        self.ungated = 0
 
     def open(self) -> None:
         """Let this batch and all that follow pass."""
         self._gate.set()
 
+    def close(self) -> None:
+        """Let the next batch wait at the gate, as at the beginning."""
+        self.entered.clear()
+        self._gate.clear()
+
     def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         self.batches.append(batch.ravel().tolist())
         self.entered.set()
-        assert self._gate.wait(timeout=20)
+        assert len(self.batches) <= self.ungated or self._gate.wait(timeout=20)
         if self.terminated:
             raise RuntimeError("told to end")
         if self.poison in batch:

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nyquist.client.classify import main, softmax
+from nyquist.__main__ import main
+from nyquist.client.classify import softmax
 from nyquist.client.client import Client
 from nyquist.companion.__main__ import subject_of
 from nyquist.companion.command_line import make_parser

@@ -165,4 +165,4 @@ def test_the_echo_answers_what_it_was_given(tmp_path: Path) -> None:
         assert asyncio.run(ask()) == b"an answer"
     finally:
         process.terminate()
-        process.wait()
+        process.wait(timeout=60)

@@ -253,6 +253,7 @@ def test_an_unknown_model_is_answered_with_404_and_the_known_names(filled: WebLi
 
 
 def test_every_link_of_the_pages_leads_somewhere(filled: WebListener) -> None:
+    anchors = files = 0
     for place in ("/", "/models/sound", "/models/nobody"):
         page = Page(ask(filled, place)[1])
         folder = place.rpartition("/")[0]
@@ -261,9 +262,13 @@ def test_every_link_of_the_pages_leads_somewhere(filled: WebListener) -> None:
             if anchor:
                 at = page if not path else page_of(filled, f"{folder}/{path}")
                 assert anchor in at.attributes("id"), link
+                anchors += 1
             elif not link.startswith(("data:", "?")):
                 target = re.sub(r"^/models/\.\./", "/", f"{folder}/{link}")
                 assert ask(filled, target)[0].status == 200, link
+                files += 1
+    assert anchors >= 3
+    assert files >= 9
 
 
 def test_the_report_is_linked_where_it_has_a_page_and_not_where_it_has_none(

@@ -127,6 +127,7 @@ def test_the_keyboard_reaches_every_link_and_table_in_order_and_shows_where_it_i
     visited = list(stops(browser))
     assert [stop["html"] for stop in visited] == browser.evaluate(REACHABLE)
     assert len(visited) > 8
+    assert visited
     assert all(stop["seen"] for stop in visited)
 
 

@@ -190,7 +190,7 @@ def test_a_full_queue_is_unavailable_and_names_the_request(
     refusals = [
         failure
         for call in calls
-        if isinstance(failure := call.exception(), grpc.RpcError)  # waits for the call
+        if isinstance(failure := call.exception(timeout=60), grpc.RpcError)  # waits for the call
     ]
     assert len(refusals) < len(calls)
     assert {failure.code() for failure in refusals} == {Code.UNAVAILABLE}

@@ -147,7 +147,7 @@ def _call(stack: RunningStack, seconds: float) -> int:
                 stub.ModelInfer(fashion_request(1 + calls % 4, model))
                 calls += 1
             if calls % 60 == 0:
-                stub.ModelInfer.future(wrong).exception()
+                stub.ModelInfer.future(wrong).exception(timeout=60)
                 stub.ModelInfer.future(fashion_request(model=POSED_AS)).cancel()
                 calls += 2
     return calls

@@ -237,7 +237,7 @@ def _infer(stub: stubs.GRPCInferenceServiceStub) -> None:
                 request.model_version = version
                 calls.append(stub.ModelInfer.future(request))
     for call in calls:
-        call.exception()
+        call.exception(timeout=60)
 
 
 def _stream(stub: stubs.GRPCInferenceServiceStub) -> None:
@@ -272,7 +272,7 @@ def _reload(stub: stubs.GRPCInferenceServiceStub, models: Path) -> None:
     graph = models / RELOADED / "1" / "model.onnx"
     request = pb.RepositoryModelLoadRequest(model_name=RELOADED)
     sound = damage(graph)
-    stub.RepositoryModelLoad.future(request).exception()
+    stub.RepositoryModelLoad.future(request).exception(timeout=60)
     graph.write_bytes(sound)
     stub.RepositoryModelLoad(request)
 
@@ -288,7 +288,8 @@ def called(stack: RunningStack) -> Iterator[None]:
         yield
     finally:
         stopped.set()
-        caller.join()
+        caller.join(timeout=120)
+        assert not caller.is_alive()
 
 
 def main() -> None:

@@ -48,6 +48,7 @@ def test_titles_and_identifiers_are_unique_and_no_dashboard_can_be_edited() -> N
     boards = dashboards().values()
     for key in ("uid", "title"):
         assert len({board[key] for board in boards}) == len(boards)
+    assert boards
     assert all(board["uid"].startswith("nyquist-") for board in boards)
     assert not any(board["editable"] for board in boards)
 
@@ -76,6 +77,7 @@ def test_every_panel_asks_the_chosen_data_source(board: Dashboard) -> None:
     ]
     asked += [one["datasource"] for one in variables(board).values() if one["type"] == "query"]
     assert len(asked) > 24
+    assert asked
     assert all(one == {"type": "prometheus", "uid": "${datasource}"} for one in asked)
 
 

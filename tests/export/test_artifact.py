@@ -55,7 +55,7 @@ def test_changed_content_is_the_next_version_and_both_load(
     relabelled = built[1]["labels.txt"].replace(b"bag", b"handbag")
     assert [put(), put(labels_txt=relabelled)] == [1, 2]
     folder = tmp_path / NAME
-    assert "handbag" in load_model(folder, Execution(provider="cpu")).labels
+    assert "handbag" in load_model(folder, Execution(provider="cpu")).labels["logits"]
     first = read_manifest(folder, 1)
     assert all(first.read_file(folder, path) for path in first.files if path.startswith("1/"))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nyquist.export.build import main
+from nyquist.export.errors import GateMissed
 from nyquist.export.failures import file_reason, reasons
 from nyquist.models.network import load_network
 from nyquist.models.networks.architectures import create
@@ -81,6 +82,11 @@ def test_a_folder_that_may_not_be_written_is_named(desk: Path) -> None:
 def test_every_cause_of_a_failure_is_a_line_of_its_own(desk: Path) -> None:
     group = ExceptionGroup("two", [ValueError("the checkpoint lacks a"), KeyError("b")])
     assert reasons(group, desk) == ["the checkpoint lacks a", "KeyError: 'b'"]
+
+
+def test_what_nyquist_refuses_is_told_in_its_words_alone(desk: Path) -> None:
+    missed = ExceptionGroup("one", [GateMissed("accuracy 0.7, at least 0.8 is required")])
+    assert reasons(missed, desk) == ["accuracy 0.7, at least 0.8 is required"]
 
 
 def spec(weights: Path | None = None, labels: tuple[str, ...] = ()) -> ModelSpec:

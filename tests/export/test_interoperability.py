@@ -44,4 +44,5 @@ def test_the_configuration_says_what_the_graph_and_the_manifest_say(
         for value in (*graph.input, *graph.output)
     ]
     assert found == expected == inside
+    assert config.output
     assert all((folder / output.label_filename).is_file() for output in config.output)

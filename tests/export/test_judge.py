@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from nyquist.export.derive import derive
+from nyquist.export.errors import PrecisionError
 from nyquist.export.graph.export import Exported as Built
 from nyquist.export.judge import Candidate, agreement, judge, misses
-from nyquist.export.outcome import PrecisionError
-from nyquist.export.precision.derive import derive
 from nyquist.models.network import load_network
 from nyquist.models.samples import fashion_samples
 from nyquist.models.spec import Limits, ModelSpec, Precision

@@ -343,6 +343,17 @@ def test_weights_beyond_their_file_are_refused(
     assert reason in sentence
 
 
+def test_every_weight_that_lies_outside_is_named() -> None:
+    bias = numpy_helper.from_array(np.zeros(4, np.float32), "bias")
+    model = small_graph(FLATTEN, GEMM, constants={"fc.weight": WEIGHT})
+    model.graph.initializer.append(bias)
+    for tensor in model.graph.initializer:
+        tensor.data_location = TensorProto.EXTERNAL
+    found = lint(model, PROMISE)
+    named = [sentence.split()[0] for sentence in found if "lies in another file" in sentence]
+    assert named == ["'fc.weight'", "'bias'"]
+
+
 def hidden_weight() -> onnx.NodeProto:
     constant = numpy_helper.from_array(WEIGHT, "hidden")
     constant.data_location = TensorProto.EXTERNAL

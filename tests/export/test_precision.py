@@ -17,17 +17,19 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from nyquist.companion.measures.shift_consistency import circular_consistency
+from nyquist.export.errors import PrecisionError
 from nyquist.export.graph.export import OPSET, export_graph
-from nyquist.export.outcome import PrecisionError
+from nyquist.export.precision.calibration import calibrate
 from nyquist.export.precision.float16 import overflows, to_fp16
 from nyquist.export.precision.int8 import (
+    CALIBRATED,
     Recipe,
     blur_nodes,
     first_convolution,
     multiply_adds,
+    quantise,
     quantised_nodes,
-    share_in_int8,
-    to_int8,
+    share_of,
 )
 from nyquist.export.precision.ladder import LADDER, choose, fastest_first
 from nyquist.models.layers.blur import blur_kernel
@@ -45,13 +47,15 @@ DERIVE_BOTH = """
 import sys
 from hashlib import sha256
 from pathlib import Path
+from nyquist.export.precision.calibration import calibrate
 from nyquist.export.precision.float16 import to_fp16
-from nyquist.export.precision.int8 import to_int8
+from nyquist.export.precision.int8 import CALIBRATED, quantise
 from nyquist.export.precision.ladder import LADDER
 from nyquist.models.samples import fashion_calibration
 graph = Path(sys.argv[1]).read_bytes()
 pictures = fashion_calibration().numpy()
-for derived in (to_fp16(graph), to_int8(graph, LADDER[0], pictures)):
+calibrated = calibrate(graph, pictures, CALIBRATED)
+for derived in (to_fp16(graph), quantise(graph, LADDER[0], calibrated)):
     print(sha256(derived).hexdigest())
 """
 
@@ -74,6 +78,15 @@ def blur(repository: Path) -> bytes:
 @pytest.fixture(scope="module")
 def polyphase(repository: Path) -> bytes:
     return model_file(repository, "fashion_polyphase").read_bytes()
+
+
+def to_int8(graph: bytes, recipe: Recipe, pictures: NDArray[np.float32]) -> bytes:
+    return quantise(graph, recipe, calibrate(graph, pictures, CALIBRATED))
+
+
+def share_in_int8(graph: bytes, recipe: Recipe) -> float:
+    model = onnx.load_from_string(graph)
+    return share_of(multiply_adds(model), quantised_nodes(model.graph, recipe))
 
 
 def model_file(repository: Path, name: str) -> Path:
@@ -248,6 +261,7 @@ def test_an_activation_beyond_float16_is_named(blur: bytes, pictures: NDArray[np
     graph, _ = set_weight(blur, second, 6e4)
     found = overflows(graph, pictures)
     assert any(miss.startswith(f"activation '{second.output[0]}' reaches") for miss in found)
+    assert found
     assert all(miss.endswith("float16 ends at 65504") for miss in found)
 
 

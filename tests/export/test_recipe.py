@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nyquist.export.recipe.flags import add_arguments, command_of, specs_from_arguments
+from nyquist.export.recipe.command import command_of
+from nyquist.export.recipe.flags import add_arguments, specs_from_arguments
 from nyquist.export.recipe.recipe import RecipeError, relaxed, relaxed_limits, with_precisions
 from nyquist.export.recipe.yaml_file import read_recipes
 from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS
@@ -53,7 +54,8 @@ def test_a_recipe_is_read_without_torch() -> None:
         "assert nyquist.export.recipe.flags.zoo_specs()\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode == 0
 
 
 def test_the_names_that_are_checked_are_those_that_are_built() -> None:
@@ -307,6 +309,7 @@ def test_one_entry_of_a_file_builds_a_family_with_weights_of_their_own(
     assert found[5].weights == desk / "my.pth"
     assert [spec.options["placement"] for spec in found] == ["timm"] * 5 + ["zhang"]
     assert found[0].limits.parity == 1e-4
+    assert found
     assert all(spec.labels == ("cat", "dog") for spec in found)
 
 

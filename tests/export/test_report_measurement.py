@@ -131,6 +131,7 @@ def test_polyphase_sampling_holds_every_whole_shift_on_both_paths(polyphase: Mod
     fractional = lines["fractional"].served
     assert fractional is not None
     assert fractional.value < 1
+    assert shifts.slides
     assert all(len(set(slide.answers)) == 1 for slide in shifts.slides)
     flips = next(line for line in shifts.stability if line.name == "flips")
     assert flips.served is not None
@@ -244,6 +245,7 @@ def test_what_needs_labels_says_that_there_are_none() -> None:
     for name in ("worst case, correct", "deviation"):
         assert lines[name].reason == "not every sample is labelled"
     assert lines["worst case, unchanged"].served is not None
+    assert shifts.slides
     assert all(slide.label is None for slide in shifts.slides)
 
 

@@ -80,7 +80,10 @@ def folder(measured: Path, tmp_path: Path) -> Path:
 
 def written(folder: Path) -> dict[str, Page]:
     write_pages(folder)
-    return {path.stem: Page(path.read_text()) for path in (folder / "report").glob("*.html")}
+    pages = {path.stem: Page(path.read_text()) for path in (folder / "report").glob("*.html")}
+    assert "index" in pages
+    assert len(pages) > 1
+    return pages
 
 
 def change(folder: Path, name: str, **parts: Any) -> ModelReport:
@@ -146,6 +149,7 @@ def test_a_page_asks_for_nothing_outside_the_report(folder: Path) -> None:
         assert not {"script", "iframe", "object", "embed"} & {x.tag for x in page.elements}, name
         sources = page.attributes("src") + page.attributes("xlink:href") + page.attributes("href")
         sources += re.findall(r"url\(\s*[\"']?([^\"')]+)", page.source)
+        assert sources
         for source in sources:
             local = source.removesuffix(".html") in pages
             assert local or source.startswith(("#", "data:")), source
@@ -191,6 +195,8 @@ def test_the_figures_of_a_page_are_those_that_were_measured(folder: Path) -> Non
     words = written(folder)["fashion_strided"].words
     report = read_report(folder, "fashion_strided")
     assert isinstance(report.shifts, Shifts)
+    assert len(report.shifts.consistency) >= 2
+    assert len(report.shifts.stability) >= 2
     for line in report.shifts.consistency:
         assert line.served is not None
         error = f"± {100 * line.served.standard_error:.1f}"
@@ -210,6 +216,8 @@ def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
     assert isinstance(report.gradients, Gradients)
     assert isinstance(report.spectra, Spectra)
     assert isinstance(report.field, ReceptiveField)
+    for table in (report.cost, report.latency, report.gradients, report.spectra, report.field):
+        assert table.lines
     expected = [
         *(f"{x.layer} {x.kind} " for x in report.cost.lines),
         *(f"{x.multiply_adds:,} {x.parameters:,}" for x in report.cost.lines),
@@ -228,6 +236,8 @@ def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
 def test_every_figure_and_limit_of_the_manifest_is_on_the_page(folder: Path) -> None:
     words = written(folder)["fashion_blur"].words
     manifest = read_manifest(folder / "fashion_blur", 1)
+    assert len(flattened(manifest.figures.model_dump())) > 10
+    assert len(manifest.tolerances.model_dump()) >= 3
     for name, value in flattened(manifest.figures.model_dump()).items():
         assert f"{name.replace('_', ' ')} {figure(value)}" in words, name
     for name, limit in manifest.tolerances.model_dump().items():
@@ -371,6 +381,7 @@ def test_models_of_the_same_pictures_and_labels_slide_under_one_picture(folder: 
     for row, slide in zip(family.strip.rows, chosen, strict=True):
         shown = [run.answer for run in row.runs for _ in run.probabilities]
         assert shown == list(slide.answers)
+        assert row.runs
         assert all(run.right == (run.answer == slide.label) for run in row.runs)
     most = sum(map(changes, chosen))
     for slides in zip(*(page.slides for page in pages), strict=True):

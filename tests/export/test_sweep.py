@@ -14,16 +14,14 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.export.graph.sweep import (
-    HISTOGRAM_EDGES,
-    Cell,
     Limits,
     Sweep,
-    Way,
     misses,
     picture_kinds,
     resize,
     sweep,
 )
+from nyquist.export.graph.ways import Way
 from nyquist.server.artifact.manifest import read_manifest
 from tests.export.exporting import Exported, rewritten, small_graph
 
@@ -271,24 +269,6 @@ def test_a_size_is_cropped_or_continued_circularly() -> None:
     row = np.arange(3).reshape(1, 1, 1, 3)
     assert resize(row, (2, 5), (2, 3)).tolist() == [[[[0, 1, 2, 0, 1]] * 2]]
     assert resize(row, (1, 2), (2, 3)).tolist() == [[[[0, 1]]]]
-
-
-def test_the_histogram_counts_every_difference_in_its_half_decade() -> None:
-    shifted = small_graph(
-        helper.make_node("Flatten", ["image"], ["flat"]),
-        helper.make_node("Add", ["flat", "error"], ["logits"]),
-        constants={"error": np.array([0, 5e-3, 50, np.inf], np.float32)},
-    )
-    cell: Cell = swept(shifted).cells[0]
-    counts = Counter({bin_: n for bin_, n in enumerate(cell.histogram) if n})
-    pictures = cell.parity.pictures
-    above = {edge: sum(edge >= each for each in HISTOGRAM_EDGES) for edge in (5e-3, 50.0)}
-    assert counts == {
-        0: pictures,
-        above[5e-3]: pictures,
-        above[50.0]: pictures,
-        len(HISTOGRAM_EDGES): pictures,
-    }
 
 
 def test_a_way_reads_as_one_says_it() -> None:

@@ -50,6 +50,7 @@ def test_every_family_has_the_same_state() -> None:
         for kind in DOWNSAMPLING_KINDS
     ]
 
+    assert shapes
     assert all(other == shapes[0] for other in shapes)
 
 

@@ -79,6 +79,7 @@ def test_layer_norms_have_the_epsilon_of_the_paper() -> None:
     norms = [module for module in small().modules() if isinstance(module, nn.LayerNorm)]
 
     assert len(norms) == 1 + 4 + 3 + 1  # stem, blocks, halvings, head
+    assert norms
     assert all(norm.eps == 1e-6 for norm in norms)
 
 

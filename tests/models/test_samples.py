@@ -69,6 +69,7 @@ def test_photograph_samples_are_five_colour_crops() -> None:
     assert len(samples) == 5
     assert samples.images.shape == (5, 224, 224, 3)
     assert samples.images.dtype == torch.uint8
+    assert len(samples.images)
     assert all(image.unique().numel() > 100 for image in samples.images)
 
 

@@ -83,6 +83,7 @@ def test_the_same_seed_gives_equal_weights_and_another_seed_others(
     first = read_state(output / "fashion_strided.safetensors")
     again, other = weights("0"), weights("1")
 
+    assert first
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 

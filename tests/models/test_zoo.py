@@ -64,6 +64,7 @@ def test_the_efficientnet_takes_pixels_and_knows_a_thousand_classes() -> None:
     assert spec.shape == (224, 224, 3)
     assert spec.preprocessing == Preprocessing("HWC", mean=127.0, scale=128.0)
     assert len(spec.labels) == len(set(spec.labels)) == 1000
+    assert spec.labels
     assert all(label.strip() == label != "" for label in spec.labels)
     assert spec.labels[ESPRESSO] == "espresso"
     assert spec.labels[TRIPOD] == "tripod"
@@ -110,6 +111,7 @@ def test_the_polyphase_model_answers_a_shifted_photograph_as_before() -> None:
     moved = [answers(spec, images.roll(shift, dims=(2, 3))) for shift in ((1, 0), (-3, 7), (24, 5))]
 
     assert spec.limits.consistency == 1
+    assert moved
     assert all(torch.equal(answer, answers(spec, images)) for answer in moved)
 
 

@@ -18,6 +18,7 @@ from nyquist.server.wire.errors import ArtifactError, InvalidRequest, NotServed
 from nyquist.server.wire.pb import inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
+PATIENCE_S = 60.0
 OPEN = Authorizer(Tokens(), frozenset(), frozenset())
 SECRET_PIXELS = "0.123456789"  # noqa: S105 - no password
 
@@ -121,6 +122,7 @@ def serve(
         async with (
             TRANSPORTS[Settings().transport](calls) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+            asyncio.timeout(PATIENCE_S),
         ):
             service.port = port
             return await test(channel, service)

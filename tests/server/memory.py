@@ -166,7 +166,9 @@ def over_loads_elsewhere(folder: Path, count: int, *, leak: bool = False) -> Gro
     """Measure `over_loads` in a process of its own, whose memory nothing else fills."""
     command = [sys.executable, "-m", "tests.server.memory", "loads", "--raw"]
     options = ["--model", str(folder), "--count", str(count), *(["--leak"] if leak else [])]
-    ended = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, check=True)
+    ended = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, timeout=240, check=True
+    )
     return Growth(count, tuple(map(int, ended.stdout.split())))
 
 

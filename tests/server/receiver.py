@@ -61,7 +61,7 @@ class Receiver(stubs.ShadowServicer):
 
     def __exit__(self, *exception: object) -> None:
         self._let_go.set()
-        self._server.stop(None).wait()
+        self._server.stop(None).wait(TIMEOUT_S)
 
     def Mirror(  # noqa: N802 - gRPC's name
         self, request_iterator: Iterator[pb.MirroredInference], context: Any

@@ -57,7 +57,7 @@ def free_ports(count: int) -> list[int]:
 
 def answered(server: RunningServer) -> bool:
     """Say whether a server has answered a request since it started."""
-    with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as response:
+    with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=30) as response:
         text = response.read().decode()
     return any(
         line.startswith("nyquist_request_duration_seconds_count{") and not line.endswith(" 0.0")

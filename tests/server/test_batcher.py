@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from threading import Event
@@ -25,12 +26,40 @@ from nyquist.server.wire.errors import (
 from tests.fakes import GatedDouble
 
 BYTES = 1 << 20
+PATIENCE_S = 20.0
+LONG_S = 10.0  # what no run here takes, on any machine
 
 Test = Callable[[Batcher, GatedDouble], Awaitable[None]]
 
 
 def pictures(*values: float) -> NDArray[Any]:
     return np.array(values, np.float32)[:, None]
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be put forward, so that a long wait is over at once."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+def run(body: Awaitable[Any]) -> Any:
+    """Run a test on a loop that can skip time."""
+
+    async def awaited() -> Any:
+        return await body
+
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        return runner.run(awaited())
+
+
+def skip(seconds: float) -> None:
+    """Put the clock of the running loop forward."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SkippingLoop)
+    loop.ahead_s += seconds
 
 
 def model_metrics() -> ModelMetrics:
@@ -49,13 +78,13 @@ def with_batcher(
         held = budget or QueueBudget(BYTES)
         batcher = Batcher([model], settings, model_metrics(), held, first_probe_s=0.001)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(6 * LONG_S):
                 await test(batcher, model)
         finally:
             model.open()
             await batcher.close()
 
-    asyncio.run(body())
+    run(body())
     return model
 
 
@@ -68,13 +97,20 @@ def submit(
 async def busy(batcher: Batcher, model: GatedDouble) -> "asyncio.Task[dict[str, NDArray[Any]]]":
     """Occupy the model, so that what comes next has to wait."""
     first = submit(batcher, 0.0)
-    await asyncio.to_thread(model.entered.wait)
+    await entered(model)
     return first
+
+
+async def entered(model: GatedDouble) -> None:
+    """Wait until a run has reached the gate."""
+    assert await asyncio.to_thread(model.entered.wait, PATIENCE_S), "no run began"
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what a thread or a timer will bring about."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+    ends = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about"
         await asyncio.sleep(0.001)
 
 
@@ -398,22 +434,28 @@ def test_a_priority_level_has_a_queue_of_its_own_size() -> None:
 def test_a_request_over_its_time_is_refused_and_not_run() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         await busy(batcher, model)
+        waiting = submit(batcher, 1.0)
+        await settled()
+        skip(LONG_S)
         with pytest.raises(QueueTimeout, match=r"^Request timeout expired$"):
-            await batcher.submit(pictures(1.0))
+            await waiting
         model.open()
 
-    assert with_batcher(test, levels=(QueuePolicy(timeout_s=0.001),)).batches == [[0.0]]
+    assert with_batcher(test, levels=(QueuePolicy(timeout_s=LONG_S),)).batches == [[0.0]]
 
 
 def test_a_request_that_runs_is_over_its_time_no_more() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         running = await busy(batcher, model)
+        waiting = submit(batcher, 1.0)
+        await settled()
+        skip(LONG_S)
         with pytest.raises(QueueTimeout):
-            await batcher.submit(pictures(1.0))
+            await waiting
         model.open()
         assert (await running)["double"].tolist() == [[0.0]]
 
-    with_batcher(test, levels=(QueuePolicy(timeout_s=0.01),))
+    with_batcher(test, levels=(QueuePolicy(timeout_s=LONG_S),))
 
 
 def test_a_delayed_request_lets_those_in_time_pass_and_runs_after_them() -> None:
@@ -473,7 +515,7 @@ def test_only_pictures_of_one_shape_share_a_run_and_the_oldest_goes_first() -> N
             assert (await task)["double"].tolist() == [[2.0 * value] * size]
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
     assert shapes == [(1, 1), (4, 2), (3, 3)]
 
 
@@ -528,7 +570,7 @@ def test_every_instance_works_and_a_free_one_takes_what_waits() -> None:
         await settled()
         running.append(submit(batcher, 2.0))
         for model in models:
-            await asyncio.to_thread(model.entered.wait)
+            await entered(model)
         waiting = [submit(batcher, 3.0), submit(batcher, 4.0)]
         await settled()
         models[0].open()
@@ -539,7 +581,7 @@ def test_every_instance_works_and_a_free_one_takes_what_waits() -> None:
         assert models[0].batches[1:] == [[3.0, 4.0]]
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 @pytest.mark.parametrize(("instances", "eager"), [(1, 1), (2, 1), (3, 2), (4, 2)])
@@ -563,7 +605,7 @@ def test_all_instances_work_at_once_where_requests_are_large_and_a_few_where_the
         await asyncio.gather(*small, *large)
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 @pytest.mark.parametrize("preserve_ordering", [False, True])
@@ -577,7 +619,7 @@ def test_order_is_kept_over_instances_where_it_is_asked_for(preserve_ordering: b
         for task in tasks:
             task.add_done_callback(lambda done: order.append(done.result()["double"].item()))
         for model in models:
-            await asyncio.to_thread(model.entered.wait)
+            await entered(model)
         (slow,) = [model for model in models if model.batches == [[1.0]]]
         (quick,) = [model for model in models if model.batches == [[2.0]]]
         quick.open()
@@ -588,7 +630,7 @@ def test_order_is_kept_over_instances_where_it_is_asked_for(preserve_ordering: b
         await batcher.close()
         return order
 
-    assert asyncio.run(body()) == ([2.0, 4.0] if preserve_ordering else [4.0, 2.0])
+    assert run(body()) == ([2.0, 4.0] if preserve_ordering else [4.0, 2.0])
 
 
 def test_a_busy_model_does_not_hold_up_another() -> None:
@@ -607,7 +649,7 @@ def test_a_busy_model_does_not_hold_up_another() -> None:
         await first.close()
         await second.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 def test_who_is_alone_has_an_instance_that_nobody_else_gets() -> None:
@@ -620,7 +662,7 @@ def test_who_is_alone_has_an_instance_that_nobody_else_gets() -> None:
         assert (await batcher.submit(pictures(1.0)))["double"].item() == 2.0
         both = [submit(batcher, 2.0), submit(batcher, 3.0)]
         for model in models:
-            await asyncio.to_thread(model.entered.wait)
+            await entered(model)
             model.open()
         await asyncio.gather(*both)
         assert quick.batches == [[1.0]]
@@ -629,7 +671,7 @@ def test_who_is_alone_has_an_instance_that_nobody_else_gets() -> None:
         assert len(quick.batches) == 2
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 # Failure.
@@ -707,7 +749,7 @@ def test_a_closed_batcher_keeps_no_session_for_a_later_probe(
         gc.collect()
         assert left() is None
 
-    asyncio.run(body())
+    run(body())
 
 
 def test_the_other_instance_answers_while_one_is_out_of_service() -> None:
@@ -718,7 +760,7 @@ def test_the_other_instance_answers_while_one_is_out_of_service() -> None:
         )
         tasks = [submit(batcher, 1.0), submit(batcher, 2.0)]
         for model in models:
-            await asyncio.to_thread(model.entered.wait)
+            await entered(model)
         models[0].defect = RuntimeError("broken")
         for model in models:
             model.open()
@@ -729,7 +771,7 @@ def test_the_other_instance_answers_while_one_is_out_of_service() -> None:
             assert (await batcher.submit(pictures(value)))["double"].item() == 2 * value
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 def test_an_answer_of_the_wrong_length_is_nobodys() -> None:
@@ -743,7 +785,7 @@ def test_an_answer_of_the_wrong_length_is_nobodys() -> None:
             await batcher.submit(pictures(1.0))
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 def test_the_gauge_of_readiness_follows_the_instances() -> None:
@@ -771,7 +813,7 @@ def test_the_gauge_of_readiness_follows_the_instances() -> None:
         await batcher.close()
         assert ready() == 0
 
-    asyncio.run(body())
+    run(body())
 
 
 # Runs that take too long.
@@ -783,10 +825,12 @@ def test_a_run_that_takes_too_long_fails_its_callers_and_the_readiness_until_it_
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         model.deaf = True
         running = [submit(batcher, 1.0)]
-        await asyncio.to_thread(model.entered.wait)
+        await entered(model)
         running += [submit(batcher, 2.0), submit(batcher, 3.0)]
+        await settled()
+        skip(LONG_S)
         answers = await asyncio.gather(*running, return_exceptions=True)
-        assert str(answers[0]) == "the model took longer than 0.05 s on this batch"
+        assert str(answers[0]) == "the model took longer than 10 s on this batch"
         assert all("out of service" in str(answer) for answer in answers[1:])
         assert all(isinstance(answer, InferenceFailed) for answer in answers)
         assert model.terminated
@@ -797,33 +841,51 @@ def test_a_run_that_takes_too_long_fails_its_callers_and_the_readiness_until_it_
         await until(lambda: batcher.alive)
         assert (await batcher.submit(pictures(5.0)))["double"].item() == 10.0
 
-    model = with_batcher(test, max_run_s=0.05)
+    model = with_batcher(test, max_run_s=LONG_S)
     assert model.batches == [[1.0], [5.0]]
-    for said in ("takes longer than 0.05 s", "has ended", "back in service"):
+    for said in ("takes longer than 10 s", "has ended", "back in service"):
         assert said in caplog.text
 
 
 def test_a_batch_that_was_told_to_end_is_not_run_request_by_request() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         tasks = [submit(batcher, 1.0), submit(batcher, 2.0)]
+        await entered(model)
+        skip(LONG_S)
         answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all("took longer" in str(answer) for answer in answers)
+        assert ["took longer" in str(answer) for answer in answers] == [True, True]
         await until(lambda: batcher.alive)
         assert not model.terminated
 
-    assert with_batcher(test, max_run_s=0.05).batches[0] == [1.0, 2.0]
+    assert with_batcher(test, max_run_s=LONG_S).batches == [[1.0, 2.0]]
+
+
+def test_what_is_told_to_end_while_it_runs_request_by_request_goes_no_further() -> None:
+    async def test(batcher: Batcher, model: GatedDouble) -> None:
+        model.ungated = 1
+        tasks = [submit(batcher, value) for value in (model.poison, 2.0, 3.0)]
+        await until(lambda: len(model.batches) == 2)
+        skip(LONG_S)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert ["took longer" in str(answer) for answer in answers] == [True, True, True]
+        await until(lambda: batcher.alive)
+
+    batches = with_batcher(test, max_run_s=LONG_S).batches
+    assert batches == [[GatedDouble.poison, 2.0, 3.0], [GatedDouble.poison]]
 
 
 def test_the_other_instance_answers_while_a_run_does_not_end() -> None:
     async def body() -> None:
         stuck, sound = GatedDouble(), GatedDouble()
         stuck.deaf = True
-        limits = BatchLimits(1, max_run_s=0.2, preserve_ordering=True)
+        limits = BatchLimits(1, max_run_s=LONG_S, preserve_ordering=True)
         batcher = Batcher([sound, stuck], limits, model_metrics(), QueueBudget(BYTES))
         first = submit(batcher, 1.0)  # the last instance works first
-        await asyncio.to_thread(stuck.entered.wait)
+        await entered(stuck)
         sound.open()
         others = [submit(batcher, 2.0), submit(batcher, 3.0)]
+        await until(lambda: len(sound.batches) == 2)
+        skip(LONG_S)
         assert [(await task)["double"].item() for task in others] == [4.0, 6.0]
         assert not batcher.alive
         with pytest.raises(InferenceFailed, match="took longer than"):
@@ -832,19 +894,26 @@ def test_the_other_instance_answers_while_a_run_does_not_end() -> None:
         await until(lambda: batcher.alive)
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 def test_a_run_that_ends_in_time_is_left_alone() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
+        first = await busy(batcher, model)
+        skip(0.7 * LONG_S)
+        await settled()
         model.open()
-        for value in range(20):
-            assert (await batcher.submit(pictures(value)))["double"].item() == 2 * value
-            await asyncio.sleep(0.005)  # together longer than one may take
-        assert batcher.alive
+        await first
+        model.close()
+        second = await busy(batcher, model)
+        skip(0.7 * LONG_S)  # together longer than one may take
+        await settled()
         assert not model.terminated
+        model.open()
+        assert (await second)["double"].item() == 0.0
+        assert batcher.alive
 
-    with_batcher(test, max_run_s=0.05)
+    assert with_batcher(test, max_run_s=LONG_S).batches == [[0.0], [0.0]]
 
 
 def test_a_probe_that_does_not_end_is_given_up_too() -> None:
@@ -860,16 +929,18 @@ def test_a_probe_that_does_not_end_is_given_up_too() -> None:
     async def body() -> None:
         model = StuckProbe()
         model.open()
-        limits = BatchLimits(1, max_run_s=0.05)
+        limits = BatchLimits(1, max_run_s=LONG_S)
         batcher = Batcher([model], limits, model_metrics(), QueueBudget(BYTES), first_probe_s=0.001)
         with pytest.raises(InferenceFailed, match="failed on this batch"):
             await batcher.submit(pictures(model.poison))
+        assert batcher.alive
+        skip(LONG_S)
         await until(lambda: not batcher.alive)
         model.gate_of_probe.set()
         await until(lambda: batcher.alive)
         await batcher.close()
 
-    asyncio.run(body())
+    run(body())
 
 
 def test_a_batcher_closes_without_a_run_that_does_not_end(
@@ -878,10 +949,11 @@ def test_a_batcher_closes_without_a_run_that_does_not_end(
     async def body() -> GatedDouble:
         model = GatedDouble()
         model.deaf = True
-        limits = BatchLimits(1, max_run_s=0.05)
+        limits = BatchLimits(1, max_run_s=LONG_S)
         batcher = Batcher([model], limits, model_metrics(), QueueBudget(BYTES), last_word_s=0.01)
         running = submit(batcher, 1.0)
-        await asyncio.to_thread(model.entered.wait)
+        await entered(model)
+        skip(LONG_S)
         await batcher.close()
         with pytest.raises(InferenceFailed, match="took longer"):
             await running
@@ -890,5 +962,5 @@ def test_a_batcher_closes_without_a_run_that_does_not_end(
         await until(lambda: not runs_left_behind())
         return model
 
-    asyncio.run(body())
+    run(body())
     assert "left behind" in caplog.text

@@ -117,7 +117,7 @@ def opened(session: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch) -> li
     """Whether each session was opened with graphs; each says that it is on a GPU."""
     asked: list[bool] = []
 
-    def opens(_: bytes, plan: SessionPlan, __: list[str]) -> OnCuda:
+    def opens(_: bytes, plan: SessionPlan, *_rest: object) -> OnCuda:
         asked.append(plan.graphs)
         return OnCuda(session)
 

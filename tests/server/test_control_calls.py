@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -373,12 +375,29 @@ def test_a_tensor_in_shared_memory_is_refused(stub: Stub) -> None:
 
 
 def test_no_call_of_the_contract_is_left_out(channel: grpc.Channel) -> None:
+    """Each is answered, or refused for what an empty request lacks; of shared memory, see above."""
     service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    for method in service.methods:
+    answers = {method.name: empty_call(channel, method) for method in service.methods}
+    assert len(answers) == 20
+    assert answers.pop("RepositoryModelLoad") is grpc.StatusCode.INTERNAL  # as Triton has it
+    shared_memory = {name: code for name, code in answers.items() if "SharedMemory" in name}
+    assert set(shared_memory.values()) == {grpc.StatusCode.UNIMPLEMENTED}
+    others = {name: code for name, code in answers.items() if name not in shared_memory}
+    wanting = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+    assert [name for name, code in others.items() if code not in (None, *wanting)] == []
+    assert {"ServerLive", "ModelStreamInfer"} <= {n for n, code in others.items() if code is None}
+
+
+def empty_call(channel: grpc.Channel, method: MethodDescriptor) -> grpc.StatusCode | None:
+    """Call a method without a word; return the status of its refusal, or nothing."""
+    path = f"/inference.GRPCInferenceService/{method.name}"
+    try:
         if method.client_streaming:
-            continue
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            f"/inference.GRPCInferenceService/{method.name}"
-        )
-        outcome = call.future(b"").exception()
-        assert not isinstance(outcome, grpc.RpcError) or "Method not found" not in str(outcome)
+            stream: Any = channel.stream_stream(path)
+            assert list(stream(iter(()), timeout=30)) == []
+        else:
+            call: Any = channel.unary_unary(path)
+            call(b"", timeout=30)
+    except grpc.RpcError as error:
+        return error.code()
+    return None

@@ -7,6 +7,34 @@ from nyquist.server.scheduling.deadlines import TIMER_STEP_S, Deadlines
 from nyquist.server.scheduling.request_queue import PendingRequest
 
 
+class StoppedLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock goes when it is told to."""
+
+    now_s = 100.0
+
+    def time(self) -> float:
+        return self.now_s
+
+
+def test_a_request_is_told_at_its_deadline_and_not_before() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, StoppedLoop)
+        told: list[PendingRequest] = []
+        deadlines = Deadlines(told.append)
+        request = PendingRequest(np.empty(0), loop.create_future())
+        deadlines.watch(request, 110.0)
+        for now_s, late in ((110.0 - 2 * TIMER_STEP_S, []), (110.0, [request]), (900.0, [request])):
+            loop.now_s = now_s
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert told == late
+        deadlines.close()
+
+    with asyncio.Runner(loop_factory=StoppedLoop) as runner:
+        runner.run(body())
+
+
 def test_each_is_told_once_it_is_late_whatever_was_watched_before_and_no_other() -> None:
     async def body() -> None:
         loop, dice = asyncio.get_running_loop(), random.Random(0)  # noqa: S311 - no secret

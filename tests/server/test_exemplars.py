@@ -29,8 +29,8 @@ TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="module")
-def traced(repository: Path, transport: str) -> Iterator[RunningServer]:
-    running = start_server(repository, ("--drain-s", "0", "--transport", transport))
+def traced(one_model: Path, transport: str) -> Iterator[RunningServer]:
+    running = start_server(one_model, ("--drain-s", "0", "--transport", transport))
     yield running
     assert running.stop() == 0
 
@@ -38,12 +38,12 @@ def traced(repository: Path, transport: str) -> Iterator[RunningServer]:
 def infer(server: RunningServer, *metadata: tuple[str, str]) -> None:
     with grpc.insecure_channel(server.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
-        stub.ModelInfer(fashion_request(), metadata=metadata)
+        stub.ModelInfer(fashion_request(model="fashion_strided"), metadata=metadata)
 
 
 def scrape(server: RunningServer, accept: str) -> str:
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-    with urlopen(Request(url, headers={"Accept": accept})) as answer:
+    with urlopen(Request(url, headers={"Accept": accept}), timeout=30) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -111,7 +111,7 @@ def test_prometheus_stores_the_exemplar(traced: RunningServer, tmp_path: Path) -
         stored = wait_for(f"http://127.0.0.1:{port}/api/v1/query_exemplars?query={NAME}")
     finally:
         process.terminate()
-        process.wait()
+        process.wait(timeout=60)
     assert TRACE in {exemplar["labels"]["trace_id"] for exemplar in stored}
 
 
@@ -121,7 +121,7 @@ def wait_for(url: str) -> list[dict[str, Any]]:
     give_up = time.monotonic() + TIMEOUT_S
     while time.monotonic() < give_up:
         try:
-            with urlopen(url) as answer:  # noqa: S310 - http, loopback
+            with urlopen(url, timeout=30) as answer:  # noqa: S310 - http, loopback
                 series = json.load(answer)["data"]
         except OSError:
             series = []

@@ -45,13 +45,11 @@ BODY = fashion_request(1, NAME).SerializeToString()
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("repository")
-    (folder / NAME).symlink_to(repository / NAME)
-    tokens = folder / "tokens"
+def server(one_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    tokens = tmp_path_factory.mktemp("tokens") / "use"
     tokens.write_text(TOKEN, encoding="ascii")
     options = ("--transport", "h2corn", "--token-file", str(tokens), "--max-concurrent-rpcs", "64")
-    running = start_server(folder, ("--drain-s", "0", "--grace-s", "1", *options))
+    running = start_server(one_model, ("--drain-s", "0", "--grace-s", "1", *options))
     yield running
     assert running.stop() == 0
 

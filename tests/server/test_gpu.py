@@ -32,7 +32,7 @@ def test_numbers_of_gpus_have_no_exponent_as_perf_analyzer_reads_them() -> None:
     with gpu_metrics(FakeNvml()) as collector, metrics_listener(registry, "127.0.0.1", 0) as port:
         assert collector is not None
         registry.register(collector)
-        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
             text = answer.read().decode()
     assert f'\nnv_gpu_memory_total_bytes{{gpu_uuid="GPU-0"}} {80 * GIB}\n' in text
 

@@ -49,7 +49,7 @@ def health_server(status: health_pb2.HealthCheckResponse.ServingStatus) -> Itera
     try:
         yield port
     finally:
-        server.stop(None).wait()
+        server.stop(None).wait(10)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,6 @@ def test_variables_that_the_server_would_refuse_are_not_healthy() -> None:
     assert checked.returncode == 1
     assert "port: Input should be a valid integer" in checked.stderr
     assert "Traceback" not in checked.stderr
-
-
-@pytest.fixture(scope="module")
-def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repository")
-    (folder / "fashion_strided").symlink_to(repository / "fashion_strided")
-    return folder
 
 
 def test_tls_and_a_token_come_from_the_servers_own_variables(

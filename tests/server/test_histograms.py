@@ -45,3 +45,22 @@ def test_a_scrape_reads_the_same(seen: list[tuple[tuple[str, str], float]], gone
             for metric in both:
                 metric.remove_by_labels({"model": gone})
     assert shown(ours) == shown(theirs)
+
+
+def test_a_bucket_shows_the_last_exemplar_that_it_was_given_and_the_others_none() -> None:
+    registry = CollectorRegistry()
+    series = LightHistogram("h", "H.", (), registry, EDGES).labels()
+    series.observe(0.3, {"trace_id": "earlier"})
+    series.observe(0.4, {"trace_id": "later"})
+    series.observe(0.45)
+    series.observe(2.0)
+    shown_by_edge = {
+        sample.labels["le"]: sample.exemplar
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "h_bucket"
+    }
+    found = shown_by_edge.pop("0.5")
+    assert found is not None
+    assert (found.labels, found.value) == ({"trace_id": "later"}, 0.4)
+    assert shown_by_edge == {"0.25": None, "1.0": None, "+Inf": None}

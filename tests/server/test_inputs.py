@@ -140,7 +140,7 @@ def test_picture_files_travel_typed_too(own: Stub) -> None:
 def test_a_bad_picture_fails_its_own_request_alone(own: Stub) -> None:
     good, bad = image_request([png(9, 4, 4)], "bytes"), image_request([b"bad"], "bytes")
     calls = [own.ModelInfer.future(bad if n % 3 else good) for n in range(60)]
-    outcomes = [call.exception() is None for call in calls]
+    outcomes = [call.exception(timeout=60) is None for call in calls]
     assert outcomes == [not n % 3 for n in range(60)]
     assert "image 0: expected a file of format JPEG, PNG, WEBP" in refusal(own, bad)
 

@@ -11,7 +11,7 @@ from nyquist.server.telemetry.listener import metrics_listener
 
 def get(port: int, **headers: str) -> tuple[bytes, Any]:
     request = Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
-    with urlopen(request) as answer:  # noqa: S310 - loopback
+    with urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
         return answer.read(), answer.headers
 
 

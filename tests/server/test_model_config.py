@@ -69,7 +69,9 @@ def test_without_dynamic_batching_requests_do_not_share_a_run() -> None:
         (LEAST + "sequence_batching {}", "sequence_batching is not served"),
         (LEAST + "ensemble_scheduling {}", "ensemble_scheduling is not served"),
         ('platform: "tensorrt_plan" max_batch_size: 8', "platform is 'tensorrt_plan'"),
-        ('platform: "onnxruntime_onnx"', "max_batch_size is 0, least is 1"),
+        ('backend: "pytorch" max_batch_size: 8', "backend is 'pytorch', served is 'onnxruntime'"),
+        ("max_batch_size: -1", "max_batch_size is -1, least is 0"),
+        ('default_model_filename: "../x.onnx"', "is '../x.onnx', which is no plain name"),
         ("max_batchsize: 8", "max_batchsize"),
         (
             LEAST + "dynamic_batching { preferred_batch_size: [4, 9] }",

@@ -32,7 +32,9 @@ def taken_port() -> Iterator[int]:
 def test_the_server_never_imports_torch() -> None:
     code = "import sys, nyquist.server.__main__; print('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
     assert answer.stdout == "False\n"
 
 
@@ -112,10 +114,10 @@ class Load:
                     self.answered.set()
 
 
-def test_a_terminated_server_answers_every_request_that_it_accepted(repository: Path) -> None:
-    server = start_server(repository, ("--drain-s", "1"))
+def test_a_terminated_server_answers_every_request_that_it_accepted(one_model: Path) -> None:
+    server = start_server(one_model, ("--drain-s", "1"))
     load = Load(server, callers=8)
-    assert load.answered.wait(timeout=30)
+    assert load.answered.wait(timeout=60)
     with grpc.insecure_channel(server.target) as channel:
         statuses = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         seen = [next(statuses).status]
@@ -124,7 +126,7 @@ def test_a_terminated_server_answers_every_request_that_it_accepted(repository: 
         seen.append(next(statuses).status)
         statuses.cancel()
     load.join()
-    assert server.process.wait(timeout=30) == 0
+    assert server.process.wait(timeout=60) == 0
     assert seen == [
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -137,21 +139,23 @@ def test_a_terminated_server_answers_every_request_that_it_accepted(repository: 
     assert f"{load.outcomes['OK']} requests accepted, {load.outcomes['OK']} finished" in summary
 
 
-def test_a_second_signal_ends_the_server_at_once(repository: Path) -> None:
-    server = start_server(repository, ("--drain-s", "60"))
+def test_a_second_signal_ends_the_server_at_once(one_model: Path) -> None:
+    server = start_server(one_model, ("--drain-s", "60"))
     server.process.send_signal(signal.SIGTERM)
+    gives_up = time.monotonic() + 60
     while not any("draining" in line for line in server.log):
         assert server.process.poll() is None
+        assert time.monotonic() < gives_up
         time.sleep(0.01)
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(timeout=10) == 128 + signal.SIGTERM
+    assert server.process.wait(timeout=60) == 128 + signal.SIGTERM
     server.reader.join()
 
 
-def test_ctrl_c_stops_without_draining(repository: Path) -> None:
-    server = start_server(repository, ("--drain-s", "60"))
+def test_ctrl_c_stops_without_draining(one_model: Path) -> None:
+    server = start_server(one_model, ("--drain-s", "60"))
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(timeout=20) == 0
+    assert server.process.wait(timeout=60) == 0
     server.reader.join()
 
 

@@ -167,6 +167,19 @@ def test_classification_answers_the_highest_classes_with_their_labels(
     assert got == pytest.approx(highest, abs=1e-6)
 
 
+def test_classification_into_one_class_answers_the_highest(
+    stub: stubs.GRPCInferenceServiceStub,
+) -> None:
+    values = logits(stub.ModelInfer(good_request(batch=2)))
+    request = good_request(batch=2)
+    request.outputs.add(name="logits").parameters["classification"].int64_param = 1
+    response = stub.ModelInfer(request)
+    assert list(response.outputs[0].shape) == [2, 1]
+    elements = tensors.parse_bytes_elements(response.raw_output_contents[0])
+    indices = [int(element.decode().split(":")[1]) for element in elements]
+    assert indices == values.argmax(axis=1).tolist()
+
+
 def test_classification_of_a_typed_request_answers_in_typed_contents(
     stub: stubs.GRPCInferenceServiceStub,
 ) -> None:

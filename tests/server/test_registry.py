@@ -15,7 +15,13 @@ from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.serving.registry import Registry
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
-from nyquist.server.wire.errors import LoadFailed, ModelNotFound, ModelNotReady, Stopping
+from nyquist.server.wire.errors import (
+    ArtifactError,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    Stopping,
+)
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.wire.request_head import Incoming
@@ -29,7 +35,7 @@ ALL = "version_policy { all {} }"
 
 
 def make_registry(
-    repository: Path,
+    *repositories: Path,
     loads: list[tuple[str, int]] | None = None,
     metrics: Metrics | None = None,
 ) -> Registry:
@@ -45,7 +51,7 @@ def make_registry(
         series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
         return ServedModel(loaded, series, images, BUDGET)
 
-    return Registry(repository, load, serve, metrics)
+    return Registry(repositories, load, serve, metrics)
 
 
 def during(
@@ -56,7 +62,7 @@ def during(
     """Run a script against a registry that has loaded everything, and close it."""
 
     async def run() -> None:
-        registry = make_registry(repository, loads)
+        registry = make_registry(repository, loads=loads)
         await registry.load_all()
         try:
             async with asyncio.timeout(60):  # or a state that never comes would hang the test
@@ -108,7 +114,7 @@ def test_the_configuration_is_read_once_for_all_versions(folder: Path) -> None:
         return ServedModel(loaded, series, ImageDecoder(), BUDGET)
 
     async def script() -> None:
-        registry = Registry(folder.parent, load, serve, metrics)
+        registry = Registry([folder.parent], load, serve, metrics)
         await registry.load_all()
         assert [one.model.manifest.version for one in registry.served(NAME)] == [1, 2]
         await registry.close()
@@ -430,7 +436,7 @@ def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
 
     async def script() -> None:
         registry = Registry(
-            folder.parent,
+            [folder.parent],
             lambda path, version, config: load_model(path, ON_CPU, version, config),
             serve,
             metrics,
@@ -475,7 +481,7 @@ def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder:
 
     async def script() -> None:
         registry = Registry(
-            folder.parent,
+            [folder.parent],
             lambda path, version, config: load_model(path, ON_CPU, version, config),
             serve,
             metrics,
@@ -514,6 +520,62 @@ def test_loads_that_fail_are_counted_for_as_long_as_the_model_is_known(folder: P
         shutil.rmtree(folder)
         await registry.poll()
         assert failures() is None
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_the_models_of_several_repositories_are_served_side_by_side(
+    repository: Path, tmp_path: Path
+) -> None:
+    for place, name in (("one", NAME), ("two", OTHER)):
+        copy_model(repository, tmp_path / place, name)
+
+    async def script() -> None:
+        registry = make_registry(tmp_path / "one", tmp_path / "two")
+        assert await registry.load_all() == 2
+        assert registry.names == [OTHER, NAME]
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_a_name_in_two_repositories_is_refused_and_what_is_served_is_served_on(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for place in ("one", "two"):
+        copy_model(repository, tmp_path / place)
+
+    async def script() -> None:
+        registry = make_registry(tmp_path / "one", tmp_path / "two")
+        with pytest.raises(ArtifactError, match=f"{NAME}' lies in two repositories, .*one and"):
+            await registry.load_all()
+        shutil.move(tmp_path / "two" / NAME, tmp_path)
+        await registry.load_all()
+        shutil.move(tmp_path / NAME, tmp_path / "two")
+        with pytest.raises(LoadFailed, match=r"lies in two .*; version 1 is served on") as failed:
+            await registry.load(NAME)
+        assert str(tmp_path) not in str(failed.value)
+        await registry.poll()
+        assert "lies in two repositories" in caplog.text
+        await answer(registry)
+        await registry.close()
+
+    asyncio.run(script())
+
+
+def test_only_the_models_that_are_named_are_loaded_and_the_others_can_be(
+    folder: Path, repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy_model(repository, folder.parent, OTHER)
+
+    async def script() -> None:
+        registry = make_registry(folder.parent)
+        assert await registry.load_all([OTHER, "nowhere"]) == 2
+        assert registry.names == [OTHER]
+        assert "model nowhere is not served: failed to load 'nowhere'" in caplog.text
+        await registry.load(NAME)
+        assert registry.names == [OTHER, NAME]
         await registry.close()
 
     asyncio.run(script())

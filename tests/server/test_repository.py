@@ -1,18 +1,24 @@
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import grpc
 import pytest
 
-from nyquist.server.artifact.layout import latest_version, model_folders
+from nyquist.server.artifact.layout import latest_version, model_folders, read_config_file
 from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.artifact.versions import mark_of
 from nyquist.server.runtime.calibration import Sessions
 from nyquist.server.runtime.engine import CPU, Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import run, start_server
 
 ON_CPU = Execution(provider="cpu")
@@ -36,7 +42,7 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Non
 def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     loaded = load_model(copy / NAME, ON_CPU)
     assert loaded.manifest.name == NAME
-    assert len(loaded.labels) == 10
+    assert len(loaded.labels["logits"]) == 10
     assert loaded.limits.max_batch_size == 64
     assert loaded.limits.levels[0].max_size == 1024
 
@@ -85,15 +91,83 @@ def test_a_missing_file_is_named(copy: Path, file: str) -> None:
         load_model(copy / NAME, ON_CPU)
 
 
-@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_a_link_to_a_file_outside_is_not_followed(
-    copy: Path, link: Callable[[Path, Path], None]
+def relink(folder: Path, file: str, target: Path) -> None:
+    """Move a file of a model to another place, and leave a link to it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).rename(target)
+    (folder / file).symlink_to(target)
+
+
+def test_a_folder_with_the_links_of_a_mounted_config_map_loads(copy: Path) -> None:
+    """Kubernetes mounts files as links through ..data, which it exchanges as a whole."""
+    folder = copy / NAME / "1"
+    folder.rename(copy / NAME / "..2026_11_28")
+    folder.mkdir()
+    (folder.parent / "..data").symlink_to("..2026_11_28")
+    for file in (folder.parent / "..data").iterdir():
+        (folder / file.name).symlink_to(Path("..", "..data", file.name))
+    assert load_model(copy / NAME, ON_CPU).manifest.version == 1
+
+
+def test_a_backup_of_hard_links_leaves_a_repository_as_it_was(copy: Path) -> None:
+    shutil.copytree(copy / NAME, copy / "backup", copy_function=os.link)
+    assert load_model(copy / NAME, ON_CPU).manifest.version == 1
+
+
+@pytest.mark.parametrize(
+    "file", ["1/model.onnx", "1/labels.txt", "1/manifest.json", "config.pbtxt"]
+)
+def test_a_link_that_ends_outside_the_repository_is_refused_unless_its_end_is_allowed(
+    copy: Path, tmp_path_factory: pytest.TempPathFactory, file: str
 ) -> None:
-    path, outside = copy / NAME / "1" / "model.onnx", copy / "outside.onnx"
-    path.rename(outside)
-    link(path, outside)
-    with pytest.raises(ArtifactError, match="links are not followed"):
+    outside = tmp_path_factory.mktemp("outside")
+    relink(copy / NAME, file, outside / "blobs" / "content")
+    with pytest.raises(ArtifactError, match=f"{file} leads to {outside}.* --link-folder"):
         load_model(copy / NAME, ON_CPU)
+    allowed = read_config_file(copy / NAME, [outside])
+    assert load_model(copy / NAME, ON_CPU, config_file=allowed).manifest.version == 1
+
+
+def test_a_folder_that_is_a_link_leads_out_of_the_repository_as_little_as_a_file(
+    copy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    relink(copy / NAME, "1", outside / "1")
+    with pytest.raises(ArtifactError, match="which is outside"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_name_that_begins_like_the_repository_is_not_inside_it(copy: Path) -> None:
+    beside = copy.with_name(f"{copy.name}_beside")
+    relink(copy / NAME, "1/model.onnx", beside / "model.onnx")
+    with pytest.raises(ArtifactError, match="which is outside"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_pipe_is_no_file_and_does_not_hang_the_load(copy: Path) -> None:
+    path = copy / NAME / "1" / "model.onnx"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ArtifactError, match=r"model\.onnx is no file"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_link_in_a_circle_is_named(copy: Path) -> None:
+    path = copy / NAME / "1" / "model.onnx"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(ArtifactError, match="cannot be read: Too many levels of symbolic links"):
+        load_model(copy / NAME, ON_CPU)
+
+
+def test_a_link_that_is_led_elsewhere_leaves_another_mark(copy: Path) -> None:
+    """Or polling would miss a ConfigMap that has changed."""
+    path, other = copy / NAME / "config.pbtxt", copy / "other.pbtxt"
+    relink(copy / NAME, "config.pbtxt", copy / "..data" / "config.pbtxt")
+    before = mark_of(copy / NAME)
+    other.write_bytes(path.read_bytes())
+    other.rename(copy / "..data" / "config.pbtxt")
+    assert mark_of(copy / NAME) != before
 
 
 def test_an_edited_configuration_is_taken_and_said(
@@ -168,6 +242,48 @@ def test_only_folders_with_a_configuration_are_models(copy: Path) -> None:
     (copy / "report").mkdir()
     shutil.copytree(copy / NAME, copy / ".half_written")
     assert [folder.name for folder in model_folders(copy)] == [NAME]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder into which every user may look."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(open_folder: Path) -> None:
+    """The root of a volume has lost+found, for its root user alone."""
+    (open_folder / "lost+found").mkdir(mode=0)
+    (open_folder / "net").mkdir()
+    (open_folder / "net" / "config.pbtxt").touch()
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may look anywhere
+            os.seteuid(65534)
+        assert [folder.name for folder in model_folders(open_folder)] == ["net"]
+    finally:
+        os.seteuid(user)
+        (open_folder / "lost+found").chmod(0o700)
+
+
+@pytest.mark.parametrize("options", [[], ["--load", ""], ["--poll-s", "60"]])
+def test_a_server_with_nothing_to_load_starts_is_ready_and_waits(
+    copy: Path, repository: Path, options: list[str]
+) -> None:
+    if options[:1] != ["--load"]:
+        shutil.rmtree(copy / NAME)
+    server = start_server(copy, ["--drain-s", "0", *options])
+    with grpc.insecure_channel(server.target) as channel:
+        stub = stubs.GRPCInferenceServiceStub(channel)
+        assert stub.ServerReady(pb.ServerReadyRequest()).ready
+        if "--poll-s" not in options:
+            shutil.copytree(repository / NAME, copy / NAME, dirs_exist_ok=True)
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=NAME))
+            assert stub.ModelReady(pb.ModelReadyRequest(name=NAME)).ready
+    assert server.stop() == 0
+    assert "is served yet: waiting for" in "".join(server.log)
 
 
 def test_one_damaged_model_does_not_stop_the_others(repository: Path, copy: Path) -> None:

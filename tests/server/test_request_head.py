@@ -138,7 +138,7 @@ def test_an_answer_that_is_filled_in_is_the_one_that_protobuf_writes(
     }
     form = AnswerForm.of(call, signature, batch)
     assert form is not None
-    expected = encode_response(request_id, call, arrays, signature, ())
+    expected = encode_response(request_id, call, arrays, signature, {})
     assert form.fill(request_id.encode(), arrays) == expected
 
 

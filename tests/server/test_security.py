@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -41,13 +42,6 @@ SENT = {
     "a repository token": [f"Bearer {REPOSITORY}"],
 }
 GOOD = ("a use token", "the other use token", "a repository token")
-
-
-@pytest.fixture(scope="module")
-def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repository")
-    (folder / "fashion_strided").symlink_to(repository / "fashion_strided")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +350,16 @@ def knows(made: Authorizer, token: str) -> bool:
     return True
 
 
+class CountingExecutor(ThreadPoolExecutor):
+    """Says how often something was done in a thread."""
+
+    count = 0
+
+    def submit(self, *work: Any, **options: Any) -> "Future[Any]":
+        self.count += 1
+        return super().submit(*work, **options)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -376,13 +380,17 @@ def test_a_token_file_that_is_spoiled_keeps_the_old_tokens_and_is_complained_of_
     made = authorizer(token_file=tokens)
 
     async def body() -> None:
+        looks = CountingExecutor()
+        asyncio.get_running_loop().set_default_executor(looks)
         looking = asyncio.create_task(made.keep_current(0.001))
         async with asyncio.timeout(20):
             spoil(tokens)
             while reason not in caplog.text:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.001)
             assert knows(made, USE)
-            await asyncio.sleep(0.05)  # some fifty looks at the same file
+            enough = looks.count + 5  # at the same file
+            while looks.count < enough:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.001)
             assert caplog.text.count("the old tokens stay") == 1
             tokens.write_text(OTHER_USE, encoding="ascii")
             while not knows(made, OTHER_USE):  # noqa: ASYNC110 - there is no event to wait for

@@ -1,5 +1,6 @@
 """Options: where they come from, and what is said of a wrong one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,34 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
         (row,) = (line for line in lines if f"| `NYQUIST_{name.upper()}` |" in line)
         assert row.endswith(f"| {field.description} |")
         assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
-        if field.default not in (None, False):
-            plain = f"{field.default:g}" if isinstance(field.default, float) else field.default
+        if field.default not in (None, False, ()):
+            one = field.default[0] if isinstance(field.default, tuple) else field.default
+            plain = f"{one:g}" if isinstance(one, float) else one
             assert f"| {plain} |" in row
+
+
+def test_an_option_of_several_values_is_repeated_or_has_its_separator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = (Path("/a"), Path("/b c"))
+    assert settings("--link-folder", "/a", "--link-folder", "/b c").link_folder == asked
+    path = config(tmp_path, 'link_folder = ["/a", "/b c"]\n')
+    assert settings("--config", path).link_folder == asked
+    monkeypatch.setenv("NYQUIST_LINK_FOLDER", f"/a{os.pathsep}/b c")
+    assert settings().link_folder == asked
+
+
+def test_repositories_and_names_are_repeated_and_no_name_is_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert settings().repository == (Path("model_repository"),)
+    assert settings("--repository", "a", "--repository", "b").repository == (Path("a"), Path("b"))
+    assert settings().load is None
+    assert settings("--load", "one", "--load", "two").load == ("one", "two")
+    assert settings("--load", "").load == ()
+    monkeypatch.setenv("NYQUIST_LOAD", "one,two")
+    assert settings().load == ("one", "two")
+    with pytest.raises(StartError, match=r"repository: .* at least 1 item"):
+        settings("--repository", "")
+    with pytest.raises(StartError, match="--load and --poll-s exclude each other"):
+        settings("--poll-s", "1")

@@ -97,13 +97,13 @@ def test_a_cancelled_stream_leaves_the_server_answering(
 
 
 def test_a_stopping_server_answers_what_it_has_read_and_ends_the_stream(
-    repository: Path,
+    one_model: Path,
 ) -> None:
-    server = start_server(repository, ("--drain-s", "0", "--grace-s", "60"))
+    server = start_server(one_model, ("--drain-s", "0", "--grace-s", "60"))
     requests: Requests = SimpleQueue()
     with grpc.insecure_channel(server.target) as channel:
         answers = stubs.GRPCInferenceServiceStub(channel).ModelStreamInfer(until_none(requests))
-        requests.put(fashion_request())
+        requests.put(fashion_request(model="fashion_strided"))
         assert not next(answers).error_message
         server.process.terminate()
         with pytest.raises(grpc.RpcError) as ended:

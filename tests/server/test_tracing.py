@@ -46,7 +46,7 @@ class Collector(otlp_stubs.TraceServiceServicer):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._server.stop(None).wait()
+        self._server.stop(None).wait(TIMEOUT_S)
 
     def Export(  # noqa: N802 - gRPC's name
         self,
@@ -166,6 +166,10 @@ def test_the_callers_decision_holds_and_the_ratio_is_for_those_without(
     traces = [span.trace_id.hex() for span in collector.calls()]
     assert traces.count(TRACE) == 1
     assert len(traces) == 1 + ratio
+    assert len(collector.spans) == len(traces) * (1 + len(STAGES))
+    assert {span.span_id for span in collector.calls()} == {
+        span.parent_span_id for span in collector.spans if span.kind != Span.SPAN_KIND_SERVER
+    }, "no stage has a span that its call has not"
 
 
 def test_trace_settings_steer_all_models_and_one(folder: Path, collector: Collector) -> None:

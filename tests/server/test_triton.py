@@ -34,6 +34,7 @@ def test_the_statistics_of_a_model_are_there_by_tritons_names() -> None:
     assert value(metrics, "nv_inference_compute_infer_duration_us") == 4_000_000
     assert value(metrics, "nv_inference_compute_output_duration_us") == 125_000
     assert value(metrics, "nv_inference_pending_request_count") == 7
+    assert value(metrics, "nyquist_queue_depth") == 7
     assert value(metrics, "nv_inference_request_duration_us") == 7_000_000
 
 

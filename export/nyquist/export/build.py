@@ -1,6 +1,6 @@
 """nyquist build: make the models of the zoo, or your own, into served artifacts.
 
-arguments -> specs -> which have changed -> build those, side by side -> table
+arguments -> specs -> which have changed -> build those, side by side -> pages of all -> table
 """
 
 import sys
@@ -122,9 +122,10 @@ def build(plans: Sequence[Plan], options: Namespace, console: Console, start: fl
     found = [one.kept or by_name.get(one.spec.name) for one in plans]
     done = [built for built in found if built is not None]
     if fresh:
-        console.print("timing the models side by side, and writing their pages")
+        console.print("timing the models side by side")
         measure_speed(options.output, [built.manifest for built in done])
-        write_pages(options.output)
+    if done:
+        write_pages(options.output)  # of what was measured, however long ago
     seconds = perf_counter() - start
     if options.json:
         write_json(outcome(plans, fresh, failed, seconds))

@@ -39,5 +39,5 @@ def _existing(folder: Path) -> Path:
 
 def _is_told(error: Exception) -> bool:
     """Whether its message was written for people: those of Nyquist's own checks are."""
-    own = type(error).__module__.partition(".")[0] in ("export", "models", "server", "companion")
+    own = type(error).__module__.startswith("nyquist.")
     return own or type(error) is ValueError

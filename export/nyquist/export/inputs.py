@@ -1,6 +1,6 @@
 """What a build reads, as one checksum: the same checksum, the same artifact. Read without torch.
 
-code + versions + spec + weights + samples -> sha256
+imported code + versions + spec + weights + samples -> sha256
 """
 
 import hashlib
@@ -12,21 +12,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nyquist.export.closure import closure, modules_sha256
 from nyquist.models.spec import ModelSpec
 
-ROOT = Path(__file__).resolve().parents[3]
-CODE = (
-    "models/**/*.py",
-    "models/nyquist/models/data/**/*",
-    "companion/**/*.py",
-    "export/**/*",
-    "server/nyquist/server/runtime/engine.py",
-    "server/nyquist/server/artifact/manifest.py",
-    "server/nyquist/server/artifact/model_config.py",
-    "server/nyquist/server/wire/framing.py",
-    "server/nyquist/server/wire/pictures.py",
-)
-"""What decides the content of an artifact; the rest of the server only reads it."""
+BUILDER = "nyquist.export.model"
+"""Has the function that builds."""
+
+DATA = "data"
+"""Folder beside modules of Nyquist that has the files they read; weights are a spec's own."""
 
 BUILT_WITH = (
     "nyquist-serving",
@@ -51,7 +44,7 @@ def inputs_sha256(spec: ModelSpec) -> str:
         "samples": _source_sha256(spec.samples),
         "calibration": _source_sha256(spec.calibration),
         "module": _module_sha256(spec.architecture),
-        "code": code_sha256(),
+        "code": code_sha256(_own_module(spec.architecture)),
         "versions": package_versions(),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -63,10 +56,51 @@ def weights_sha256(spec: ModelSpec) -> str | None:
 
 
 @cache
-def code_sha256() -> str:
-    """Return the checksum of Nyquist's own code and data."""
-    paths = sorted({path for pattern in CODE for path in ROOT.glob(pattern)})
-    return _tree_sha256(ROOT, (path for path in paths if "__pycache__" not in path.parts))
+def code_sha256(module: str = "") -> str:
+    """Return the checksum of the code that builds, and of the data that it reads.
+
+    Args:
+        module: of the user's, that makes the network.
+    """
+    modules = modules_of(module)
+    own = (path.parent / DATA for name, path in modules.items() if name.startswith("nyquist."))
+    data = [
+        _tree_sha256(folder, (path for path in sorted(folder.rglob("*")) if path.suffix != ".md"))
+        for folder in dict.fromkeys(own)
+        if folder.is_dir()
+    ]
+    return hashlib.sha256("\n".join([modules_sha256(modules), *data]).encode()).hexdigest()
+
+
+def modules_of(module: str = "") -> dict[str, Path]:
+    """Return the file of every module that takes part in a build, by name.
+
+    These are Nyquist's own, and with a module of the user's also that one and what it imports from
+    the folder that it lies in; of an installed package, from that package alone.
+    """
+    places = {**(_neighbours(module) if module else {}), "nyquist": _portions()}
+    return closure(filter(None, (BUILDER, module)), places)
+
+
+def _portions() -> tuple[Path, ...]:
+    """Return the folders of the package `nyquist`: one where installed, several in a checkout."""
+    found = importlib.util.find_spec("nyquist")
+    return tuple(map(Path, (found and found.submodule_search_locations) or ()))
+
+
+def _neighbours(module: str) -> dict[str, tuple[Path, ...]]:
+    """Return what lies beside a module of the user's, itself included."""
+    top = module.partition(".")[0]
+    found = importlib.util.find_spec(top)
+    if found is None:
+        return {}
+    places = found.submodule_search_locations or [found.origin or ""]
+    homes = [Path(place).parent for place in places]
+    tops = {top: tuple(home / top for home in homes)}
+    if any(home.name in ("site-packages", "dist-packages") for home in homes):
+        return tops
+    beside = {path.stem: (path.with_suffix(""),) for path in homes[0].iterdir()}
+    return beside | tops
 
 
 @cache
@@ -88,10 +122,16 @@ def _source_sha256(source: str) -> str:
     return _tree_sha256(folder, sorted(folder.rglob("*")))
 
 
+def _own_module(architecture: str) -> str:
+    """Return the module of module:function; nothing for an architecture of Nyquist's."""
+    module, own, _ = architecture.partition(":")
+    return module if own else ""
+
+
 def _module_sha256(architecture: str) -> str:
     """Return the checksum of the code of module:function; of its whole package, if it has one."""
-    module, own, _ = architecture.partition(":")
-    found = importlib.util.find_spec(module.partition(".")[0]) if own else None
+    module = _own_module(architecture)
+    found = importlib.util.find_spec(module.partition(".")[0]) if module else None
     if found is None or found.origin is None:
         return ""
     origin = Path(found.origin)

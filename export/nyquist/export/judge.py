@@ -16,7 +16,8 @@ from torch import nn
 from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import Consistency, circular_consistency, evaluate
 from nyquist.export.graph import margins, sweep
-from nyquist.export.graph.drift import GraphValues, NetworkValues, Trace, locate
+from nyquist.export.graph.drift import GraphValues, NetworkValues, locate
+from nyquist.export.graph.exporter_trace import Trace
 from nyquist.models.analysis.cost import cost
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.preprocessing import PreprocessedNetwork

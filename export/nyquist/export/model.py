@@ -12,13 +12,14 @@ from time import perf_counter
 from safetensors.torch import save
 from torch import nn
 
+from nyquist.export.derive import Derived, derive
+from nyquist.export.errors import GateMissed
 from nyquist.export.graph.export import OPSET, Exported, add_facts, export_graph
 from nyquist.export.inputs import inputs_sha256, package_versions, weights_sha256
 from nyquist.export.judge import Candidate, open_graph
-from nyquist.export.outcome import DEFAULT_KEEP, Built, GateMissed
-from nyquist.export.precision.derive import Derived, derive
+from nyquist.export.outcome import DEFAULT_KEEP, Built
 from nyquist.export.publish import model_config, publish
-from nyquist.export.recipe.flags import command_of
+from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
 from nyquist.models.network import class_count, load_network

@@ -1,4 +1,4 @@
-"""How the build of a model ends. Read without torch."""
+"""What a build leaves of one model. Read without torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,22 +8,6 @@ if TYPE_CHECKING:  # it imports numpy, which --help is not to wait for
 
 DEFAULT_KEEP = 3
 """Most versions of a model that a repository holds."""
-
-
-class BuildError(Exception):
-    """A model cannot be published; the previous artifact stays."""
-
-
-class ExportError(BuildError):
-    """The exporter failed, or returned something other than it was asked for."""
-
-
-class PrecisionError(BuildError):
-    """A graph cannot be had in this precision; the message says why."""
-
-
-class GateMissed(BuildError):
-    """A figure of a model misses its limit."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,6 @@ def plan(spec: ModelSpec, repository: Path) -> Plan:
     except ArtifactError as error:
         return Plan(spec, None, f"damaged: {error}")
     if not is_reported(repository, manifest):
-        return Plan(spec, None, "its page is missing")
+        return Plan(spec, None, "its measurements are missing")
     size = len(contents[f"{manifest.version}/{MODEL_FILE}"])
     return Plan(spec, Built(manifest, size, seconds=0.0), "unchanged")

@@ -85,6 +85,7 @@ class Server:
             lambda folder, version, config: load_model(folder, execution, version, config),
             self._serve,
             self._metrics,
+            settings.link_folder,
         )
         traced = settings.tracing_endpoint is not None
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
@@ -159,12 +160,19 @@ class Server:
             self._metrics.registry.register(gpus)
 
     async def _load_models(self) -> None:
-        """Load every model; one that fails is logged and left out, unless CUDA is required."""
+        """Load the models; one that fails is logged and left out, unless CUDA is required."""
+        settings = self._settings
         self._stack.callback(self._images.close)
         self._stack.push_async_callback(self._registry.close)
-        await self._registry.load_all()
-        if not self._registry.names:
-            raise StartError(f"no model of {self._settings.repository} can be served")
+        tried = await self._registry.load_all(settings.load)
+        where = ", ".join(map(str, settings.repository))
+        if tried and not self._registry.names:
+            raise StartError(f"no model of {where} can be served")
+        if settings.load is not None or not tried:  # what comes later may need any size
+            self._largest_request = settings.max_message_bytes
+        if not tried:
+            how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
+            logger.warning("nothing of %s is served yet: waiting for %s", where, how)
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
         manifest, engine = loaded.manifest, loaded.engines[0]

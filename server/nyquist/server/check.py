@@ -6,6 +6,7 @@ settings -> tokens, certificates -> each model: manifest, checksums, config, ses
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nyquist.server.artifact.layout import model_folders
+from nyquist.server.artifact.layout import model_folders, read_config_file
 from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import request_bytes, request_limit, too_small_for
@@ -36,10 +37,11 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
     authorizer = make_authorizer(settings, settings.host, PREFIX)
     make_credentials(settings)
     execution = Execution(settings.provider, settings.require_cuda, settings.threads)
-    folders = model_folders(settings.repository)
+    folders = model_folders(*settings.repository)
     if not folders:
-        raise StartError(f"{settings.repository} holds no model: no NAME/config.pbtxt")
-    found = [_open(folder, execution) for folder in folders]
+        where = ", ".join(map(str, settings.repository))
+        raise StartError(f"{where} holds no model: no NAME/config.pbtxt")
+    found = [_open(folder, execution, settings.link_folder) for folder in folders]
     loaded = [one for one in found if isinstance(one, LoadedModel)]
     status = GOOD if len(loaded) == len(folders) else UNSERVABLE
     if as_json:
@@ -58,9 +60,9 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
     return status
 
 
-def _open(folder: Path, execution: Execution) -> LoadedModel | str:
+def _open(folder: Path, execution: Execution, links: Sequence[Path]) -> LoadedModel | str:
     try:
-        return load_model(folder, execution)
+        return load_model(folder, execution, config_file=read_config_file(folder, links))
     except StartError:
         raise
     except NyquistError as error:

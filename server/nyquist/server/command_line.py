@@ -86,6 +86,9 @@ def add_option(
     explained = f"{field.description} (default: {_default(field)})".replace("%", "%%")
     if field.annotation is bool:
         section.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=explained)
+    elif "tuple" in str(field.annotation):
+        shown = metavar or _metavar(name, field)
+        section.add_argument(flag(name), metavar=shown, action="append", help=explained)
     else:
         section.add_argument(flag(name), metavar=metavar or _metavar(name, field), help=explained)
 
@@ -95,6 +98,8 @@ def _default(field: FieldInfo) -> str:
         return "on" if field.default else "off"
     if isinstance(field.default, float):
         return f"{field.default:g}"
+    if isinstance(field.default, tuple):
+        return ", ".join(map(str, field.default)) or "none"
     return "none" if field.default is None else str(field.default)
 
 
@@ -105,8 +110,8 @@ def _metavar(name: str, field: FieldInfo) -> str:
         if name.endswith(ending):
             return metavar
     if "Path" in str(field.annotation):
-        return "FOLDER" if name == "repository" else "FILE"
-    return "NUMBER"
+        return "FOLDER" if name in ("repository", "link_folder") else "FILE"
+    return "NAME" if name == "load" else "NUMBER"
 
 
 def _secret_lines() -> list[str]:

@@ -11,9 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from nyquist.server.front.settings import CallSettings, SecuritySettings
 from nyquist.server.serving.settings import ShadowSettings
@@ -29,10 +34,39 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 _SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?)")
 
 
+def _several(separator: str) -> BeforeValidator:
+    """Take one text for several values, as a variable of the environment has them."""
+
+    def split(value: object) -> object:
+        if isinstance(value, str):
+            value = value.split(separator)
+        if isinstance(value, Path):
+            return [value]
+        return [one for one in value if one != ""] if isinstance(value, list) else value
+
+    return BeforeValidator(split)
+
+
+Folders = Annotated[tuple[Path, ...], NoDecode, _several(os.pathsep)]
+Names = Annotated[tuple[str, ...], NoDecode, _several(",")]
+
+
 class ModelSettings(BaseModel):
     """Models, and what runs them."""
 
-    repository: Path = Field(Path("model_repository"), description="folder that holds the models")
+    repository: Folders = Field(
+        (Path("model_repository"),),
+        min_length=1,
+        description="folder that holds the models; may be repeated",
+    )
+    load: Names | None = Field(
+        None,
+        description="model to load at the start, and no other; may be repeated; empty: nothing; "
+        "none: every model",
+    )
+    link_folder: Folders = Field(
+        (), description="outside the repository, where links in it may lead to; may be repeated"
+    )
     provider: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="execution provider; auto is CUDA where there is one, else the CPU"
     )
@@ -74,7 +108,9 @@ class LimitSettings(CallSettings):
         512 * 1024 * 1024, gt=0, description="pictures held for all models together"
     )
     max_image_pixels: int = Field(
-        50_000_000, gt=0, description="pixels of a JPEG, PNG or WebP that is sent as such"
+        50_000_000,
+        gt=0,
+        description="pixels that are decoded of a JPEG, PNG or WebP that is sent as such",
     )
 
 
@@ -164,6 +200,8 @@ class Settings(
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
+        if self.load is not None and self.poll_s:
+            raise ValueError("--load and --poll-s exclude each other: polling loads every model")
         if self.shadow_share and self.shadow_target is None:
             raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):

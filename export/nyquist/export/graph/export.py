@@ -16,9 +16,9 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from nyquist.export.errors import ExportError
 from nyquist.export.graph import lint
-from nyquist.export.graph.drift import Trace, trace_of
-from nyquist.export.outcome import ExportError
+from nyquist.export.graph.exporter_trace import Trace, trace_of
 from nyquist.models.spec import INPUT, Output, Size
 
 OPSET = 18

@@ -27,14 +27,12 @@ class Latency:
         median_s: of a batch, seconds.
         lower_s: its first quartile.
         upper_s: its third quartile.
-        ratio: median of the ratios to the first graph, each run to its neighbour in time.
         runs: how many were timed.
     """
 
     median_s: float
     lower_s: float
     upper_s: float
-    ratio: float
     runs: int
 
 
@@ -48,11 +46,11 @@ def measure_latencies(
 ) -> dict[str, dict[int, Latency]]:
     """Time graphs of one input in turn, as the server runs them.
 
-    What else the machine does falls on all of them alike, so the ratios are steadier than the
-    times.
+    What else the machine does falls on all of them alike, so their ratios are steadier than
+    the times.
 
     Args:
-        graphs: ONNX files by name; ratios are to the first.
+        graphs: ONNX files by name.
         pictures: served inputs, (N, ...), repeated where a batch is larger.
         batch_sizes: of each measurement.
         runs: of each graph at each batch size, at most.
@@ -78,7 +76,7 @@ def measure_latencies(
         batch = np.resize(pictures, (size, *pictures.shape[1:]))
         times = _time_in_turn(list(engines.values()), batch, runs, budget_s)
         for name, row in zip(engines, times, strict=True):
-            found[name][size] = _summarise(row, times[0])
+            found[name][size] = _summarise(row)
     return found
 
 
@@ -104,6 +102,6 @@ def _time(engine: Engine, batch: NDArray[Any]) -> float:
     return perf_counter() - start
 
 
-def _summarise(times: NDArray[np.float64], first: NDArray[np.float64]) -> Latency:
+def _summarise(times: NDArray[np.float64]) -> Latency:
     lower, median, upper = (float(value) for value in np.quantile(times, (0.25, 0.5, 0.75)))
-    return Latency(median, lower, upper, float(np.median(times / first)), len(times))
+    return Latency(median, lower, upper, len(times))

@@ -17,8 +17,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in nyquist.server.runt
 import onnxruntime as ort
 
 from nyquist.companion.measures.parity import Parity, compare
+from nyquist.export.graph.ways import Way, open_session
 from nyquist.models.spec import Layout
-from nyquist.server.runtime.engine import CPU
 
 Kind = Literal["samples", "noise", "constant", "extreme"]
 Pictures = NDArray[Any]
@@ -36,26 +36,6 @@ THREADS = (1, 2)
 REFERENCE_BATCH = 4
 SEED = 20_260_202
 
-HISTOGRAM_EDGES = tuple(float(10 ** (half / 2)) for half in range(-20, 5))
-"""Half decades from 1e-10 to 1e2; a histogram has one bin more below and one above."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How onnxruntime runs a graph.
-
-    Attributes:
-        optimised: whether it rewrites the graph first (all its levels, or none).
-        threads: intra-op.
-    """
-
-    optimised: bool
-    threads: int
-
-    def __str__(self) -> str:
-        plural = "" if self.threads == 1 else "s"
-        return f"{'' if self.optimised else 'not '}optimised, {self.threads} thread{plural}"
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -72,7 +52,6 @@ class Cell:
             pictures for which onnxruntime has another highest class; 0 if there is none.
         bit_identical: whether each picture had, in company, exactly the answer that it has alone.
         finite: whether onnxruntime gave neither NaN nor infinity.
-        histogram: how many absolute differences lie between HISTOGRAM_EDGES, below and above.
     """
 
     output: str
@@ -84,7 +63,6 @@ class Cell:
     flip_margin: float
     bit_identical: bool
     finite: bool
-    histogram: tuple[int, ...]
 
     def __str__(self) -> str:
         height, width = self.size
@@ -190,19 +168,6 @@ def sweep(
             except _Incomparable as error:
                 failures.append(f"at {size[0]}x{size[1]}, {way}: {error}")
     return Sweep(tuple(cells), tuple(failures))
-
-
-def open_session(graph: bytes, way: Way) -> ort.InferenceSession:
-    """Open a graph on the CPU, without spinning threads."""
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        level.ORT_ENABLE_ALL if way.optimised else level.ORT_DISABLE_ALL
-    )
-    options.intra_op_num_threads = way.threads
-    options.log_severity_level = 4  # what fails is raised, and told in the caller's words
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(graph, options, providers=[CPU])
 
 
 def picture_kinds(pictures: Pictures, axes: tuple[int, int]) -> dict[Kind, Pictures]:
@@ -339,18 +304,16 @@ def _cells(
         for (name, truth), kind in product(expected.items(), dict.fromkeys(answered.kinds)):
             mine = answered.kinds[rows] == kind
             ours, theirs = truth[rows[mine]], served[name][mine]
-            parity, margin, counts = _compared(ours, theirs)
             yield Cell(
                 output=name,
                 kind=kind,
                 size=size,
                 batch=batch,
                 way=way,
-                parity=parity,
-                flip_margin=margin,
+                parity=compare(ours, theirs),
+                flip_margin=_flip_margin(ours, theirs),
                 bit_identical=theirs.tobytes() == alone[name][rows[mine]].tobytes(),
                 finite=bool(np.isfinite(theirs).all()),
-                histogram=counts,
             )
 
 
@@ -377,19 +340,14 @@ def _run(
     }
 
 
-def _compared(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[Parity, float, tuple[int, ...]]:
-    """Return parity, the margin of the surest flip, and the histogram of differences."""
+def _flip_margin(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Return by how much the reference's highest class leads in the surest flip; 0 without one."""
     ours, theirs = (each.reshape(len(each), -1).astype(np.float64) for each in (ours, theirs))
     flipped = ours.argmax(axis=1) != theirs.argmax(axis=1)
-    margin = 0.0
-    if flipped.any():
-        highest = np.sort(ours[flipped], axis=1)
-        margin = float((highest[:, -1] - highest[:, -2]).max())
-    with np.errstate(invalid="ignore"):
-        difference = np.nan_to_num(np.abs(ours - theirs), nan=inf, posinf=inf)
-    bins = np.searchsorted(HISTOGRAM_EDGES, difference.ravel(), side="right")
-    counts = np.bincount(bins, minlength=len(HISTOGRAM_EDGES) + 1)
-    return compare(ours, theirs), margin, tuple(counts.tolist())
+    if not flipped.any():
+        return 0.0
+    highest = np.sort(ours[flipped], axis=1)
+    return float((highest[:, -1] - highest[:, -2]).max())
 
 
 def _broken_numbers(cells: Sequence[Cell]) -> Iterator[str]:

@@ -3,8 +3,8 @@
 import onnx
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from nyquist.export.errors import PrecisionError
 from nyquist.export.graph.export import OPSET, strip_metadata
-from nyquist.export.outcome import PrecisionError
 
 
 def finish(model: onnx.ModelProto, source: onnx.ModelProto) -> bytes:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from nyquist.export.outcome import PrecisionError
+from nyquist.export.errors import PrecisionError
 from nyquist.export.precision.calibration import ranges
 from nyquist.export.precision.derived import finish
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
 
-from nyquist.export.outcome import PrecisionError
-from nyquist.export.precision.calibration import Calibration, calibrate, logits
+from nyquist.export.errors import PrecisionError
+from nyquist.export.precision.calibration import Calibration, logits
 from nyquist.export.precision.derived import finish
 from nyquist.models.layers.blur import MAX_TAPS, blur_kernel
 
@@ -58,28 +58,21 @@ class Recipe:
             raise ValueError(f"operators must be of {QUANTISABLE}, got {self.operators}")
 
 
-def to_int8(graph: bytes, recipe: Recipe, calibration: NDArray[Any]) -> bytes:
-    """Quantise a graph. Same graph, recipe and pictures on one kind of CPU: same bytes.
-
-    Args:
-        graph: in float32.
-        recipe: what to quantise.
-        calibration: served inputs, (N, ...), none that the result is judged on.
-
-    Raises:
-        PrecisionError: the recipe finds nothing to quantise.
-        ValueError: there is no picture.
-    """
-    return quantise(graph, recipe, calibrate(graph, calibration, CALIBRATED))
-
-
 def quantise(graph: bytes, recipe: Recipe, calibration: Calibration) -> bytes:
-    """Quantise a graph that is calibrated; see `to_int8`.
+    """Quantise a graph. Same graph, recipe and pictures on one kind of CPU: same bytes.
 
     What rounding adds to each logit on the average picture is taken off the last bias: a flat
     ground is rounded the same way at every pixel, and the pooled sum of that would outweigh the
     object (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
     2019, for the last layer and with pictures).
+
+    Args:
+        graph: in float32.
+        recipe: what to quantise.
+        calibration: of the graph, for CALIBRATED.
+
+    Raises:
+        PrecisionError: the recipe finds nothing to quantise.
     """
     source = onnx.load_from_string(graph)
     biased = _insert_roundings(source, recipe, calibration)
@@ -174,18 +167,6 @@ def first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto | None:
     blurs = blur_nodes(graph)
     convolutions = (node for node in graph.node if node.op_type == "Conv")
     return next((node for node in convolutions if node.name not in blurs), None)
-
-
-def share_in_int8(graph: bytes, recipe: Recipe) -> float:
-    """Return the share of a picture's multiply-adds that a recipe moves to int8, 0..1.
-
-    Convolutions and matrix products count, as in nyquist.models.analysis.cost.
-
-    Raises:
-        PrecisionError: the graph multiplies nothing, or its shapes cannot be inferred.
-    """
-    model = onnx.load_from_string(graph)
-    return share_of(multiply_adds(model), quantised_nodes(model.graph, recipe))
 
 
 def share_of(costs: dict[str, int], nodes: frozenset[str]) -> float:

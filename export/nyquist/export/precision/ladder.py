@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from nyquist.export.outcome import PrecisionError
+from nyquist.export.errors import PrecisionError
 from nyquist.export.precision.calibration import calibrate
 from nyquist.export.precision.int8 import (
     CALIBRATED,

@@ -1,4 +1,4 @@
-"""Recipes on the command line, and back: from flags to specs, from a spec to its flags.
+"""Recipes on the command line: from flags to specs.
 
 --only NAME --precision P      models of the zoo
 --config FILE --only NAME      models of a file
@@ -6,20 +6,15 @@
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nyquist.export.recipe.recipe import (
     FIELDS,
     LIMITS,
-    WHITE,
     RecipeError,
     read_recipe,
-    relaxed,
-    relaxed_limits,
     with_precisions,
 )
 from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS, MAX_TAPS, SOURCES, nearest
@@ -30,10 +25,9 @@ from nyquist.models.spec import (
     ModelSpec,
     Option,
     Precision,
-    Preprocessing,
 )
 from nyquist.models.zoo import specs as zoo_specs
-from nyquist.server.wire.framing import FITS, IMAGENET, INTERPOLATIONS, ON_CANVAS, Framing
+from nyquist.server.wire.framing import FITS, IMAGENET, INTERPOLATIONS
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -190,88 +184,3 @@ def _number(text: str) -> Option:
         except ValueError:
             continue
     return text
-
-
-def command_of(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the arguments of `python export/build.py` that build this one model again.
-
-    Files and folders stand without where they lie; the labels are those of the artifact.
-    """
-    name = spec.name
-    if spec.precision != "fp32":
-        name = name.removesuffix(f"_{spec.precision}")
-    precision = () if spec.precision == "fp32" else ("--precision", spec.precision)
-    known = zoo_specs().get(name)
-    if known is not None and relaxed(known, spec.precision) == spec:
-        return ("--only", name, *precision)
-    return ("--arch", spec.architecture, "--name", name, *_own_arguments(spec), *precision)
-
-
-def _own_arguments(spec: ModelSpec) -> Iterator[str]:
-    """Yield the flags, other than name and precision, that differ from their defaults."""
-    yield from ("--input", "x".join(map(str, spec.input)))
-    yield from _option_arguments(spec)
-    from nyquist.server.artifact.manifest import LABELS_FILE  # with numpy, not for --help
-
-    files = {
-        "--weights": spec.weights.name if spec.weights else "",
-        "--weights-sha256": spec.weights_sha256,
-        "--labels": LABELS_FILE if spec.labels else "",
-        "--samples": "" if spec.samples == "photographs" else Path(spec.samples).name,
-        "--calibration": Path(spec.calibration).name,
-        "--input-type": "" if spec.datatype == "FP32" else "uint8",
-        **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
-        **_picture_arguments(spec.picture),
-        "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
-        "--outputs": "" if spec.outputs == ("logits",) else ",".join(spec.outputs),
-        "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
-    }
-    for flag, value in files.items():
-        if value:
-            yield from (flag, value)
-    if spec.preprocessing.resize is not None:
-        yield "--resize"
-    usual = relaxed_limits(Limits(), spec.precision)
-    for field, limit in LIMITS.items():
-        if getattr(spec.limits, limit) != getattr(usual, limit):
-            yield from (_flag(field), f"{getattr(spec.limits, limit)!r}")
-
-
-def _option_arguments(spec: ModelSpec) -> Iterator[str]:
-    settled = {"in_channels": spec.input[0], "num_classes": len(spec.labels)}
-    if ":" in spec.architecture:
-        settled = {}
-    for option, value in spec.options.items():
-        if option in ("downsampling", "taps"):
-            yield from (f"--{option}", str(value))
-        elif settled.get(option) != value:
-            yield from ("--option", f"{option}={value}")
-
-
-def _preprocessing_arguments(preprocessing: Preprocessing, white: int) -> dict[str, str]:
-    mean, scale = preprocessing.mean, preprocessing.scale
-    return {
-        "--mean": "" if mean == 0 else _shares(mean, white),
-        "--std": "" if scale == white else _shares(scale, white),
-    }
-
-
-def _picture_arguments(picture: Framing) -> dict[str, str]:
-    usual = ON_CANVAS if picture.fit == "canvas" else IMAGENET
-    same_share = picture.crop_share == usual.crop_share
-    return {
-        "--interpolation": picture.interpolation if picture.interpolation != "bicubic" else "",
-        "--crop-share": "" if same_share else repr(picture.crop_share),
-        "--fit": "" if picture.fit == "crop" else picture.fit,
-    }
-
-
-def _shares(values: float | tuple[float, ...], white: int) -> str:
-    """Write values of pictures up to `white` as shares of it, exactly."""
-    several = values if isinstance(values, tuple) else (values,)
-    return ",".join(_share(Fraction(repr(value)) / white) for value in several)
-
-
-def _share(value: Fraction) -> str:
-    decimal = Decimal(value.numerator) / Decimal(value.denominator)
-    return str(decimal) if Fraction(decimal) == value else str(value)

@@ -1,51 +1,96 @@
 """The model repository on disk: which models there are, in which versions, and how configured.
 
-repository -> folders of models -> complete versions -> manifest, config.pbtxt
+repository -> folders of models -> versions, with a manifest or bare -> config.pbtxt
 """
 
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from nyquist.server.artifact.manifest import CONFIG_FILE, MANIFEST_FILE, Manifest, read_plain_file
+from nyquist.server.artifact.manifest import (
+    BESIDE_A_GRAPH,
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+)
 from nyquist.server.artifact.model_config import check_model_config, parse_model_config
+from nyquist.server.artifact.model_files import read_model_file
 from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
+_BATCH_SIZE = re.compile(rb"^[^#\n]*\bmax_batch_size\s*:", re.MULTILINE)
+
 logger = logging.getLogger(__name__)
 
 
-def model_folders(repository: Path) -> list[Path]:
-    """Return the folders that hold a model: those with a config.pbtxt, by name.
+def model_folders(*repositories: Path) -> list[Path]:
+    """Return the folders that hold a model, by name: with a config.pbtxt, or N/model.onnx.
 
     Raises:
-        ArtifactError: the repository is no folder.
+        ArtifactError: a repository is no folder, or two of them have a model of the same name.
     """
-    if not repository.is_dir():
-        raise ArtifactError(
-            f"there is no model repository at {repository}; "
-            "make one with python export/build.py, or name another with --repository"
-        )
-    folders = sorted(repository.iterdir())
-    return [
-        folder
-        for folder in folders
-        if not folder.name.startswith(".") and (folder / CONFIG_FILE).is_file()
-    ]
+    found: dict[str, Path] = {}
+    for repository in repositories:
+        if not repository.is_dir():
+            raise ArtifactError(
+                f"there is no model repository at {repository}; "
+                "make one with nyquist build, or name another with --repository"
+            )
+        for folder in repository.iterdir():
+            if folder.name.startswith(".") or not _is_model(folder):
+                continue
+            if folder.name in found:
+                raise ArtifactError(
+                    f"model {folder.name!r} lies in two repositories, {found[folder.name].parent} "
+                    f"and {repository}; it can be served from one"
+                )
+            found[folder.name] = folder
+    return [found[name] for name in sorted(found)]
+
+
+def _is_model(folder: Path) -> bool:
+    """Say whether a folder is one of a model; what may not be looked into (lost+found) is none."""
+    try:
+        if (folder / CONFIG_FILE).is_file():
+            return True
+        return folder.is_dir() and bool(complete_versions(folder) or bare_versions(folder))
+    except PermissionError:
+        return False
 
 
 def complete_versions(folder: Path) -> list[int]:
     """Return the versions of a model that are complete, ascending: a manifest is written last."""
-    return sorted(
+    return [int(entry.name) for entry in _versions(folder) if (entry / MANIFEST_FILE).is_file()]
+
+
+def bare_versions(folder: Path, model_file: str = MODEL_FILE) -> list[int]:
+    """Return the versions of a model that are a graph without a manifest, ascending.
+
+    An artifact that still lacks its manifest is none: what it has beside its graph tells it.
+    """
+    return [
         int(entry.name)
+        for entry in _versions(folder)
+        if (entry / model_file).is_file()
+        and not any((entry / one).exists() for one in (MANIFEST_FILE, *BESIDE_A_GRAPH))
+    ]
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Return the folders with the names of versions, ascending."""
+    found = [
+        entry
         for entry in folder.iterdir()
         if entry.name.isascii()
         and entry.name.isdecimal()
         and str(int(entry.name)) == entry.name != "0"
-        and (entry / MANIFEST_FILE).is_file()
-    )
+    ]
+    return sorted(found, key=lambda entry: int(entry.name))
 
 
 def latest_version(folder: Path) -> int:
@@ -64,12 +109,25 @@ class ConfigFile:
     Attributes:
         path: of the file.
         config: what it says.
-        sha256: of its bytes.
+        sha256: of its bytes; empty where there is no such file.
+        batch_is_set: whether it says a max_batch_size, were it 0.
+        allowed: folders in which links of the model may end; see `read_model_file`.
     """
 
     path: Path
     config: pb.ModelConfig
     sha256: str
+    batch_is_set: bool
+    allowed: tuple[Path, ...] = ()
+
+    @property
+    def model_file(self) -> str:
+        """Name of the graph's file, in the folder of each version."""
+        return self.config.default_model_filename or MODEL_FILE
+
+    def versions(self, folder: Path) -> list[int]:
+        """Return the versions of the model that can be served, with a manifest or without."""
+        return sorted({*complete_versions(folder), *bare_versions(folder, self.model_file)})
 
     def checked(self, manifest: Manifest) -> pb.ModelConfig:
         """Return what it says of one version; an operator may have edited it since the build.
@@ -78,11 +136,24 @@ class ConfigFile:
             ArtifactError: it is not that of this model, or asks for what is not served.
         """
         config = self.config
+        if not self.sha256:
+            raise ArtifactError(f"{self.path} cannot be read: No such file or directory")
         check_model_config(config, self.path)
-        found = [(tensor.name, tuple(tensor.dims)) for tensor in config.input]
-        found += [(tensor.name, tuple(tensor.dims)) for tensor in config.output]
-        expected = [(tensor.name, tensor.shape) for tensor in (manifest.input, *manifest.outputs)]
-        if config.name != manifest.name or (found and found != expected):
+        if config.max_batch_size < 1:
+            raise ArtifactError(
+                f"{self.path}: max_batch_size is {config.max_batch_size}, least is 1"
+            )
+        if self.model_file != MODEL_FILE:
+            raise ArtifactError(
+                f"{self.path}: default_model_filename is {self.model_file!r}, that of an artifact "
+                f"is {MODEL_FILE!r}"
+            )
+        found = {one.name: (_datatype(one.data_type), tuple(one.dims)) for one in config.input}
+        found |= {one.name: (_datatype(one.data_type), tuple(one.dims)) for one in config.output}
+        tensors = (manifest.input, *manifest.outputs)
+        expected = {tensor.name: (tensor.datatype, tensor.shape) for tensor in tensors}
+        fits = found.items() <= expected.items()
+        if config.name not in ("", manifest.name) or not fits:
             raise ArtifactError(
                 f"{self.path} describes {config.name!r} with {found}, its manifest "
                 f"{manifest.name!r} with {expected}"
@@ -92,15 +163,46 @@ class ConfigFile:
         return config
 
 
-def read_config_file(folder: Path) -> ConfigFile:
-    """Read config.pbtxt.
+def _datatype(data_type: int) -> str:
+    return pb.DataType.Name(data_type).removeprefix("TYPE_")
+
+
+def with_tensors(config: pb.ModelConfig, manifest: Manifest) -> pb.ModelConfig:
+    """Return a configuration with the tensors of the manifest, where it names none."""
+    full = pb.ModelConfig()
+    full.CopyFrom(config)
+    full.name = manifest.name
+    taken, layout = manifest.input, manifest.preprocessing.layout
+    if not config.input:
+        full.input.add(
+            name=taken.name,
+            data_type=pb.DataType.Value(f"TYPE_{taken.datatype}"),
+            format=pb.ModelInput.FORMAT_NHWC if layout == "HWC" else pb.ModelInput.FORMAT_NCHW,
+            dims=taken.shape,
+        )
+    for output in () if config.output else manifest.outputs:
+        data_type = pb.DataType.Value(f"TYPE_{output.datatype}")
+        full.output.add(name=output.name, data_type=data_type, dims=output.shape)
+    return full
+
+
+def read_config_file(folder: Path, allowed: Sequence[Path] = ()) -> ConfigFile:
+    """Read config.pbtxt; a model without one has an empty one.
+
+    Args:
+        folder: of the model.
+        allowed: folders in which links may end; see `read_model_file`.
 
     Raises:
         ArtifactError: it cannot be read, or is none.
     """
     path = folder / CONFIG_FILE
-    content = read_plain_file(path)
-    return ConfigFile(path, parse_model_config(content, path), sha256(content).hexdigest())
+    if not (path.exists() or path.is_symlink()):
+        return ConfigFile(path, pb.ModelConfig(), "", batch_is_set=False, allowed=tuple(allowed))
+    content = read_model_file(folder, CONFIG_FILE, allowed)
+    config = parse_model_config(content, path)
+    said = bool(_BATCH_SIZE.search(content))
+    return ConfigFile(path, config, sha256(content).hexdigest(), said, tuple(allowed))
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

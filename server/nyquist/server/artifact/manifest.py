@@ -3,11 +3,9 @@
 read -> check the fields -> check the bytes of each file it names
 """
 
-import errno
 import hashlib
-import os
 import re
-import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
+from nyquist.server.artifact.model_files import read_model_file
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.framing import UNSTATED, Framing, Layout, picture_input
 from nyquist.server.wire.signature import Signature, TensorSpec
@@ -30,6 +29,8 @@ LABELS_FILE = "labels.txt"
 REFERENCE_FILE = "reference.safetensors"
 SAMPLES_FILE = "samples.safetensors"
 DEBUG_FILE = "debug.onnx"
+BESIDE_A_GRAPH = (LABELS_FILE, REFERENCE_FILE, SAMPLES_FILE)
+"""What the version of an artifact has, and a graph that was put there by hand has not."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
@@ -199,19 +200,20 @@ class Manifest(_Frozen):
         picture = picture_input(self.input.datatype, least, most, layout, self.picture)
         return Signature(self.name, str(self.version), self.input, self.outputs, picture)
 
-    def read_file(self, folder: Path, path: str) -> bytes:
+    def read_file(self, folder: Path, path: str, allowed: Sequence[Path] = ()) -> bytes:
         """Return the bytes of one file of the artifact, once they fit their checksum.
 
         Args:
             folder: of the model, the one that holds config.pbtxt.
             path: a key of `files`.
+            allowed: folders in which links may end; see `read_model_file`.
 
         Raises:
             ArtifactError: the file is not listed, cannot be read, or has changed.
         """
         if path not in self.files:
             raise ArtifactError(f"{folder / path} is not listed in the manifest of {self.name!r}")
-        content = read_plain_file(folder / path)
+        content = read_model_file(folder, path, allowed)
         found = hashlib.sha256(content).hexdigest()
         if found != self.files[path]:
             raise ArtifactError(
@@ -224,36 +226,21 @@ class Manifest(_Frozen):
         return self.model_dump_json(indent=2) + "\n"
 
 
-def read_plain_file(path: Path) -> bytes:
-    """Read a file that is no link, of either kind, to something else.
-
-    Raises:
-        ArtifactError: it is one, or cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise ArtifactError(f"{path} is no file of its own; links are not followed")
-            return file.read()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ArtifactError(f"{path} is no file of its own; links are not followed") from error
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def read_manifest(folder: Path, version: int) -> Manifest:
+def read_manifest(folder: Path, version: int, allowed: Sequence[Path] = ()) -> Manifest:
     """Read the manifest of one version of the model in `folder`.
+
+    Args:
+        folder: of the model.
+        version: its folder below.
+        allowed: folders in which links may end; see `read_model_file`.
 
     Raises:
         ArtifactError: it is missing, is no manifest, or is that of another model or version.
     """
     path = folder / str(version) / MANIFEST_FILE
+    content = read_model_file(folder, f"{version}/{MANIFEST_FILE}", allowed)
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the file"

@@ -11,10 +11,12 @@ from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
 PLATFORM = "onnxruntime_onnx"
+BACKEND = "onnxruntime"
 HONOURED = {
     "": {
         "name", "platform", "max_batch_size", "input", "output", "dynamic_batching",
-        "instance_group", "optimization", "parameters", "version_policy",
+        "instance_group", "optimization", "parameters", "version_policy", "backend",
+        "default_model_filename", "model_warmup",
     },
     "optimization": {"graph", "execution_accelerators"},
     "instance_group": {"name", "kind", "count", "gpus"},
@@ -46,10 +48,15 @@ def check_model_config(config: pb.ModelConfig, path: Path) -> None:
     schedule = config.WhichOneof("scheduling_choice")
     if schedule not in (None, "dynamic_batching"):
         raise ArtifactError(f"{path}: {schedule} is not served; dynamic_batching or none is")
-    if config.platform != PLATFORM:
+    if config.platform not in ("", PLATFORM):
         raise ArtifactError(f"{path}: platform is {config.platform!r}, served is {PLATFORM!r}")
-    if config.max_batch_size < 1:
-        raise ArtifactError(f"{path}: max_batch_size is {config.max_batch_size}, least is 1")
+    if config.backend not in ("", BACKEND):
+        raise ArtifactError(f"{path}: backend is {config.backend!r}, served is {BACKEND!r}")
+    if config.max_batch_size < 0:
+        raise ArtifactError(f"{path}: max_batch_size is {config.max_batch_size}, least is 0")
+    file = config.default_model_filename
+    if file and (Path(file).name != file or file == ".."):
+        raise ArtifactError(f"{path}: default_model_filename is {file!r}, which is no plain name")
     if ignored := sorted(set(_ignored(config))):
         logger.warning("%s: not read: %s", path, ", ".join(ignored))
 

@@ -6,7 +6,7 @@ complete versions -> version policy -> wanted versions -> mark of each
 from collections.abc import Iterable
 from pathlib import Path
 
-from nyquist.server.artifact.manifest import MANIFEST_FILE
+from nyquist.server.artifact.manifest import MANIFEST_FILE, MODEL_FILE
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
@@ -14,7 +14,12 @@ Mark = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and time of change of each file: another mark is another artifact."""
 
 
-def wanted_versions(complete: Iterable[int], policy: pb.ModelVersionPolicy, name: str) -> list[int]:
+def wanted_versions(
+    complete: Iterable[int],
+    policy: pb.ModelVersionPolicy,
+    name: str,
+    model_file: str = MODEL_FILE,
+) -> list[int]:
     """Return the versions that a policy asks for: the latest one where it says nothing.
 
     Raises:
@@ -32,7 +37,9 @@ def wanted_versions(complete: Iterable[int], policy: pb.ModelVersionPolicy, name
             f"{name} has no complete version {missing}, which its version_policy names; has {there}"
         )
     if not wanted:
-        raise ArtifactError(f"{name} has no complete version: no N/{MANIFEST_FILE}")
+        raise ArtifactError(
+            f"{name} has no complete version: no N/{MANIFEST_FILE}, no N/{model_file}"
+        )
     return wanted
 
 
@@ -51,5 +58,5 @@ def mark_of(folder: Path, version: int | None = None) -> Mark:
 
 
 def _mark_of_file(folder: Path, path: Path) -> tuple[str, int, int, int]:
-    status = path.lstat()
+    status = path.stat()  # of what a link leads to: it may change where the link does not
     return (str(path.relative_to(folder)), status.st_ino, status.st_size, status.st_mtime_ns)

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from nyquist.server.artifact.manifest import MODEL_FILE, Manifest
+from nyquist.server.artifact.manifest import MODEL_FILE
 from nyquist.server.front.calls import Behaviour, Context
 from nyquist.server.front.request_version import version_number
 from nyquist.server.serving.registry import Registry, Serving
@@ -182,35 +182,11 @@ def completed_config(serving: Serving) -> model_config_pb2.ModelConfig:
     """Return the configuration with the defaults that hold where it says nothing."""
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(serving.config)
-    manifest = serving.model.manifest
     config.backend = config.backend or "onnxruntime"
     config.default_model_filename = config.default_model_filename or MODEL_FILE
     if not config.HasField("version_policy"):
         config.version_policy.latest.num_versions = 1
-    if not config.input:
-        _add_tensors(config, manifest)
     return config
-
-
-def _add_tensors(config: model_config_pb2.ModelConfig, manifest: Manifest) -> None:
-    hwc = manifest.preprocessing.layout == "HWC"
-    config.input.add(
-        name=manifest.input.name,
-        data_type=model_config_pb2.DataType.Value(f"TYPE_{manifest.input.datatype}"),
-        format=(
-            model_config_pb2.ModelInput.FORMAT_NHWC
-            if hwc
-            else model_config_pb2.ModelInput.FORMAT_NCHW
-        ),
-        dims=manifest.input.shape,
-    )
-    if not config.output:
-        for output in manifest.outputs:
-            config.output.add(
-                name=output.name,
-                data_type=model_config_pb2.DataType.Value(f"TYPE_{output.datatype}"),
-                dims=output.shape,
-            )
 
 
 def _statistics(serving: Serving) -> pb.ModelStatistics:

@@ -222,5 +222,5 @@ def _stream_error(request_id: str, message: str) -> bytes:
 
 def _tensor_metadata(tensor: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=tensor.name, datatype=tensor.datatype, shape=(-1, *tensor.shape)
+        name=tensor.name, datatype=tensor.datatype, shape=(tensor.batch, *tensor.shape)
     )

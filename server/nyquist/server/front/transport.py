@@ -9,7 +9,7 @@ from math import prod
 
 import grpc
 
-from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
 from nyquist.server.wire.errors import StartError
@@ -31,13 +31,13 @@ KEEPALIVE_S = 60.0
 KEEPALIVE_TIMEOUT_S = 20.0
 
 
-def raw_bytes(manifest: Manifest, batch_size: int) -> int:
+def raw_bytes(manifest: Described, batch_size: int) -> int:
     """Return the size of a batch as raw contents."""
     tensor = manifest.input
     return batch_size * prod(tensor.bounds[1]) * DTYPES[tensor.datatype].itemsize
 
 
-def request_bytes(manifest: Manifest, max_batch_size: int) -> int:
+def request_bytes(manifest: Described, max_batch_size: int) -> int:
     """Return the size of a full batch in the largest form that a request may give it.
 
     UINT8 takes up to two bytes for an element of typed contents, or comes as picture files; the
@@ -55,10 +55,10 @@ def request_limit(largest: int, settings: CallSettings) -> int:
     return min(needed, settings.max_message_bytes)
 
 
-def too_small_for(manifest: Manifest, max_batch_size: int, limit: int) -> str:
+def too_small_for(manifest: Described, max_batch_size: int, limit: int) -> str:
     """Return a line if the limit keeps a model from its full batch, else nothing."""
     raw = raw_bytes(manifest, max_batch_size)
-    if raw + ENVELOPE_BYTES <= limit:
+    if raw + ENVELOPE_BYTES <= limit or manifest.input.unbounded:
         return ""
     return (
         f"{manifest.name}: a full batch of {max_batch_size} takes {raw} bytes, "

@@ -5,10 +5,11 @@ asked for -> plan -> session -> what was got -> warm -> run ... terminate -> pro
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -180,8 +181,9 @@ class Engine:
     Args:
         model: the bytes of an ONNX file; from bytes, no file beside it can be pulled in.
         execution: what the operator asks for.
-        max_batch_size: the largest batch that `run` will be given.
+        max_batch_size: the largest batch that `run` will be given; 0: each as it comes, unpadded.
         settings: what the model asks for.
+        weights: the bytes of the files beside the ONNX file, by the names that it has for them.
 
     Raises:
         ArtifactError: onnxruntime cannot open the model, or the GPU it asks for is not to be had.
@@ -194,11 +196,14 @@ class Engine:
         execution: Execution,
         max_batch_size: int,
         settings: SessionSettings = ANY_SESSION,
+        weights: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         available = ort.get_available_providers()
         plan = execution.plan(settings, available, available_cores())
+        if not max_batch_size:
+            plan = plan.without_graphs()
         try:
-            self._session, self._graphs = open_runs(model, plan, settings, available)
+            self._session, self._graphs = open_runs(model, plan, settings, available, weights)
         except ArtifactError as error:
             if execution.require_cuda:
                 raise StartError(f"CUDA is required: {error}") from error
@@ -207,12 +212,17 @@ class Engine:
         self.threads = plan.intra_op_threads
         self.fell_back = plan.providers[0][0] != self.provider
         self._buckets: tuple[int, ...] = ()
-        if self._graphs or self.provider == TENSORRT:
+        if not max_batch_size:
+            pass
+        elif self._graphs or self.provider == TENSORRT:
             self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
         elif self.provider == CUDA:  # another size than in the run before costs up to 0.5 s
             self._buckets = (max_batch_size,)
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
+        self.input_name: str = self._input.name
+        first = self._input.shape[0] if self._input.shape else None
+        self.fixed_batch: int = first if isinstance(first, int) else 0
         self._run_options = ort.RunOptions()
         self._probe: Array | None = None
 
@@ -241,28 +251,47 @@ class Engine:
             outputs = [output[:size] for output in outputs]
         return dict(zip(self._outputs, outputs, strict=True))
 
-    def warm(self, picture: Array, size: int = 1) -> None:
+    def warm(self, picture: Array, size: int = 1) -> dict[str, Array]:
         """Run what will be run later, so that no request pays for its set-up.
 
         Args:
             picture: one input.
-            size: of the batch; on CUDA each of the sizes that will be run instead.
+            size: of the batch; on CUDA each of the sizes that will be run instead; of no account
+                where the graph takes batches of one size alone.
+
+        Returns:
+            Every output for the least batch that the graph takes.
 
         Raises:
-            InferenceFailed: the session loads but does not run (a missing cuDNN, say).
+            InferenceFailed: the session loads but does not run (a missing cuDNN, say); this is the
+                administrator's to read, and has onnxruntime's reason.
         """
-        self._probe = picture[None].copy()
+        self._probe = np.repeat(picture[None], self.fixed_batch or 1, axis=0)
         for rows in self._buckets or (size,):
-            self.run(np.repeat(self._probe, rows, axis=0))
+            self._tried(self._batch(rows))
+        return self._tried(self._probe)
+
+    def _batch(self, size: int) -> Array:
+        """Return so many of the picture that it was warmed with, or as many as the graph takes."""
+        assert self._probe is not None  # noqa: S101 - for mypy: it is warm
+        return self._probe if self.fixed_batch else np.repeat(self._probe, size, axis=0)
+
+    def _tried(self, batch: Array) -> dict[str, Array]:
+        try:
+            return self.run(batch)
+        except InferenceFailed as failed:
+            reason = " ".join(str(failed.__cause__).split())
+            raise InferenceFailed(
+                f"onnxruntime does not run the model on {batch.dtype} {list(batch.shape)}: {reason}"
+            ) from failed
 
     def time_batch(self, size: int) -> float:
         """Return the least time that so many pictures take, in a few runs. Once it is warm."""
-        assert self._probe is not None  # noqa: S101 - for mypy: it is warm
-        batch = np.repeat(self._probe, size, axis=0)
+        batch = self._batch(size)
         times: list[float] = []
         while len(times) < 2 or (len(times) < TIMED_RUNS and sum(times) < TIMING_S):
             began = perf_counter()
-            self.run(batch)
+            self._tried(batch)
             times.append(perf_counter() - began)
         return min(times)
 
@@ -289,7 +318,11 @@ class Engine:
 
 
 def open_runs(
-    model: bytes, plan: SessionPlan, settings: SessionSettings, available: Sequence[str]
+    model: bytes,
+    plan: SessionPlan,
+    settings: SessionSettings,
+    available: Sequence[str],
+    weights: Mapping[str, bytes] = MappingProxyType({}),
 ) -> tuple[ort.InferenceSession, BoundRuns | None]:
     """Open a session and, on CUDA, the graphs by which it runs; None if it runs without.
 
@@ -300,7 +333,7 @@ def open_runs(
         ArtifactError: it cannot be opened, or not with the graphs that the model insists on.
     """
     try:
-        session = open_session(model, plan, available)
+        session = open_session(model, plan, available, weights)
         if not plan.graphs or session.get_providers()[0] != CUDA:
             return session, None
         graphs = BoundRuns(session, "cuda", settings.device_id)
@@ -308,7 +341,7 @@ def open_runs(
     except ArtifactError as error:
         if not plan.graphs or settings.cuda.get(GRAPHS):
             raise
-        session = open_session(model, plan.without_graphs(), available)
+        session = open_session(model, plan.without_graphs(), available, weights)
         logger.warning("no CUDA graphs, each batch is filled up to the largest: %s", error)
         return session, None
     return session, graphs
@@ -320,7 +353,12 @@ def find_cuda() -> None:
     ort.preload_dlls()
 
 
-def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> ort.InferenceSession:
+def open_session(
+    model: bytes,
+    plan: SessionPlan,
+    available: Sequence[str],
+    weights: Mapping[str, bytes] = MappingProxyType({}),
+) -> ort.InferenceSession:
     """Open a session as planned. onnxruntime drops a provider that it cannot have in silence.
 
     Raises:
@@ -338,6 +376,11 @@ def open_session(model: bytes, plan: SessionPlan, available: Sequence[str]) -> o
     options.log_severity_level = 3  # what a fallback means is logged by the server, in one line
     for key, value in plan.entries.items():
         options.add_session_config_entry(key, value)
+    if weights:
+        sizes = [len(content) for content in weights.values()]
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), sizes
+        )
     known = [asked for asked in plan.providers if asked[0] in available]
     if any(name != CPU for name, _ in known):
         find_cuda()

@@ -198,6 +198,8 @@ class Instance:
         return [self._run_alone(request) for request in requests]
 
     def _run_alone(self, request: PendingRequest) -> Answer:
+        if self._given_up:
+            return InferenceFailed("given up: its caller has been told")
         try:
             (answer,) = self._run_together([request])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
@@ -211,6 +213,8 @@ class Instance:
         gathered = perf_counter()
         outputs = self._runner.run(pictures)
         self._metrics.ran(requests, len(pictures), (began, gathered, perf_counter()))
+        if not self._limits.merge:  # a model without a batch has outputs of any length
+            return [outputs]
         return _share_out(outputs, parts, len(pictures))
 
     def _merge(self, parts: list[Array]) -> Array:

@@ -1,25 +1,46 @@
 """How one version of a model becomes ready to answer.
 
-folder -> version -> manifest -> checksums -> engine -> warm -> LoadedModel
+folder -> version -> manifest, checksums; or graph, config.pbtxt -> engine -> warm -> LoadedModel
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nyquist.server.artifact import manifest as artifact
-from nyquist.server.artifact.layout import ConfigFile, latest_version, read_config_file
+from nyquist.server.artifact.graph_description import Described, describe_graph
+from nyquist.server.artifact.graph_facts import read_graph_facts
+from nyquist.server.artifact.layout import (
+    ConfigFile,
+    bare_versions,
+    complete_versions,
+    read_config_file,
+    with_tensors,
+)
 from nyquist.server.artifact.manifest import Manifest, read_manifest
+from nyquist.server.artifact.model_config import check_model_config
+from nyquist.server.artifact.model_files import read_model_file, read_weights
+from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.runtime.calibration import best_batch_size, open_engines
 from nyquist.server.runtime.engine import CPU, Engine, Execution
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
 from nyquist.server.scheduling.limits import BatchLimits, batch_limits
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.framing import AXES
 from nyquist.server.wire.pb import model_config_pb2 as pb
+from nyquist.server.wire.signature import DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
+
+MOST_UNBATCHED_BYTES = 64 * 1024 * 1024
+"""What an input may take whose first axis is open and no batch."""
+LIKELY_SIDE = 224
+"""Of a picture whose size nobody has named, to warm with."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +48,8 @@ class LoadedModel:
     """A model that is checked, open and warm.
 
     Attributes:
-        manifest: what it is.
-        labels: of its classes, in their order.
+        manifest: what it is; where it has none, what its graph says of itself.
+        labels: of the classes of each output that has any, in their order.
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
         low_latency: one session more, for requests that are alone.
@@ -36,8 +57,8 @@ class LoadedModel:
         load_s: time that loading took.
     """
 
-    manifest: Manifest
-    labels: tuple[str, ...]
+    manifest: Described
+    labels: Mapping[str, tuple[str, ...]]
     config: pb.ModelConfig
     engines: tuple[Engine, ...]
     low_latency: Engine | None
@@ -60,48 +81,199 @@ def load_model(
         config_file: of the model, where it has been read already.
 
     Raises:
-        ArtifactError: a file is missing, damaged or contradicts another.
+        ArtifactError: a file is missing, damaged or contradicts another, or the graph gives
+            something else than is declared.
         StartError: CUDA is required and not to be had.
         InferenceFailed: the session opens but does not run.
     """
     start = perf_counter()
-    manifest = read_manifest(folder, version or latest_version(folder))
-    config = (config_file or read_config_file(folder)).checked(manifest)
-    labels_file = f"{manifest.version}/{artifact.LABELS_FILE}"
-    labels = tuple(manifest.read_file(folder, labels_file).decode().splitlines())
-    _check_labels(labels, manifest)
+    file = config_file or read_config_file(folder)
+    files = _read_files(folder, version, file)
+    described, config = files.described, files.config
     try:
         limits, (first, *others) = batch_limits(config), read_sessions(config)
     except ArtifactError as error:
         raise ArtifactError(f"{folder / artifact.CONFIG_FILE}: {error}") from error
-    graph = manifest.read_file(folder, f"{manifest.version}/{artifact.MODEL_FILE}")
-    least, _ = manifest.input.bounds
-    picture = np.zeros(least, DTYPES[manifest.input.datatype])
+    batched = limits.max_batch_size
+    if not batched:
+        limits = replace(limits, max_batch_size=_most_rows(described.input), merge=False)
+    picture = np.zeros(_warm_shape(described.input, config), DTYPES[described.input.datatype])
 
     def open_engine(settings: SessionSettings) -> Engine:
-        engine = Engine(graph, execution, limits.max_batch_size, settings)
-        engine.warm(picture)
+        engine = Engine(files.graph, execution, batched, settings, files.weights)
+        _check_input(engine, described.input, batched)
+        _check_outputs(engine.warm(picture), described.outputs, engine.fixed_batch or 1)
         return engine
 
     ungrouped = not config.instance_group
     sessions = open_engines(first, execution, open_engine, fill_cores=ungrouped)
     engines, threads = sessions.engines, sessions.engines[0].threads
     engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
-    best_size = best_batch_size(engines[0], limits.max_batch_size)
+    best_size = best_batch_size(engines[0], batched) if batched else 0
     for engine in engines[1:]:
-        if engine.provider == CPU and not sessions.spread_from:  # or it may never be needed
+        if (
+            batched and engine.provider == CPU and not sessions.spread_from
+        ):  # or it may never be needed
             engine.warm(picture, best_size)
     limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
     load_s = perf_counter() - start
     return LoadedModel(
-        manifest, labels, config, tuple(engines), sessions.low_latency, limits, load_s
+        described, files.labels, config, tuple(engines), sessions.low_latency, limits, load_s
     )
 
 
-def _check_labels(labels: Sequence[str], manifest: Manifest) -> None:
-    classes = manifest.outputs[0].shape[-1]
-    if labels and len(labels) != classes:
+@dataclass(frozen=True)
+class _Files:
+    """What is read of a version: the graph, and what is said of it."""
+
+    described: Described
+    config: pb.ModelConfig
+    labels: Mapping[str, tuple[str, ...]]
+    graph: bytes
+    weights: Mapping[str, bytes]
+
+
+def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
+    """Read a version, by its manifest where it has one, else as its graph describes itself."""
+    if version is None:
+        policy = pb.ModelVersionPolicy()
+        there = file.versions(folder)
+        version = wanted_versions(there, policy, folder.name, file.model_file)[-1]
+    if version not in complete_versions(folder) and version in bare_versions(
+        folder, file.model_file
+    ):
+        return _read_bare(folder, version, file)
+    manifest = read_manifest(folder, version, file.allowed)
+    config = file.checked(manifest)
+    path = f"{version}/{artifact.LABELS_FILE}"
+    labels = tuple(manifest.read_file(folder, path, file.allowed).decode().splitlines())
+    labelled = dict.fromkeys(_labelled(labels, manifest, config), labels)
+    graph = manifest.read_file(folder, f"{version}/{artifact.MODEL_FILE}", file.allowed)
+    weights = read_weights(
+        read_graph_facts(graph).weight_files,
+        lambda path: manifest.read_file(folder, path, file.allowed),
+        version,
+    )
+    return _Files(manifest, with_tensors(config, manifest), labelled, graph, weights)
+
+
+def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
+    """Read a version that has no manifest, as Triton's users have them."""
+    check_model_config(file.config, file.path)
+    if file.config.name not in ("", folder.name):
         raise ArtifactError(
-            f"{manifest.name!r} has {len(labels)} labels for {classes} classes of "
-            f"{manifest.outputs[0].name!r}"
+            f"{file.path} is for a model {file.config.name!r}, its folder is {folder.name!r}"
         )
+    path = f"{version}/{file.model_file}"
+    graph = read_model_file(folder, path, file.allowed)
+    try:
+        described, config = describe_graph(
+            folder.name, version, graph, file.config, batch_is_set=file.batch_is_set
+        )
+        weights = read_weights(
+            described.weight_files,
+            lambda path: read_model_file(folder, path, file.allowed),
+            version,
+        )
+    except ArtifactError as error:
+        raise ArtifactError(f"{folder / path}: {error}") from error
+    labels = {
+        output.name: _read_labels(folder, output.label_filename, file)
+        for output in config.output
+        if output.label_filename
+    }
+    return _Files(described, config, labels, graph, weights)
+
+
+def _read_labels(folder: Path, name: str, file: ConfigFile) -> tuple[str, ...]:
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise ArtifactError(f"{file.path}: label_filename is {name!r}, it stays in the folder")
+    try:
+        return tuple(read_model_file(folder, name, file.allowed).decode().splitlines())
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{folder / name} is no UTF-8: {error}") from error
+
+
+def _most_rows(tensor: TensorSpec) -> int:
+    """Return how long the first axis may be where a model has no batch."""
+    if tensor.batch != DYNAMIC:
+        return tensor.batch
+    least, _ = tensor.bounds
+    return max(1, MOST_UNBATCHED_BYTES // (prod(least) * DTYPES[tensor.datatype].itemsize))
+
+
+def _warm_shape(tensor: TensorSpec, config: pb.ModelConfig) -> tuple[int, ...]:
+    """Return the shape of the picture to warm with: the least, or what model_warmup names."""
+    least, _ = tensor.bounds
+    for warmup in config.model_warmup:
+        dims = tuple(warmup.inputs[tensor.name].dims) if tensor.name in warmup.inputs else ()
+        dims = dims if config.max_batch_size else dims[1:]
+        if tensor.fits(dims):
+            return dims
+    if not tensor.unbounded:
+        return least
+    return tuple(
+        LIKELY_SIDE if size == DYNAMIC and len(least) == AXES else low
+        for size, low in zip(tensor.shape, least, strict=True)
+    )
+
+
+def _check_input(engine: Engine, declared: TensorSpec, max_batch_size: int) -> None:
+    """Refuse a graph whose input has another name than is declared, or takes no such batch."""
+    if engine.input_name != declared.name:
+        raise ArtifactError(
+            f"input {declared.name!r} is declared; the graph has {engine.input_name!r}"
+        )
+    if max_batch_size and engine.fixed_batch not in (0, max_batch_size):
+        raise ArtifactError(
+            f"the graph takes batches of {engine.fixed_batch} alone, max_batch_size is "
+            f"{max_batch_size}"
+        )
+
+
+def _labelled(labels: Sequence[str], manifest: Manifest, config: pb.ModelConfig) -> list[str]:
+    """Return the outputs that the labels of an artifact are those of.
+
+    config.pbtxt says so. One without outputs leaves the first that has as many classes.
+
+    Raises:
+        ArtifactError: such an output has another number of classes.
+    """
+    classes = {output.name: prod(output.shape) for output in manifest.outputs}
+    named = [output.name for output in config.output if output.label_filename]
+    if not labels:
+        return []
+    if not config.output:
+        named = [name for name, count in classes.items() if count == len(labels)][:1]
+        named = named or [manifest.outputs[0].name]
+    for name in named:
+        if classes[name] != len(labels):
+            raise ArtifactError(
+                f"{manifest.name!r} has {len(labels)} labels for {classes[name]} classes of "
+                f"{name!r}"
+            )
+    return named
+
+
+def _check_outputs(
+    found: Mapping[str, NDArray[Any]], declared: Sequence[TensorSpec], rows: int
+) -> None:
+    """Compare what a graph gave for a batch of `rows` with what is said of it.
+
+    Raises:
+        ArtifactError: an output is missing, or has another datatype or shape.
+    """
+    for output in declared:
+        said = f"{output.datatype} {[output.batch, *output.shape]}"
+        if output.name not in found:
+            raise ArtifactError(
+                f"output {output.name!r} is declared, {said}; the graph has {', '.join(found)}"
+            )
+        array = found[output.name]
+        first = rows if output.batch == DYNAMIC else output.batch
+        fits = array.shape[:1] == (first,) and output.fits(array.shape[1:])
+        if array.dtype != DTYPES[output.datatype] or not fits:
+            raise ArtifactError(
+                f"output {output.name!r} is declared as {said}; "
+                f"for a batch of {rows} the graph gives {array.dtype} {list(array.shape)}"
+            )

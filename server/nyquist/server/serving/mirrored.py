@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.artifact.graph_description import Described
 from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.pb import shadow_pb2 as pb
@@ -26,7 +26,7 @@ class Inference:
         trace_id: of the call; empty without one.
     """
 
-    manifest: Manifest
+    manifest: Described
     metrics: ModelMetrics
     pictures: Array
     outputs: Outputs

@@ -12,17 +12,12 @@ import ctypes
 import gc
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nyquist.server.artifact.layout import (
-    ConfigFile,
-    complete_versions,
-    model_folders,
-    read_config_file,
-)
+from nyquist.server.artifact.layout import ConfigFile, model_folders, read_config_file
 from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
@@ -137,20 +132,23 @@ class Registry:
     """The one owner of what is served.
 
     Args:
-        repository: folder of the models.
+        repositories: folders of the models.
         loader: opens and warms one version; called in a thread.
         serve: makes a loaded model answer; called on the event loop.
         metrics: whose series of a model end with it.
+        link_folders: outside the repositories, in which links may end.
     """
 
     def __init__(
         self,
-        repository: Path,
+        repositories: Sequence[Path],
         loader: Loader,
         serve: Callable[[LoadedModel], ServedModel],
         metrics: Metrics,
+        link_folders: Sequence[Path] = (),
     ) -> None:
-        self._repository, self._loader, self._serve = repository, loader, serve
+        self._link_folders = link_folders
+        self._repositories, self._loader, self._serve = repositories, loader, serve
         self._metrics = metrics
         self._models: dict[str, _Model] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -231,20 +229,31 @@ class Registry:
             entries += [IndexEntry(name) for name in names - self._models.keys()]
         return sorted(entries, key=lambda entry: (entry.name, entry.version))
 
-    async def load_all(self) -> None:
-        """Load every model of the repository; one that fails is logged and left out.
+    async def load_all(self, names: Sequence[str] | None = None) -> int:
+        """Load models; one that fails is logged and left out.
+
+        Args:
+            names: of them; None is every model of the repositories.
+
+        Returns:
+            How many were to be loaded.
 
         Raises:
             StartError: CUDA is required and not to be had.
-            ArtifactError: the repository is no folder.
+            ArtifactError: a repository is no folder.
         """
-        for folder in await self._folders():
+        folders = {folder.name: folder for folder in await self._folders()}
+        wanted = folders if names is None else dict.fromkeys(names)
+        for name in wanted:
             try:
-                await self._bring_up(folder)
+                if name not in folders:
+                    raise _not_there(name)
+                await self._bring_up(folders[name])
             except StartError:
                 raise
             except NyquistError as error:
-                logger.error("model %s is not served: %s", folder.name, error)  # noqa: TRY400 - one line is all
+                logger.error("model %s is not served: %s", name, error)  # noqa: TRY400 - one line is all
+        return len(wanted)
 
     async def load(self, name: str) -> None:
         """Load a model, or what has changed of it since it was loaded.
@@ -254,9 +263,12 @@ class Registry:
         Raises:
             LoadFailed: it is not there or cannot be loaded; what was served still is.
         """
-        folders = {folder.name: folder for folder in await self._folders()}
+        try:
+            folders = {folder.name: folder for folder in await self._folders()}
+        except ArtifactError as error:
+            raise self._failed(name, self._public(error)) from error
         if name not in folders:
-            raise LoadFailed(f"failed to load '{name}', failed to poll from model repository")
+            raise _not_there(name)
         try:
             await self._finish(self._bring_up(folders[name]))
         except StartError as error:
@@ -314,9 +326,9 @@ class Registry:
 
     async def _folders(self) -> list[Path]:
         try:
-            return await asyncio.to_thread(model_folders, self._repository)
+            return await asyncio.to_thread(model_folders, *self._repositories)
         except OSError as error:
-            raise ArtifactError(f"{self._repository} cannot be read: {error.strerror}") from error
+            raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     async def _poll_model(self, folder: Path) -> None:
         known = self._models.get(folder.name)
@@ -341,8 +353,8 @@ class Registry:
             model.reason = ""
             try:
                 model.seen = await asyncio.to_thread(mark_of, folder)
-                file = await asyncio.to_thread(read_config_file, folder)
-                wanted = await asyncio.to_thread(_wanted, folder, file.config)
+                file = await asyncio.to_thread(read_config_file, folder, self._link_folders)
+                wanted = await asyncio.to_thread(_wanted, folder, file)
             except NyquistError as error:
                 model.reason = self._public(error)
                 raise self._failed(folder.name, model.reason) from error
@@ -419,8 +431,14 @@ class Registry:
     def _public(self, error: NyquistError) -> str:
         """Return the text of an error without the server's paths and addresses."""
         logger.debug("load failed", exc_info=error)
-        line = (str(error).splitlines() or [""])[0].replace(f"{self._repository}/", "")
+        line = (str(error).splitlines() or [""])[0]
+        for repository in self._repositories:
+            line = line.replace(f"{repository}/", "")
         return _ADDRESS.sub("(address)", _ABSOLUTE_FOLDERS.sub("", line))
+
+
+def _not_there(name: str) -> LoadFailed:
+    return LoadFailed(f"failed to load '{name}', failed to poll from model repository")
 
 
 def give_memory_back() -> None:
@@ -431,13 +449,13 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def _wanted(folder: Path, config: model_config_pb2.ModelConfig) -> list[int]:
+def _wanted(folder: Path, file: ConfigFile) -> list[int]:
     """Return the versions that a model's policy wants."""
     try:
-        complete = complete_versions(folder)
+        there = file.versions(folder)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
-    return wanted_versions(complete, config.version_policy, folder.name)
+    return wanted_versions(there, file.config.version_policy, folder.name, file.model_file)
 
 
 def _entries(name: str, model: _Model) -> list[IndexEntry]:

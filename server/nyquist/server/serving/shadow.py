@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from numpy.typing import NDArray
 
-from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.artifact.graph_description import Described
 from nyquist.server.scheduling.request_queue import Outputs
 from nyquist.server.serving.mirrored import Inference
 from nyquist.server.serving.settings import ShadowSettings
@@ -95,7 +95,7 @@ class Shadow:
         self._wake.set()
         self._thread.join()
 
-    def of(self, manifest: Manifest, metrics: ModelMetrics) -> Mirror:
+    def of(self, manifest: Described, metrics: ModelMetrics) -> Mirror:
         """Return what mirrors the inferences of one loaded version, on the event loop."""
 
         def mirror(pictures: NDArray[Any], outputs: Outputs) -> None:

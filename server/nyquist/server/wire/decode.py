@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, NotServed
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import ImageDecoder
-from nyquist.server.wire.signature import Signature
+from nyquist.server.wire.signature import DYNAMIC, Signature
 
 RESERVED_PREFIX = "triton_"
 NOT_RESERVED = "triton_enable_empty_final_response"
 SHARED_MEMORY = "shared_memory_"
-UINT8_MAX = 255
 IMAGE_DATATYPE = "BYTES"
 
 
@@ -132,11 +132,13 @@ def _checked_shape(
         )
     if min(shape) < 0:
         raise InvalidRequest(f"All input dimensions should be specified {where}, got {shape}")
-    if not signature.input.fits(shape[1:]):
+    if not signature.input.fits(shape[1:]) or signature.input.batch not in (DYNAMIC, shape[0]):
         least, most = signature.input.bounds
-        bounds = f" from {list(least)} to {list(most)}" if least != most else ""
+        bounded = least != most and not signature.input.unbounded
+        bounds = f" from {list(least)} to {list(most)}" if bounded else ""
+        expected = [signature.input.batch, *signature.input.shape]
         raise InvalidRequest(
-            f"unexpected shape {where}. Expected {[-1, *signature.input.shape]}{bounds}, "
+            f"unexpected shape {where}. Expected {expected}{bounds}, "
             f"got {shape}. NOTE: the first dimension is the batch"
         )
     _check_batch(shape[0], signature, max_batch_size)
@@ -262,11 +264,15 @@ def _from_typed(
             f"expected {prod(shape)} elements for input '{tensor.name}' {where}, "
             f"got {len(elements)}"
         )
-    if tensor.datatype == "UINT8" and max(elements) > UINT8_MAX:
-        raise InvalidRequest(
-            f"elements of input '{tensor.name}' {where} must be in 0..{UINT8_MAX}, "
-            f"got {max(elements)}"
-        )
+    dtype = tensors.DTYPES[tensor.datatype]
+    if dtype.kind in "iu":  # of which the fields take wider ones
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        wrong = [one for one in (min(elements), max(elements)) if not least <= one <= most]
+        if wrong:
+            raise InvalidRequest(
+                f"elements of input '{tensor.name}' {where} must be in {least}..{most}, "
+                f"got {wrong[0]}"
+            )
     return tensors.from_elements(elements, tensor.datatype, shape)
 
 

@@ -1,6 +1,6 @@
 """Encode the outputs of a model as the response that the request asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,7 +22,7 @@ def encode_response(
     call: InferCall,
     arrays: dict[str, NDArray[Any]],
     signature: Signature,
-    labels: Sequence[str],
+    labels: Mapping[str, Sequence[str]],
 ) -> bytes:
     """Serialise a ModelInferResponse.
 
@@ -31,7 +31,7 @@ def encode_response(
         call: names the outputs, in the caller's order, and the style of contents.
         arrays: each output, (B, *shape).
         signature: of the model that answers.
-        labels: of the classes, in their order; may be empty.
+        labels: of the classes of an output, in their order, where it has any.
     """
     response = pb.ModelInferResponse(
         model_name=signature.name, model_version=signature.version, id=request_id
@@ -40,7 +40,7 @@ def encode_response(
     for wanted in call.outputs:
         array = arrays[wanted.name]
         if wanted.classes:
-            classes = highest_classes(array, wanted.classes, labels)
+            classes = highest_classes(array, wanted.classes, labels.get(wanted.name, ()))
             shape = (len(array), len(classes) // len(array))
             _add_bytes(response, wanted.name, shape, classes, typed=call.typed)
         else:
@@ -105,18 +105,22 @@ def field_start(number: int, length: int) -> bytes:
     return bytes(prefix)
 
 
-def highest_classes(logits: NDArray[Any], count: int, labels: Sequence[str]) -> list[bytes]:
+def highest_classes(values: NDArray[Any], count: int, labels: Sequence[str]) -> list[bytes]:
     """Name the `count` highest classes of each picture, highest first.
 
-    logits: (B, C) -> B * min(count, C) elements b"value:index:label", the value with six decimals
-    as Triton's classification extension writes it; without labels b"value:index".
+    values: (B, ...), flattened to (B, C) -> B * min(count, C) elements b"value:index:label" as
+    Triton's classification extension writes them: six decimals for a value that may have any, and
+    b"value:index" where there is no label.
     """
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    flat = values.reshape(len(values), -1)
+    fractional = flat.dtype.kind == "f"
+    order = np.argsort(-flat if fractional else ~flat, axis=1, kind="stable")[:, :count]
     elements = []
-    for row, indices in zip(logits, order, strict=True):
+    for row, indices in zip(flat, order, strict=True):
         for index in indices:
-            name = f":{labels[index]}" if labels else ""
-            elements.append(f"{row[index]:f}:{index}{name}".encode())
+            label = labels[index] if index < len(labels) else ""
+            value = f"{row[index]:f}" if fractional else str(int(row[index]))
+            elements.append(f"{value}:{index}{label and f':{label}'}".encode())
     return elements
 
 

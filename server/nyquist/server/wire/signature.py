@@ -10,7 +10,12 @@ from nyquist.server.wire.framing import PictureInput
 
 DYNAMIC = -1
 
-Datatype = Literal["FP32", "FP16", "UINT8"]
+Datatype = Literal[
+    "FP32", "FP16", "UINT8", "FP64", "BOOL", "INT8", "INT16", "INT32", "INT64",
+    "UINT16", "UINT32", "UINT64",
+]  # fmt: skip
+ANY_SIZE = 2**31 - 1
+"""Of an axis that has no bound that anybody has named."""
 
 
 class TensorSpec(BaseModel):
@@ -23,6 +28,8 @@ class TensorSpec(BaseModel):
             have any size from `least` to `most`.
         least: smallest size of each axis that the build proved; None for that of `shape`.
         most: greatest, likewise.
+        batch: size of the axis in front; -1 where it may have any, which is the common case and
+            not written to manifests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +39,7 @@ class TensorSpec(BaseModel):
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
     least: tuple[Annotated[int, Field(gt=0)], ...] | None = None
     most: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    batch: Annotated[int, Field(exclude=True)] = DYNAMIC
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:
@@ -48,6 +56,11 @@ class TensorSpec(BaseModel):
     def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Smallest and greatest size of each axis."""
         return self.least or self.shape, self.most or self.shape
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether some axis may have any size whatever."""
+        return ANY_SIZE in self.bounds[1]
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether one picture of this shape, without the batch, may be sent."""
