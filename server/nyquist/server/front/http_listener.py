@@ -78,13 +78,13 @@ class HttpListener:
         self._socket = open_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._current: H2Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], H2Server] = {}
 
     async def start(self) -> None:
         """Accept connections from now on."""
         server = H2Server(self._application, self._config())
         task = asyncio.create_task(server.serve())
-        self._serving.add(task)
+        self._serving[task] = server
         task.add_done_callback(self._ended)
         await server.wait_started()
         self._current = server
@@ -98,8 +98,8 @@ class HttpListener:
 
     async def close(self) -> None:
         """Accept nothing any more, and return once all calls have ended, or their time is over."""
-        if self._current is not None:
-            self._current.shutdown()
+        for server in self._serving.values():  # one may have been about to take over
+            server.shutdown()
         self._socket.close()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
@@ -124,7 +124,7 @@ class HttpListener:
                 logger.error("the TLS files cannot be taken up, the old ones stay: %s", error)  # noqa: TRY400 - one line is all
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._serving.discard(task)
+        self._serving.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the HTTP/2 server ended: %s", error)
 
