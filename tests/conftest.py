@@ -60,6 +60,14 @@ def repository() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", params=["grpcio", "h2corn"])
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Have every server that a test starts carry gRPC by the one and by the other."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("NYQUIST_TRANSPORT", request.param)
+        yield request.param
+
+
 @pytest.fixture(scope="session")
 def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of fashion_strided alone: its server starts for a third of the work."""
@@ -69,8 +77,8 @@ def one_model(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[RunningServer]:
-    running = start_server(repository)
+def server(repository: Path, transport: str) -> Iterator[RunningServer]:
+    running = start_server(repository, ("--drain-s", "0", "--transport", transport))
     yield running
     assert running.stop() == 0
 

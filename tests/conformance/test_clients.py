@@ -11,10 +11,12 @@ from tests.conformance.reflected import run_reflected
 from tests.conformance.table import write_picture
 from tests.processes import RunningServer, start_server
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture(scope="module")
 def served(
-    repository: Path, tmp_path_factory: pytest.TempPathFactory
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, transport: str
 ) -> Iterator[tuple[RunningServer, Path]]:
     """A server of its own, because clients load and unload; and a picture to send."""
     folder = tmp_path_factory.mktemp("repository")
@@ -22,7 +24,7 @@ def served(
         copy_model(repository, folder, name)
     picture = tmp_path_factory.mktemp("picture") / "picture.jpg"
     write_picture(picture)
-    running = start_server(folder)
+    running = start_server(folder, ("--drain-s", "0", "--transport", transport))
     yield running, picture
     assert running.stop() == 0
 

@@ -15,6 +15,8 @@ from tests.artifacts import add_version, copy_model
 from tests.processes import start_server
 from tests.requests import fashion_request, image_request
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 MODEL = "fashion_strided"
 UNLOADED = "fashion_blur"
 FULL = "fashion_avg_pool"
@@ -24,7 +26,7 @@ Code = grpc.StatusCode
 
 @pytest.fixture(scope="module")
 def own(
-    repository: Path, tmp_path_factory: pytest.TempPathFactory
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, transport: str
 ) -> Iterator[stubs.GRPCInferenceServiceStub]:
     """A server with a model unloaded, one half unloaded, and one with room for one to wait."""
     folder = tmp_path_factory.mktemp("repository")
@@ -33,7 +35,7 @@ def own(
     add_version(folder / MODEL, 2)
     config = folder / FULL / "config.pbtxt"
     config.write_text(config.read_text().replace("max_queue_size: 1024", "max_queue_size: 1"))
-    running = start_server(folder)
+    running = start_server(folder, ("--drain-s", "0", "--transport", transport))
     with grpc.insecure_channel(running.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
         stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=UNLOADED))

@@ -2,12 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
 from nyquist.server.front.access import Authorizer, Tokens
+from nyquist.server.front.asgi import Application
+from nyquist.server.front.bodies import BodyLimits
 from nyquist.server.front.calls import CallLimits, Calls
+from nyquist.server.front.http_listener import HttpListener
+from nyquist.server.settings import Settings
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import ArtifactError, InvalidRequest, NotServed
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -39,7 +44,12 @@ class Fallible:
     def __init__(self) -> None:
         self.entered, self.let_go = asyncio.Event(), asyncio.Event()
         self.left = asyncio.Event()
-        self.waiting, self.awaited = 0, 1
+        self.waiting, self.awaited, self.port = 0, 1, 0
+
+    def another_channel(self) -> grpc.aio.Channel:
+        """Open a connection of its own to where this is served."""
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=own)
 
     async def unary(self, request: bytes, context: Any) -> bytes:
         return await self._answer(request, context)
@@ -103,25 +113,47 @@ def serve(
     authorizer: Authorizer = OPEN,
     limits: CallLimits = CallLimits(10, None),  # noqa: B008 - frozen
 ) -> Any:
-    """Run a test against a server with one interceptor, in this process."""
+    """Run a test against a server of these calls, in this process."""
 
     async def run() -> Any:
         service = Fallible()
         calls = Calls(metrics or Metrics(), authorizer, limits)
         calls.add_generic_rpc_handlers(service.handlers())
-        server = grpc.aio.server(handlers=(calls,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with (
-                grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-                asyncio.timeout(PATIENCE_S),
-            ):
-                return await test(channel, service)
-        finally:
-            await server.stop(None)
+        async with (
+            TRANSPORTS[Settings().transport](calls) as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+            asyncio.timeout(PATIENCE_S),
+        ):
+            service.port = port
+            return await test(channel, service)
 
     return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _on_grpcio(calls: Calls) -> AsyncIterator[int]:
+    server = grpc.aio.server(handlers=(calls,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def _on_h2corn(calls: Calls) -> AsyncIterator[int]:
+    settings = Settings()
+    application = Application(calls, BodyLimits(4 * 2**20), settings.max_metadata_bytes)
+    listener = HttpListener(application, settings, settings, "127.0.0.1", 0, grace_s=1)
+    await listener.start()
+    try:
+        yield listener.port
+    finally:
+        await listener.close()
+
+
+TRANSPORTS = {"grpcio": _on_grpcio, "h2corn": _on_h2corn}
 
 
 async def unary(channel: grpc.aio.Channel, request: bytes, **options: Any) -> bytes:

@@ -28,6 +28,8 @@ METHODS = {
     watching: ("grpc.health.v1.Health", "Watch"),
 }
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def messages(metrics: Metrics, kind: Any) -> tuple[float | None, float | None]:
     """Return how many messages a kind of call received and sent."""

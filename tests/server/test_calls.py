@@ -26,6 +26,8 @@ from tests.server.fallible import (
     watching,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def logged(capsys: pytest.CaptureFixture[str], test: Test) -> list[dict[str, Any]]:
     """Run a test as `serve` does, and return what is logged meanwhile."""

@@ -11,6 +11,8 @@ from nyquist.server.artifact.manifest import read_manifest
 from tests.processes import ROOT, RunningServer, start_server
 from tests.tiny import write_mean_model
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 PHOTOGRAPHS = ROOT / "models/nyquist/models/data" / "photographs"
 CLOTHES = ROOT / "models/nyquist/models/data" / "fashion"
 FAMILIES = ("max_pool", "avg_pool", "strided", "blur", "max_blur", "polyphase")

@@ -16,6 +16,8 @@ from tests.artifacts import add_version, copy_model, damage
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 NAME = "fashion_strided"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

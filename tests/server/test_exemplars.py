@@ -18,6 +18,8 @@ from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import RunningServer, start_server
 from tests.requests import fashion_request
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 NAME = "nyquist_request_duration_seconds_bucket"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLED = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -27,8 +29,8 @@ TIMEOUT_S = 30
 
 
 @pytest.fixture(scope="module")
-def traced(one_model: Path) -> Iterator[RunningServer]:
-    running = start_server(one_model)
+def traced(one_model: Path, transport: str) -> Iterator[RunningServer]:
+    running = start_server(one_model, ("--drain-s", "0", "--transport", transport))
     yield running
     assert running.stop() == 0
 

@@ -15,6 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.processes import ROOT, RunningServer, start_server
 from tests.server.certificates import Authority
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 TOKEN = "health-token-0123456789"  # noqa: S105 - opens nothing
 Response = health_pb2.HealthCheckResponse
 

@@ -1,4 +1,5 @@
 import gzip
+import socket
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -44,3 +45,15 @@ def test_a_scrape_is_compressed_where_that_is_asked_for(
     assert headers["Content-Encoding"] == "gzip"
     assert headers["Content-Type"].split(";")[0] == accept.split(";")[0]
     assert gzip.decompress(zipped) == plain
+
+
+def test_a_request_that_stands_still_is_given_up_in_silence(
+    registry: CollectorRegistry, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with metrics_listener(registry, "127.0.0.1", 0, request_s=0.05) as port:
+        half = socket.create_connection(("127.0.0.1", port), timeout=20)
+        half.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        assert half.recv(1) == b""
+        half.close()
+        assert get(port)[0]
+    assert capfd.readouterr().err == ""

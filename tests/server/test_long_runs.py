@@ -25,6 +25,8 @@ from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import start_server
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 TURNS_OF_MINUTES = 1e8
 QUICK, LONG = (np.full((1, 4), value, np.float32) for value in (3.0, TURNS_OF_MINUTES))
 

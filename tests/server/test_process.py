@@ -18,6 +18,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from nyquist.client.client import Client
 from nyquist.models.samples import fashion_samples
 from tests.processes import ROOT, RunningServer, run, start_server
+from tests.server.frames import GOAWAY, Connection
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 
 @pytest.fixture
@@ -154,3 +157,29 @@ def test_ctrl_c_stops_without_draining(one_model: Path) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(timeout=60) == 0
     server.reader.join()
+
+
+def test_a_server_that_drains_lets_its_connections_go_at_once_and_answers_the_next(
+    repository: Path, transport: str
+) -> None:
+    if transport == "grpcio":
+        pytest.skip("grpcio lets its connections go when it stops, not before")
+    server = start_server(repository, ("--drain-s", "60", "--grace-s", "1"))
+    connection = Connection(server.port)
+    connection.open("/inference.GRPCInferenceService/ServerLive", range(1, 2))
+    next(connection.frames())  # it is there
+    server.process.terminate()
+    try:
+        assert any(kind == GOAWAY for kind, *_ in connection.frames())
+        with grpc.insecure_channel(server.target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with Client(server.target) as client:
+            model = client.describe("fashion_blur")
+            assert client.infer(model, fashion_samples().images[:1].numpy()).shape == (1, 10)
+        assert server.process.poll() is None
+    finally:
+        connection.close()
+        server.process.kill()
+        server.process.wait()

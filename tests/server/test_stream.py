@@ -14,6 +14,8 @@ from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import start_server
 from tests.requests import fashion_request, image_request, logits
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 Requests = SimpleQueue[pb.ModelInferRequest | None]
 
 

@@ -20,6 +20,8 @@ from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
 from tests.requests import fashion_request
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 NAME, OTHER = "fashion_strided", "fashion_blur"
 CALL = "inference.GRPCInferenceService/ModelInfer"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

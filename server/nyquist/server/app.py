@@ -13,8 +13,11 @@ from functools import partial
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.front.access import make_authorizer
+from nyquist.server.front.asgi import Application
+from nyquist.server.front.bodies import BodyLimits
 from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.control_calls import ControlCalls
+from nyquist.server.front.http_listener import HttpListener
 from nyquist.server.front.inference_service import SERVICE, InferenceService
 from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
 from nyquist.server.front.reflection import describe
@@ -94,6 +97,7 @@ class Server:
         )
         self._health = Health(self._statuses, gone=NOT_SERVING)
         self._stack = AsyncExitStack()
+        self._listener: HttpListener | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -129,6 +133,8 @@ class Server:
         """Say that the server is not ready, and serve on for those who have not heard yet."""
         self._service.draining = True
         await self._health.drain()
+        if self._listener is not None:
+            await self._listener.change_over()
         logger.info("draining for %g s: not ready, still answering", seconds)
         await asyncio.sleep(seconds)
 
@@ -229,12 +235,33 @@ class Server:
         if settings.reflection != "off":
             describe(calls, model_config_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR)
         max_request_bytes = request_limit(self._largest_request, settings)
+        await self._health.tell()
+        if settings.transport == "h2corn":
+            await self._listen_on_h2corn(calls, max_request_bytes)
+        else:
+            await self._listen_on_grpcio(calls, max_request_bytes)
+        self._say_ready(max_request_bytes)
+
+    async def _listen_on_grpcio(self, calls: Calls, max_request_bytes: int) -> None:
+        settings = self._settings
         server = make_grpc_server(settings, calls, max_request_bytes, settings.grace_s)
         self.port = add_port(server, settings.host, settings.port, self._credentials)
-        await self._health.tell()
         await server.start()
         self._stack.push_async_callback(server.stop, settings.grace_s)
-        self._say_ready(max_request_bytes)
+
+    async def _listen_on_h2corn(self, calls: Calls, max_request_bytes: int) -> None:
+        settings = self._settings
+        limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
+        application = Application(calls, limits, settings.max_metadata_bytes)
+        listener = HttpListener(
+            application, settings, settings, settings.host, settings.port, settings.grace_s
+        )
+        self.port = listener.port
+        await listener.start()
+        self._listener = listener
+        self._stack.push_async_callback(listener.close)
+        run_beside(self._stack, listener.keep_young())
+        run_beside(self._stack, listener.keep_certified())
 
     def _say_ready(self, max_request_bytes: int) -> None:
         settings = self._settings

@@ -87,7 +87,11 @@ class ModelSettings(BaseModel):
 
 
 class NetworkSettings(BaseModel):
-    """Addresses."""
+    """Addresses, and what listens there."""
+
+    transport: Literal["h2corn", "grpcio"] = Field(
+        "grpcio", description="what carries gRPC: h2corn, for less CPU a call, or grpcio"
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")

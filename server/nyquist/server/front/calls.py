@@ -14,12 +14,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
 
 from nyquist.server.front.access import ACCESS, Access, Authorizer
-from nyquist.server.telemetry.current_call import Call, bind_call, current_call, current_spans
+from nyquist.server.telemetry.current_call import (
+    Call,
+    Metadata,
+    bind_call,
+    current_call,
+    current_spans,
+)
 from nyquist.server.telemetry.histograms import Count
 from nyquist.server.telemetry.metrics import CallMetrics
 from nyquist.server.wire.errors import (
@@ -34,7 +40,24 @@ from nyquist.server.wire.errors import (
 
 # Quoted: the classes are generic in their stubs alone.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class Context(Protocol):
+    """What a handler sees of the call that it answers, whatever carries it."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the caller's deadline; None where it has none."""
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
+        """End the call with a status, by raising."""
+
+    def code(self) -> Any:  # noqa: ANN401 - grpcio gives a number, and wants none
+        """Return the status that the call was aborted with."""
+
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
+        """Send one answer of several."""
+
+
 Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 StreamBehaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
 
@@ -103,9 +126,19 @@ class Calls(grpc.GenericRpcHandler):
         """Leave them out, they come as generic ones too: grpc.aio waits for each at every call."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler:
-        """Return the handler of a call, or one that refuses it."""
-        method = self._methods.get(handler_call_details.method)
+        """Return the handler of a call over grpcio, or one that refuses it."""
         metadata: Any = handler_call_details.invocation_metadata or ()
+        return self.handler(handler_call_details.method, metadata)
+
+    def handler(self, path: str, metadata: Metadata, peer: object = None) -> MethodHandler:
+        """Return the handler of a call, or one that refuses it before its message is read.
+
+        Args:
+            path: of the method, as in `/service/method`.
+            metadata: that the call came with.
+            peer: the connection that it came by; None where the transport does not say.
+        """
+        method = self._methods.get(path)
         call = bind_call(metadata)
         if method is None:
             return _refusing(self._other, NotServed("Method not found!"))
@@ -114,10 +147,15 @@ class Calls(grpc.GenericRpcHandler):
         try:
             if not method.free:
                 self._authorizer.check(method.name, method.access, metadata)
-            method.slots.check()
+            method.slots.check(peer)
         except NyquistError as refusal:
             return _refusing(method.series, refusal)
         return method.handler
+
+    def refusing(self, path: str, refusal: NyquistError) -> MethodHandler:
+        """Return a handler that refuses a call to this method, and counts that."""
+        method = self._methods.get(path)
+        return _refusing(method.series if method else self._other, refusal)
 
     def _wrapped(self, name: str, access: Access, served: MethodHandler) -> "_Method":
         slots = self._slots[access is Access.HEALTH]
@@ -141,21 +179,43 @@ class _Details(NamedTuple):
 
 
 class _Slots:
-    """The calls that may run at a time."""
+    """The calls that may run at a time, fair between connections.
+
+    One connection may take all of them. Where they are taken, a connection with less than its share
+    is let in beyond the limit, by as much again at most; so nobody is shut out by who came first.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit, self.running = limit, 0
+        self._limit, self._running = limit, 0
+        self._of_peer: dict[object, int] = {}
 
-    def check(self) -> None:
-        if self.running >= self._limit:
+    def check(self, peer: object) -> None:
+        """Return if a connection may have one more call run.
+
+        Raises:
+            TooManyCalls: it may not.
+        """
+        if self._running < self._limit:
+            return
+        share = max(1, self._limit // max(1, len(self._of_peer)))
+        late = peer is not None and self._of_peer.get(peer, 0) < share
+        if not late or self._running >= 2 * self._limit:
             raise TooManyCalls(f"{self._limit} calls are running, as many as the server takes")
 
-    def __enter__(self) -> None:
-        self.check()
-        self.running += 1
+    def take(self, peer: object) -> None:
+        """Let one more call run, or raise as `check` does."""
+        self.check(peer)
+        self._running += 1
+        self._of_peer[peer] = self._of_peer.get(peer, 0) + 1
 
-    def __exit__(self, *exception: object) -> None:
-        self.running -= 1
+    def give_back(self, peer: object) -> None:
+        """Say that it has ended."""
+        self._running -= 1
+        left = self._of_peer[peer] - 1
+        if left:
+            self._of_peer[peer] = left
+        else:
+            del self._of_peer[peer]
 
 
 class _Series:
@@ -214,9 +274,12 @@ def _unary(
         began = perf_counter()
         series.started.value += 1
         try:
-            with slots:
+            slots.take(peer := getattr(context, "peer_address", None))
+            try:
                 seen: Any = _CountedWrites(context, series) if writes else context
                 answer = await behaviour(decoded(request), seen)
+            finally:
+                slots.give_back(peer)
         except BaseException as error:
             await series.failed(error, context, began)
             raise
@@ -237,12 +300,15 @@ def _stream(
         began = perf_counter()
         series.started.value += 1
         try:
-            with slots:
+            slots.take(peer := getattr(context, "peer_address", None))
+            try:
                 answers = cast(StreamBehaviour, behaviour)(decoded(request), context)
                 async with aclosing(cast(Any, answers)) as closing:
                     async for answer in closing:
                         series.sent.value += 1
                         yield answer
+            finally:
+                slots.give_back(peer)
         except BaseException as error:
             await series.failed(error, context, began)
             raise

@@ -59,8 +59,8 @@ class CertificateFiles:
         return tuple(mark_of(path) for path in files if path)
 
 
-class _Renewal:
-    """What gRPC asks before each handshake: the new certificate once its files have changed."""
+class Renewal:
+    """Answers with the new certificate once its files have changed; gRPC asks at each handshake."""
 
     def __init__(self, files: CertificateFiles) -> None:
         self._files, self._seen = files, files.marks()
@@ -81,20 +81,25 @@ class _Renewal:
         return renewed
 
 
+def certificate_files(settings: ListenerSecurity) -> CertificateFiles | None:
+    """Return the files that the settings name; None without TLS."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return CertificateFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
 def make_credentials(settings: ListenerSecurity) -> grpc.ServerCredentials | None:
     """Return the credentials that the settings ask for; None without TLS.
 
     Raises:
         StartError: the files are not to be used.
     """
-    if settings.tls_certificate is None or settings.tls_key is None:
+    files = certificate_files(settings)
+    if files is None:
         return None
-    files = CertificateFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     return grpc.dynamic_ssl_server_credentials(
         files.read(),
-        cast(
-            Callable[[], Configuration], _Renewal(files)
-        ),  # None, "no change", is not in the stubs
+        cast(Callable[[], Configuration], Renewal(files)),  # None, "no change", is not in the stubs
         settings.tls_client_ca is not None,
     )
 

@@ -3,7 +3,7 @@
 import gzip
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -11,12 +11,22 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_serve
 
 from nyquist.server.wire.errors import StartError
 
+REQUEST_S = 5.0
+
 _EXPONENT = re.compile(rb"^(nv_.*[} ])(\d\.?\d*e\+\d+)$", re.MULTILINE)
 
 
 @contextmanager
-def metrics_listener(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
+def metrics_listener(
+    registry: CollectorRegistry, host: str, port: int, request_s: float = REQUEST_S
+) -> Iterator[int]:
     """Answer scrapes of a registry meanwhile; gives the port, which the system chooses for 0.
+
+    Args:
+        registry: what is read.
+        host: to listen on.
+        port: likewise.
+        request_s: seconds that a request may stand still before its connection is closed.
 
     Raises:
         StartError: the port is taken, or the address is not this machine's.
@@ -29,12 +39,26 @@ def metrics_listener(registry: CollectorRegistry, host: str, port: int) -> Itera
             "choose another with --metrics-port"
         ) from error
     listener.set_app(written_out(make_wsgi_app(registry)))
+    listener.RequestHandlerClass = _bounded(listener.RequestHandlerClass, request_s)
     try:
         yield listener.server_port
     finally:
         listener.shutdown()
         listener.server_close()
         thread.join()
+
+
+def _bounded(handler: Any, request_s: float) -> Any:  # noqa: ANN401 - not in the stubs
+    """Let a request that stands still end, or it would hold a thread for as long as it likes."""
+
+    class Bounded(handler):  # type: ignore[misc] # the base is the Prometheus client's
+        timeout = request_s
+
+        def handle(self) -> None:
+            with suppress(TimeoutError):
+                super().handle()
+
+    return Bounded
 
 
 def written_out(app: WSGIApplication) -> WSGIApplication:

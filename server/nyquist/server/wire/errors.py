@@ -93,6 +93,20 @@ class TooManyCalls(NyquistError):
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class TooLarge(NyquistError):
+    """A message, or what its headers hold, is larger than one may be."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "too_large"
+
+
+class TooSlow(NyquistError):
+    """A message did not come in the time that it has."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "too_slow"
+
+
 class Unauthenticated(NyquistError):
     """The call came without a token, or with one that is not known."""
 

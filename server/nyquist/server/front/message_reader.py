@@ -1,0 +1,167 @@
+"""The messages of one call's body, each bounded in size and in time.
+
+chunks as they come -> five bytes: how long, whether compressed -> the whole message -> unpacked
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias
+
+from nyquist.server.front.bodies import Bodies, Body
+from nyquist.server.front.grpc_wire import PREFIX_BYTES, unpacked
+from nyquist.server.wire.errors import InvalidRequest, TooLarge
+
+Event: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+
+SETTLING_S = 0.05
+
+
+class Reading(Protocol):
+    """The call whose body is read."""
+
+    peer_address: object
+    encoding: bytes
+    receive: Receive
+
+    def leave(self) -> None:
+        """End what is done for a caller that has gone."""
+
+    def watch(self) -> None:
+        """Remember the task of the call, for what reads beside it."""
+
+
+class MessageReader:
+    """The messages of one call's body.
+
+    Args:
+        call: whose they are.
+        bodies: all that are being read.
+        max_bytes: of one message.
+    """
+
+    def __init__(self, call: Reading, bodies: Bodies, max_bytes: int) -> None:
+        self._call, self._bodies, self._max_bytes = call, bodies, max_bytes
+        self._left, self._ended = b"", False
+        self._seen = self._gone = False
+
+    async def message(self) -> bytes | None:
+        """Return the one message of a unary call; None if the caller has gone.
+
+        Raises:
+            NyquistError: it is none, is too large, or does not come.
+        """
+        body = self._bodies.begin(self._call.peer_address)
+        try:
+            await self._read()
+            message = self._lone_message() or await self._next(body)
+        except asyncio.CancelledError:
+            _raise_if_ended(body)
+            raise
+        finally:
+            self._bodies.finish(body)
+        if message is None and not self._gone:
+            raise InvalidRequest("the call ended without its message")
+        return message
+
+    async def messages(self, parse: Callable[[bytes], Any] | None) -> AsyncIterator[Any]:
+        """Yield one message after the other; each may begin as late as it likes.
+
+        Raises:
+            NyquistError: one is none, is too large, or does not end.
+        """
+        self._call.watch()
+        while self._left or (not self._ended and await self._read()):
+            if not self._left:
+                continue
+            body = self._bodies.begin(self._call.peer_address)
+            try:
+                message = await self._next(body)
+            except asyncio.CancelledError:
+                _raise_if_ended(body)
+                raise
+            finally:
+                self._bodies.finish(body)
+            if message is None:
+                return
+            yield parse(message) if parse else message
+
+    async def settle(self) -> None:
+        """Let a stream's first message come before it is refused, or grpc.aio's clients fail.
+
+        They take a message that they cannot send any more for an error of their own.
+        """
+        if not (self._seen or self._ended):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._read(), SETTLING_S)
+
+    async def _read(self) -> bool:
+        """Read on; return whether the caller is still there."""
+        event = await self._call.receive()
+        self._seen = True
+        if event["type"] == "http.disconnect":
+            self._gone = self._ended = True
+            self._call.leave()
+            return False
+        chunk: bytes = event.get("body") or b""
+        self._left = self._left + chunk if self._left else chunk
+        self._ended = not event.get("more_body")
+        return True
+
+    def _lone_message(self) -> bytes | None:
+        """Return the message that came whole and alone, as nearly all do."""
+        chunk, size = self._left, len(self._left) - PREFIX_BYTES
+        if size < 0 or size > self._max_bytes or not self._ended or chunk[0]:
+            return None
+        return (
+            chunk[PREFIX_BYTES:] if int.from_bytes(chunk[1:PREFIX_BYTES], "big") == size else None
+        )
+
+    async def _next(self, body: Body) -> bytes | None:
+        """Return the next message; None if the body ends before it."""
+        while len(self._left) < PREFIX_BYTES:
+            if self._ended and self._left and not self._gone:
+                raise InvalidRequest("the call ended within a message")
+            if self._ended or not await self._read():
+                return None
+        flag, size = self._left[0], int.from_bytes(self._left[1:PREFIX_BYTES], "big")
+        if size > self._max_bytes:
+            raise TooLarge(f"a message of {size} bytes; this call's have {self._max_bytes} at most")
+        if flag > 1:
+            raise InvalidRequest(f"a message begins with 0 or 1, got {flag}")
+        whole = await self._whole(body, size)
+        if whole is None or not flag:
+            return whole
+        if self._call.encoding == b"identity":
+            raise InvalidRequest("a compressed message needs a grpc-encoding that says how")
+        return unpacked(whole, self._call.encoding, self._max_bytes)
+
+    async def _whole(self, body: Body, size: int) -> bytes | None:
+        """Return a message of this size; None if the caller goes before it has come."""
+        end = PREFIX_BYTES + size
+        if len(self._left) < end:
+            self._bodies.expect(body, size)
+            parts, have = [self._left], len(self._left)
+            await self._bodies.reserve(body, have)
+            while have < end:
+                self._left = b""
+                if self._ended:
+                    raise InvalidRequest("the call ended within a message")
+                if not await self._read():
+                    return None
+                parts.append(self._left)
+                have += len(self._left)
+                await self._bodies.reserve(body, len(self._left))
+            self._left = b"".join(parts)
+        message, self._left = self._left[PREFIX_BYTES:end], self._left[end:]
+        return message
+
+
+def _raise_if_ended(body: Body) -> None:
+    """Tell a body that was ended from here from a call that was cancelled."""
+    if body.ended is None:
+        return
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()
+    raise body.ended
