@@ -48,7 +48,7 @@ def test_a_dry_run_knows_what_is_as_it_should_be(
 def test_all_that_is_wrong_with_the_arguments_is_exit_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*OWN, "--weights", "my.pth", "--mean", "1,2"]) == 2
+    assert main([*OWN, "--weights", "my.pth", "--mean", "0.1,0.2"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: --mean: has 2 values, input 1x32x32 takes 1",
         "error: --weights: there is no file my.pth",
