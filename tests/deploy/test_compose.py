@@ -89,7 +89,8 @@ def test_every_mount_exists(root: Path, services: Services) -> None:
 
 @pytest.mark.parametrize("name", ["server", "server-gpu", "companion"])
 def test_the_models_are_those_that_the_build_writes(services: Services, name: str) -> None:
-    assert mounts(services[name]) == {"/models": f"./{DEFAULTS['repository']}"}
+    (repository,) = DEFAULTS["repository"]
+    assert mounts(services[name]) == {"/models": f"./{repository}"}
 
 
 def test_ports_are_published_to_this_machine_alone(services: Services) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from google.protobuf import text_format
 
 from nyquist.server.__main__ import main
+from nyquist.server.wire.pb import model_config_pb2
+from tests.foreign import make_net, put_model
 
 MODELS = ("fashion_blur", "fashion_strided")
 
@@ -109,3 +112,24 @@ def test_a_limit_below_a_full_batch_is_said(
     assert main(arguments) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "fashion_blur: a full batch of 64 takes 589824 bytes, a request may have 100000" in told
+
+
+def test_the_completed_configuration_of_a_model_without_a_manifest_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_model(tmp_path, "bare", make_net())
+    put_model(tmp_path, "fixed", make_net(batch=2), "max_batch_size: 0")
+    arguments = ["check", "--repository", str(tmp_path), "--provider", "cpu"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in lines if line.startswith("bare has no manifest: ")]
+    config = text_format.Parse(told.partition(": ")[2], model_config_pb2.ModelConfig())
+    assert (config.name, config.max_batch_size) == ("bare", 4)
+    assert [list(one.dims) for one in config.input] == [[3, 8, 8]]
+    assert [list(one.dims) for one in config.output] == [[5]]
+    (row,) = [line.split() for line in lines if line.split()[:1] == ["fixed"] and "CPU" in line]
+    assert row[5] == "2"
+    assert main([*arguments, "--json"]) == 0
+    fixed = json.loads(capsys.readouterr().out)["models"][1]
+    assert (fixed["model"], fixed["max_batch_size"]) == ("fixed", 0)
+    assert fixed["config"]["input"][0]["dims"] == ["2", "3", "8", "8"]

@@ -79,6 +79,8 @@ def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
         tensorrt={"trt_fp16_enable": "1"},
         optimization="ORT_ENABLE_BASIC",
         memory_arena=False,
+        parallel=True,
+        inter_op_threads=4,
     )
     assert plan(Execution(threads=2), settings) == SessionPlan(
         (
@@ -90,6 +92,8 @@ def test_what_a_model_asks_for_is_asked_for_to_the_letter() -> None:
         intra_op_threads=5,
         optimization="ORT_ENABLE_BASIC",
         memory_arena=False,
+        parallel=True,
+        inter_op_threads=4,
         must=CUDA,
     )
 
@@ -125,10 +129,14 @@ def test_a_session_is_opened_as_planned(graph: bytes) -> None:
         intra_op_threads=1,
         optimization="ORT_DISABLE_ALL",
         memory_arena=False,
+        parallel=True,
+        inter_op_threads=2,
     )
     options = open_session(graph, planned, [CPU]).get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert options.intra_op_num_threads == 1
+    assert options.inter_op_num_threads == 2
+    assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not options.enable_cpu_mem_arena
 

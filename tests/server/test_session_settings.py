@@ -34,6 +34,7 @@ def test_a_configuration_that_asks_for_nothing_gets_one_session_of_the_operators
         ("instance_group { count: 3 }", [("auto", 0)] * 3),
         ("instance_group { kind: KIND_CPU count: 2 }", [("cpu", 0)] * 2),
         ("instance_group { kind: KIND_GPU }", [("gpu", 0)]),
+        ("instance_group { kind: KIND_MODEL }", [("auto", 0)]),
         (
             "instance_group { kind: KIND_GPU count: 2 gpus: [0, 3] }",
             [("gpu", 0), ("gpu", 0), ("gpu", 3), ("gpu", 3)],
@@ -57,6 +58,8 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
         parameter(key, value)
         for key, value in {
             "intra_op_thread_count": "3",
+            "execution_mode": "1",
+            "inter_op_thread_count": "2",
             "enable_mem_arena": "0",
             "session.intra_op.allow_spinning": "true",
             "session.intra_op.spin_duration_us": "300",
@@ -71,6 +74,8 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
     assert sessions(text + "optimization { graph { level: 2 } }") == (
         SessionSettings(
             intra_op_threads=3,
+            parallel=True,
+            inter_op_threads=2,
             memory_arena=False,
             entries={
                 "session.intra_op.allow_spinning": "1",
@@ -140,8 +145,8 @@ def test_preferred_sizes_are_known_to_the_session() -> None:
         ),
         ("optimization { graph { level: 3 } }", "level is 3, choices are -1, 0, 1, 2"),
         (
-            "instance_group { kind: KIND_MODEL }",
-            "kind is KIND_MODEL, choices are KIND_AUTO, KIND_GPU, KIND_CPU",
+            "instance_group { kind: 7 }",
+            "kind is 7, choices are KIND_AUTO, KIND_GPU, KIND_CPU",
         ),
         ("instance_group { count: -1 }", "count is -1, least is 1"),
         ("instance_group { kind: KIND_CPU gpus: [0] }", "gpus contradicts KIND_CPU"),

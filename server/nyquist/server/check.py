@@ -9,11 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from google.protobuf import text_format
+from google.protobuf.json_format import MessageToDict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nyquist.server.artifact.graph_description import GraphDescription
 from nyquist.server.artifact.layout import model_folders, read_config_file
 from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials, tls_in_words
@@ -22,6 +25,7 @@ from nyquist.server.runtime.engine import Execution
 from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.settings import PREFIX, Settings
 from nyquist.server.wire.errors import NyquistError, StartError
+from nyquist.server.wire.signature import DYNAMIC
 
 GOOD, UNSERVABLE = 0, 2
 
@@ -51,6 +55,10 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
     for folder, one in zip(folders, found, strict=True):
         if isinstance(one, str):
             console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
+    for one in loaded:
+        if isinstance(one.manifest, GraphDescription):
+            text = text_format.MessageToString(one.config, as_one_line=True)
+            console.print(f"{escape(one.manifest.name)} has no manifest: {escape(text)}")
     who = ", ".join(f"{name}: {answer}" for name, answer in authorizer.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
     if line := exposure(settings.host, settings):
@@ -83,10 +91,17 @@ def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
             str(one.manifest.version),
             one.engines[0].provider.removesuffix("ExecutionProvider"),
             f"{taken.datatype} {'x'.join(map(str, taken.shape))}",
-            str(one.limits.max_batch_size),
+            _batch(one),
             f"{one.load_s:.2f} s",
         )
     return table
+
+
+def _batch(one: LoadedModel) -> str:
+    """Return the largest batch; of a model without one the size of its first axis."""
+    if one.config.max_batch_size:
+        return str(one.config.max_batch_size)
+    return "any" if one.manifest.input.batch == DYNAMIC else str(one.manifest.input.batch)
 
 
 def _document(
@@ -103,7 +118,8 @@ def _document(
                 "provider": one.engines[0].provider,
                 "datatype": one.manifest.input.datatype,
                 "shape": one.manifest.input.shape,
-                "max_batch_size": one.limits.max_batch_size,
+                "max_batch_size": one.config.max_batch_size,
+                "config": MessageToDict(one.config, preserving_proto_field_name=True),
                 "load_s": one.load_s,
             }
             for folder, one in zip(folders, found, strict=True)

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Protocol, cast, get_args
 
 from nyquist.server.artifact.graph_facts import GraphFacts, GraphTensor, read_graph_facts
-from nyquist.server.artifact.model_config import PLATFORM
+from nyquist.server.artifact.model_config import BACKEND, PLATFORM
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, Datatype, Signature, TensorSpec
@@ -89,7 +89,7 @@ def describe_graph(
     tensors = _needed(facts, config)
     completed = pb.ModelConfig()
     completed.CopyFrom(config)
-    completed.name, completed.platform = name, PLATFORM
+    completed.name, completed.platform, completed.backend = name, PLATFORM, BACKEND
     if not batch_is_set:
         completed.max_batch_size = _batch_size(tensors, config)
         if completed.max_batch_size and not config.WhichOneof("scheduling_choice"):

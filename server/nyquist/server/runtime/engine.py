@@ -50,6 +50,8 @@ class SessionPlan:
         intra_op_threads: of the session.
         optimization: name of a GraphOptimizationLevel.
         memory_arena: of the CPU.
+        parallel: whether branches of the graph run side by side.
+        inter_op_threads: that share them out; 0 leaves it to onnxruntime.
         must: the provider without which the session is refused; empty for none.
     """
 
@@ -58,6 +60,8 @@ class SessionPlan:
     intra_op_threads: int
     optimization: str = "ORT_ENABLE_ALL"
     memory_arena: bool = True
+    parallel: bool = False
+    inter_op_threads: int = 0
     must: str = ""
 
     @property
@@ -131,6 +135,8 @@ class Execution:
             or max(1, cores // settings.instances),
             optimization=settings.optimization,
             memory_arena=settings.memory_arena,
+            parallel=settings.parallel,
+            inter_op_threads=settings.inter_op_threads,
             must=CUDA if self.require_cuda or on_gpu else "",
         )
 
@@ -371,6 +377,9 @@ def open_session(
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = plan.intra_op_threads
+    options.inter_op_num_threads = plan.inter_op_threads
+    if plan.parallel:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, plan.optimization)
     options.enable_cpu_mem_arena = plan.memory_arena
     options.log_severity_level = 3  # what a fallback means is logged by the server, in one line

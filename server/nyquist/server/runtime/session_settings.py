@@ -25,6 +25,8 @@ class SessionSettings:
         device_id: of the GPU.
         instances: sessions that the model has, which share the cores.
         intra_op_threads: 0 shares the cores out.
+        parallel: whether branches of the graph run side by side.
+        inter_op_threads: that share them out; 0 leaves it to onnxruntime.
         entries: onnxruntime's session configuration entries.
         cuda: options of the CUDA execution provider.
         tensorrt: options of the TensorRT execution provider; None leaves it out.
@@ -37,6 +39,8 @@ class SessionSettings:
     device_id: int = 0
     instances: int = 1
     intra_op_threads: int = 0
+    parallel: bool = False
+    inter_op_threads: int = 0
     entries: Options = field(default_factory=dict)
     cuda: Options = field(default_factory=dict)
     tensorrt: Options | None = None
@@ -98,6 +102,10 @@ ENTRIES = {
     )
 } | {"session.intra_op.spin_duration_us": _Option("session.intra_op.spin_duration_us")}
 INTRA_OP_THREADS = {"intra_op_thread_count": _Option("intra_op_thread_count")}
+BRANCHES = {
+    "execution_mode": _Option("execution_mode", {"0": "0", "1": "1"}),
+    "inter_op_thread_count": _Option("inter_op_thread_count"),
+}
 MEMORY_ARENA = {"enable_mem_arena": _Option("enable_mem_arena", SWITCH)}
 CUDA_OPTIONS = {
     "cudnn_conv_algo_search": _Option(
@@ -133,7 +141,7 @@ TENSORRT_OPTIONS = {
     "trt_timing_cache_enable": _Option("trt_timing_cache_enable", SWITCH),
 }
 MAX_RUN = {"max_run_seconds": _Option("max_run_seconds")}
-PARAMETERS = ENTRIES | INTRA_OP_THREADS | MEMORY_ARENA | CUDA_OPTIONS | MAX_RUN
+PARAMETERS = ENTRIES | INTRA_OP_THREADS | BRANCHES | MEMORY_ARENA | CUDA_OPTIONS | MAX_RUN
 ACCELERATORS = {"cuda": CUDA_OPTIONS, "tensorrt": TENSORRT_OPTIONS}
 LEVELS = {
     -1: "ORT_ENABLE_BASIC",
@@ -144,6 +152,7 @@ LEVELS = {
 """`optimization.graph.level`, as Triton's onnxruntime backend counts."""
 DEVICES: Mapping[int, Device] = {
     pb.ModelInstanceGroup.KIND_AUTO: "auto",
+    pb.ModelInstanceGroup.KIND_MODEL: "auto",
     pb.ModelInstanceGroup.KIND_GPU: "gpu",
     pb.ModelInstanceGroup.KIND_CPU: "cpu",
 }
@@ -160,9 +169,12 @@ def _common(config: pb.ModelConfig) -> SessionSettings:
         )
     accelerators = _accelerators(optimization.execution_accelerators)
     threads = _read("parameters", given, INTRA_OP_THREADS)
+    branches = _read("parameters", given, BRANCHES)
     arena = _read("parameters", given, MEMORY_ARENA)
     return SessionSettings(
         intra_op_threads=int(threads.get("intra_op_thread_count", "0")),
+        parallel=branches.get("execution_mode") == "1",
+        inter_op_threads=int(branches.get("inter_op_thread_count", "0")),
         entries=_read("parameters", given, ENTRIES),
         cuda={**_read("parameters", given, CUDA_OPTIONS), **accelerators.get("cuda", {})},
         tensorrt=accelerators.get("tensorrt"),
@@ -209,8 +221,8 @@ def _placements(group: pb.ModelInstanceGroup) -> list[tuple[Device, int]]:
     """Return device and GPU of each instance of a group; `count` of them on each of its GPUs."""
     if group.kind not in DEVICES:
         raise ArtifactError(
-            f"instance_group.kind is {pb.ModelInstanceGroup.Kind.Name(group.kind)}, "
-            "choices are KIND_AUTO, KIND_GPU, KIND_CPU"
+            f"instance_group.kind is {group.kind}, "
+            "choices are KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL"
         )
     if group.count < 0:
         raise ArtifactError(f"instance_group.count is {group.count}, least is 1")

@@ -37,8 +37,8 @@ from nyquist.server.wire.pb import model_config_pb2 as pb
 from nyquist.server.wire.signature import DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
 
-MOST_UNBATCHED_BYTES = 64 * 1024 * 1024
-"""What an input may take whose first axis is open and no batch."""
+MOST_UNBATCHED_BYTES = 63 * 1024 * 1024
+"""What an input may take whose first axis is open and no batch: a message of 64 MiB, about."""
 LIKELY_SIDE = 224
 """Of a picture whose size nobody has named, to warm with."""
 
