@@ -42,7 +42,13 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     else:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
-    return network.eval(), notes
+    left = [name for name, module in network.eval().named_modules() if module.training]
+    if left:
+        raise ValueError(
+            f"the network stays in training mode after eval(): {', '.join(left)}; its answers "
+            "would depend on the batch"
+        )
+    return network, notes
 
 
 def class_count(spec: ModelSpec, network: nn.Module) -> int:
@@ -61,7 +67,28 @@ def class_count(spec: ModelSpec, network: nn.Module) -> int:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network must give logits (batch, classes), it gave {found}")
+    if logits.shape[1] == 1:
+        raise ValueError(
+            "the network gives one logit; an answer is the highest of several: give (batch, 2), "
+            "such as torch.cat([-logit / 2, logit / 2], 1), of which softmax is the same sigmoid"
+        )
     return logits.shape[1]
+
+
+def feature_count(spec: ModelSpec, network: nn.Module) -> int:
+    """Return the width of what enters the linear layer that a network runs last."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    widths: list[int] = []
+
+    def note(linear: nn.Linear, _inputs: object) -> None:
+        widths.append(linear.in_features)
+
+    hooks = [linear.register_forward_pre_hook(note) for linear in linears]
+    with torch.inference_mode():
+        network(torch.zeros(2, *spec.input))
+    for hook in hooks:
+        hook.remove()
+    return widths[-1]
 
 
 def settle_statistics(network: nn.Module, pictures: Tensor) -> None:
