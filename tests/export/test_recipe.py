@@ -289,6 +289,29 @@ def test_a_mark_of_byte_order_is_no_part_of_a_label_or_of_a_file(desk: Path) -> 
     assert spec.labels == ("cat", "dog")
 
 
+def test_options_of_a_file_may_be_null_flags_and_lists_and_are_built_again(desk: Path) -> None:
+    options = "{pretrained: null, bias: true, widths: [16, 32], size: 3, kind: '3', mode: same}"
+    (desk / "models.yaml").write_text(
+        f"models:\n- {{name: a, arch: 'json:loads', input: 3x64x64, options: {options}}}\n"
+    )
+    (spec,) = asked("--config", "models.yaml")
+    assert spec.options == {
+        **{"pretrained": None, "bias": True, "widths": [16, 32]},
+        **{"size": 3, "kind": "3", "mode": "same"},
+    }
+    (again,) = asked(*command_of(spec))
+    assert again == spec
+    assert again.options["bias"] is True
+
+
+def test_an_option_of_a_file_that_is_a_mapping_is_refused_in_one_line(desk: Path) -> None:
+    (desk / "models.yaml").write_text(
+        "models:\n- {name: a, arch: 'json:loads', input: 3x64x64, options: {a: {b: 1}}}\n"
+    )
+    (problem,) = refused("--config", "models.yaml")
+    assert problem.startswith("models.yaml:2: options.a: must be a text, a number, true, null or a")
+
+
 def test_a_name_that_yaml_takes_for_a_number_is_told_to_be_quoted(desk: Path) -> None:
     (desk / "models.yaml").write_text("models:\n- {name: 2024, arch: resnet18, input: 3x64x64}\n")
     (problem,) = refused("--config", "models.yaml")

@@ -141,6 +141,13 @@ def _chosen(known: tuple[str, ...], noun: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _option(value: Any) -> Any:  # noqa: ANN401 # likewise
+    several = value if isinstance(value, list) else [value]
+    if not all(one is None or isinstance(one, str | int | float) for one in several):
+        raise ValueError(f"must be a text, a number, true, null or a list of such, got {value!r}")
+    return value
+
+
 def _text(value: Any) -> Any:  # noqa: ANN401 # likewise
     if isinstance(value, int | float):
         raise ValueError(f"{value!r} is a number in YAML; put it in quotes: '{value}'")  # noqa: TRY004 # pydantic wants it
@@ -251,7 +258,7 @@ class Recipe(BaseModel):
     arch: Annotated[str, AfterValidator(_architecture)]
     downsampling: Annotated[tuple[Kind, ...], Many] = ()
     taps: int | None = None
-    options: dict[str, Option] = {}
+    options: dict[str, Annotated[Any, AfterValidator(_option)]] = {}
     weights: str | None = None
     weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     weights_key: str = ""
