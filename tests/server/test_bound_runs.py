@@ -165,3 +165,17 @@ def test_graphs_that_a_model_insists_on_or_refuses(opened: list[bool]) -> None:
         runs_with(SessionSettings(cuda={GRAPHS: "1"}))
     assert runs_with(SessionSettings(cuda={GRAPHS: "0"})) is None
     assert opened == [True, False]
+
+
+def test_a_model_without_a_batch_is_run_unpadded_and_one_with_it_is_warmed_whole(
+    session: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without graphs; what is told of the warm-up is the answer for one picture."""
+    monkeypatch.setattr(
+        "nyquist.server.runtime.engine.open_runs", lambda *_: (OnCuda(session), None)
+    )
+    picture = np.zeros((1, 48, 48), np.float32)
+    for largest, missing in ((4, 1), (0, 0)):
+        engine = Engine(b"", Execution("cuda"), max_batch_size=largest)
+        assert engine.padding(3) == missing
+        assert [output.shape for output in engine.warm(picture).values()] == [(1, 10)]

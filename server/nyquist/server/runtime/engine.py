@@ -218,11 +218,9 @@ class Engine:
         self.threads = plan.intra_op_threads
         self.fell_back = plan.providers[0][0] != self.provider
         self._buckets: tuple[int, ...] = ()
-        if not max_batch_size:
-            pass
-        elif self._graphs or self.provider == TENSORRT:
+        if max_batch_size and (self._graphs or self.provider == TENSORRT):
             self._buckets = bucket_sizes(max_batch_size, settings.batch_sizes)
-        elif self.provider == CUDA:  # another size than in the run before costs up to 0.5 s
+        elif max_batch_size and self.provider == CUDA:  # another size than before costs up to 0.5 s
             self._buckets = (max_batch_size,)
         self._outputs = [output.name for output in self._session.get_outputs()]
         (self._input,) = self._session.get_inputs()
@@ -266,7 +264,7 @@ class Engine:
                 where the graph takes batches of one size alone.
 
         Returns:
-            Every output for the least batch that the graph takes.
+            Every output: for that batch, or where it is one of several sizes, for one picture.
 
         Raises:
             InferenceFailed: the session loads but does not run (a missing cuDNN, say); this is the
@@ -274,8 +272,13 @@ class Engine:
         """
         self._probe = np.repeat(picture[None], self.fixed_batch or 1, axis=0)
         for rows in self._buckets or (size,):
-            self._tried(self._batch(rows))
-        return self._tried(self._probe)
+            outputs = self._tried(self._batch(rows))
+        if not self._buckets:
+            return outputs
+        return {
+            name: output[:1] if output.shape[:1] == (rows,) else output
+            for name, output in outputs.items()
+        }
 
     def _batch(self, size: int) -> Array:
         """Return so many of the picture that it was warmed with, or as many as the graph takes."""
