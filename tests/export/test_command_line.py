@@ -11,7 +11,7 @@ from torch import nn
 from nyquist.export.build import main
 from nyquist.export.errors import GateMissed
 from nyquist.export.failures import file_reason, reasons
-from nyquist.models.network import load_network
+from nyquist.models.network import load_network, network_with_notes
 from nyquist.models.networks.architectures import create
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs
@@ -136,6 +136,11 @@ def test_labels_that_do_not_fit_the_classes_are_refused() -> None:
     assert load_network(spec(labels=("cat", "dog", "bird")))
     with pytest.raises(ValueError, match="there are 2 labels, and logits of 3 classes"):
         load_network(spec(labels=("cat", "dog")))
+
+
+def test_a_label_that_several_classes_have_is_told() -> None:
+    _, notes = network_with_notes(spec(labels=("crane", "dog", "crane")))
+    assert notes == ("'crane' is the label of classes 0, 2",)
 
 
 def test_a_checkpoint_that_lacks_a_weight_or_has_another_shape_is_told_by_its_names() -> None:

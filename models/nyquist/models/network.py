@@ -1,5 +1,8 @@
 """From a spec to its network: built, loaded, ready to be judged."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -36,9 +39,9 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     classes = class_count(spec, network.eval())
     if spec.labels and len(spec.labels) != classes:
         raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
-    notes: tuple[str, ...] = ()
+    notes = _shared_labels(spec.labels)
     if spec.weights is not None:
-        notes = load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
+        notes += load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
     else:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
@@ -49,6 +52,17 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
             "would depend on the batch"
         )
     return network, notes
+
+
+def _shared_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Tell of names that several classes have, as two cranes of ImageNet do."""
+    shared = [label for label, count in Counter(labels).items() if count > 1]
+    places = (
+        f"{label!r} is the label of classes "
+        + ", ".join(str(index) for index, one in enumerate(labels) if one == label)
+        for label in shared
+    )
+    return tuple(places)
 
 
 def class_count(spec: ModelSpec, network: nn.Module) -> int:
