@@ -11,7 +11,7 @@ from torch import nn
 from nyquist.export.build import main
 from nyquist.export.errors import GateMissed
 from nyquist.export.failures import file_reason, reasons
-from nyquist.models.network import load_network
+from nyquist.models.network import load_network, network_with_notes
 from nyquist.models.networks.architectures import create
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs
@@ -48,7 +48,7 @@ def test_a_dry_run_knows_what_is_as_it_should_be(
 def test_all_that_is_wrong_with_the_arguments_is_exit_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*OWN, "--weights", "my.pth", "--mean", "1,2"]) == 2
+    assert main([*OWN, "--weights", "my.pth", "--mean", "0.1,0.2"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: --mean: has 2 values, input 1x32x32 takes 1",
         "error: --weights: there is no file my.pth",
@@ -138,6 +138,11 @@ def test_labels_that_do_not_fit_the_classes_are_refused() -> None:
         load_network(spec(labels=("cat", "dog")))
 
 
+def test_a_label_that_several_classes_have_is_told() -> None:
+    _, notes = network_with_notes(spec(labels=("crane", "dog", "crane")))
+    assert notes == ("'crane' is the label of classes 0, 2",)
+
+
 def test_a_checkpoint_that_lacks_a_weight_or_has_another_shape_is_told_by_its_names() -> None:
     with pytest.raises(ValueError, match=r"it lacks classifier\.bias"):
         load_network(spec(saved(create("compact", num_classes=3), without="classifier.bias")))
@@ -174,11 +179,17 @@ def test_a_network_that_takes_other_pictures_or_gives_no_logits_is_refused(
         "def colour(): return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())\n"
         "def maps(): return nn.Conv2d(1, 2, 3)\n"
         "def text(): return 'resnet'\n"
+        "def binary(): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 1))\n"
+        "class Restless(nn.BatchNorm2d):\n"
+        "    def train(self, mode=True): return super().train(True)\n"
+        "def restless(): return nn.Sequential(Restless(1), nn.Flatten(), nn.Linear(1024, 2))\n"
     )
     monkeypatch.syspath_prepend(desk)
     for function, message in (
         ("colour", r"does not take pictures \(2, 1, 32, 32\)"),
         ("maps", r"must give logits \(batch, classes\), it gave \(2, 2, 30, 30\)"),
+        ("binary", r"gives one logit; .* give \(batch, 2\), such as torch\.cat"),
+        ("restless", "stays in training mode after eval\\(\\): 0; its answers"),
         ("text", "returned a str, not a torch.nn.Module"),
         ("missing", "has no function 'missing'"),
     ):

@@ -225,6 +225,22 @@ def test_a_command_says_nothing_of_the_machine(desk: Path) -> None:
         (["--option", "num_classes=3"], "--option num_classes: is 3, and labels has 2 names"),
         (["--option", "in_channels=1"], "--option in_channels: is 1, and input has 3 channels"),
         (["--mean", "0.5,0.5"], "--mean: has 2 values, input 3x64x48 takes 1 or 3"),
+        (
+            ["--mean", "123.675,127,255"],
+            "--mean: is of pictures in 0..1, not of pixels in 0..255: 0.485,127/255,1",
+        ),
+        (["--std", "255"], "--std: is of pictures in 0..1, not of pixels in 0..255: 1"),
+        (["--input", "64x48x3"], "--input: 64x48x3 has 64 channels; height and width come last, "),
+        (["--outputs", "probabilities"], "--outputs: begin with logits, each once: logits,proba"),
+        (["--outputs", "logits,logits"], "--outputs: begin with logits, each once: logits"),
+        (
+            ["--labels", "spaces.txt"],
+            "--labels: spaces.txt line 2: ' dog ' has spaces around it; write 'dog'",
+        ),
+        (
+            ["--labels", "breaks.txt"],
+            "--labels: breaks.txt line 1: 'big\\u2028cat' has another line break inside; wri",
+        ),
         (["--mean", "half"], "--mean: must be a number or a fraction such as 127/255, got 'half'"),
         (["--std", "0"], "--std: must be above 0, got 0"),
         (["--weights", "my.pt"], "--weights: there is no file my.pt; did you mean my.pth?"),
@@ -254,11 +270,52 @@ def test_a_wrong_flag_is_named_with_what_would_be_right(
     desk: Path, arguments: list[str], message: str
 ) -> None:
     (desk / "blank.txt").write_text("cat\n\ndog\n")
+    (desk / "spaces.txt").write_text("cat\n dog \n")
+    (desk / "breaks.txt").write_text("big\u2028cat\ndog\n", encoding="utf-8")
     (desk / "empty").mkdir()
     (desk / "misnamed" / "dgo").mkdir(parents=True)
     problems = refused(*OWN, "--labels", "labels.txt", *arguments)
     assert len(problems) == 1
     assert problems[0].startswith(message)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_label_or_of_a_file(desk: Path) -> None:
+    (desk / "labels.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    (desk / "models.yaml").write_text(
+        "models:\n- {name: a, arch: resnet18, input: 3x64x64, labels: labels.txt}\n",
+        encoding="utf-8-sig",
+    )
+    (spec,) = asked("--config", "models.yaml")
+    assert spec.labels == ("cat", "dog")
+
+
+def test_options_of_a_file_may_be_null_flags_and_lists_and_are_built_again(desk: Path) -> None:
+    options = "{pretrained: null, bias: true, widths: [16, 32], size: 3, kind: '3', mode: same}"
+    (desk / "models.yaml").write_text(
+        f"models:\n- {{name: a, arch: 'json:loads', input: 3x64x64, options: {options}}}\n"
+    )
+    (spec,) = asked("--config", "models.yaml")
+    assert spec.options == {
+        **{"pretrained": None, "bias": True, "widths": [16, 32]},
+        **{"size": 3, "kind": "3", "mode": "same"},
+    }
+    (again,) = asked(*command_of(spec))
+    assert again == spec
+    assert again.options["bias"] is True
+
+
+def test_an_option_of_a_file_that_is_a_mapping_is_refused_in_one_line(desk: Path) -> None:
+    (desk / "models.yaml").write_text(
+        "models:\n- {name: a, arch: 'json:loads', input: 3x64x64, options: {a: {b: 1}}}\n"
+    )
+    (problem,) = refused("--config", "models.yaml")
+    assert problem.startswith("models.yaml:2: options.a: must be a text, a number, true, null or a")
+
+
+def test_a_name_that_yaml_takes_for_a_number_is_told_to_be_quoted(desk: Path) -> None:
+    (desk / "models.yaml").write_text("models:\n- {name: 2024, arch: resnet18, input: 3x64x64}\n")
+    (problem,) = refused("--config", "models.yaml")
+    assert problem == "models.yaml:2: name: 2024 is a number in YAML; put it in quotes: '2024'"
 
 
 def test_flags_of_a_model_without_an_architecture_are_refused() -> None:

@@ -57,6 +57,26 @@ def test_features_of_a_network_without_a_linear_layer_are_refused() -> None:
         OutputsNetwork(nn.Conv2d(1, 2, 3), ("logits", "features"))
 
 
+class Idle(Pooled):
+    """Has a linear layer behind the head that it never runs, and may run none."""
+
+    def __init__(self, *, run: bool) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(7, 3)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.run else x.mean(dim=(2, 3))
+
+
+def test_features_enter_the_linear_layer_that_runs_last() -> None:
+    network = OutputsNetwork(Idle(run=True), ("logits", "features"))
+
+    assert network(picture(3.0, 5.0))[1].tolist() == [[3.0, 5.0]]
+    with pytest.raises(ValueError, match=r"last nn\.Linear; none of them is run"):
+        OutputsNetwork(Idle(run=False), ("logits", "features"))(picture(3.0, 5.0))
+
+
 @pytest.mark.parametrize("outputs", [OUTPUTS, ("logits", "features"), ("logits", "probabilities")])
 @pytest.mark.parametrize(("name", "width"), [("compact", 96)])
 def test_an_exported_graph_gives_the_same_outputs_by_their_names(

@@ -22,7 +22,7 @@ from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
-from nyquist.models.network import class_count, network_with_notes
+from nyquist.models.network import class_count, feature_count, network_with_notes
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.samples import read_samples, wider_photographs
 from nyquist.models.spec import INPUT, ModelSpec, Output
@@ -146,12 +146,11 @@ def version_files(subject: Candidate, graph: bytes, debug: bytes | None) -> dict
 
 
 def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[TensorSpec, ...]:
-    """Describe the outputs of a graph; features are what enters the network's last linear layer."""
+    """Describe the outputs of a graph, as the network gives them for a picture."""
     classes = class_count(spec, network)
-    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
     sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
-    if heads:
-        sizes["features"] = heads[-1].in_features
+    if "features" in spec.outputs:
+        sizes["features"] = feature_count(spec, network)
     return tuple(
         TensorSpec(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs
     )

@@ -1,5 +1,8 @@
 """From a spec to its network: built, loaded, ready to be judged."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -36,13 +39,30 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     classes = class_count(spec, network.eval())
     if spec.labels and len(spec.labels) != classes:
         raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
-    notes: tuple[str, ...] = ()
+    notes = _shared_labels(spec.labels)
     if spec.weights is not None:
-        notes = load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
+        notes += load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
     else:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
-    return network.eval(), notes
+    left = [name for name, module in network.eval().named_modules() if module.training]
+    if left:
+        raise ValueError(
+            f"the network stays in training mode after eval(): {', '.join(left)}; its answers "
+            "would depend on the batch"
+        )
+    return network, notes
+
+
+def _shared_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Tell of names that several classes have, as two cranes of ImageNet do."""
+    shared = [label for label, count in Counter(labels).items() if count > 1]
+    places = (
+        f"{label!r} is the label of classes "
+        + ", ".join(str(index) for index, one in enumerate(labels) if one == label)
+        for label in shared
+    )
+    return tuple(places)
 
 
 def class_count(spec: ModelSpec, network: nn.Module) -> int:
@@ -61,7 +81,28 @@ def class_count(spec: ModelSpec, network: nn.Module) -> int:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network must give logits (batch, classes), it gave {found}")
+    if logits.shape[1] == 1:
+        raise ValueError(
+            "the network gives one logit; an answer is the highest of several: give (batch, 2), "
+            "such as torch.cat([-logit / 2, logit / 2], 1), of which softmax is the same sigmoid"
+        )
     return logits.shape[1]
+
+
+def feature_count(spec: ModelSpec, network: nn.Module) -> int:
+    """Return the width of what enters the linear layer that a network runs last."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    widths: list[int] = []
+
+    def note(linear: nn.Linear, _inputs: object) -> None:
+        widths.append(linear.in_features)
+
+    hooks = [linear.register_forward_pre_hook(note) for linear in linears]
+    with torch.inference_mode():
+        network(torch.zeros(2, *spec.input))
+    for hook in hooks:
+        hook.remove()
+    return widths[-1]
 
 
 def settle_statistics(network: nn.Module, pictures: Tensor) -> None:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from nyquist.server.wire.framing import IMAGENET, Framing, PictureInput
 
-Option = str | int | float
+Scalar = str | int | float | bool | None
+Option = Scalar | list[Scalar]
 Layout = Literal["CHW", "HWC"]
 Datatype = Literal["FP32", "UINT8"]
 Precision = Literal["fp32", "fp16", "int8"]

@@ -1,10 +1,12 @@
 """From a spec back to the arguments that build it again, for its manifest."""
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+from nyquist.export.recipe.flags import option_value
 from nyquist.export.recipe.recipe import LIMITS, WHITE, relaxed, relaxed_limits
 from nyquist.models.spec import Limits, ModelSpec, Preprocessing
 from nyquist.models.zoo import specs as zoo_specs
@@ -63,8 +65,9 @@ def _option_arguments(spec: ModelSpec) -> Iterator[str]:
     for option, value in spec.options.items():
         if option in ("downsampling", "taps"):
             yield from (f"--{option}", str(value))
-        elif settled.get(option) != value:
-            yield from ("--option", f"{option}={value}")
+        elif option not in settled or settled[option] != value:
+            plain = isinstance(value, str) and option_value(value) == value
+            yield from ("--option", f"{option}={value if plain else json.dumps(value)}")
 
 
 def _preprocessing_arguments(preprocessing: Preprocessing, white: int) -> dict[str, str]:

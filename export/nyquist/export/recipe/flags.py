@@ -5,6 +5,7 @@
 --arch A --name N --input S    a model of your own
 """
 
+import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -173,17 +174,19 @@ def _precisions(text: str) -> list[Precision]:
 
 
 def _pairs(texts: list[str] | tuple[str, ...]) -> dict[str, Option]:
-    """Return `key=value` texts as options; a value that reads as a number is one."""
+    """Return `key=value` texts as options; a value that reads as JSON is that."""
     wrong = [text for text in texts if "=" not in text]
     if wrong:
         raise RecipeError(f"--option: is written KEY=VALUE, got {text!r}" for text in wrong)
-    return {key: _number(value) for key, _, value in (text.partition("=") for text in texts)}
+    return {key: option_value(value) for key, _, value in (text.partition("=") for text in texts)}
 
 
-def _number(text: str) -> Option:
-    for kind in (int, float):
+def option_value(text: str) -> Option:
+    """Return what `--option KEY=` is given: a number, JSON (null, true, [1, 2], "1") or a text."""
+    for kind in (int, float, json.loads):
         try:
-            return kind(text)
+            value: Option = kind(text)
         except ValueError:
             continue
+        return value
     return text

@@ -67,6 +67,9 @@ _PRECISION_LIMITS: Mapping[Precision, Limits] = {
         parity=2.0, agreement=0.85, accuracy_drop=0.02, confidence=0.5, consistency_drop=0.02
     ),
 }
+COLOURS = (1, 3, 4)
+"""Channels of pictures, which a last size is taken for where the first is none of them."""
+
 RESERVED = ("report", "index")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -138,6 +141,19 @@ def _chosen(known: tuple[str, ...], noun: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _option(value: Any) -> Any:  # noqa: ANN401 # likewise
+    several = value if isinstance(value, list) else [value]
+    if not all(one is None or isinstance(one, str | int | float) for one in several):
+        raise ValueError(f"must be a text, a number, true, null or a list of such, got {value!r}")
+    return value
+
+
+def _text(value: Any) -> Any:  # noqa: ANN401 # likewise
+    if isinstance(value, int | float):
+        raise ValueError(f"{value!r} is a number in YAML; put it in quotes: '{value}'")  # noqa: TRY004 # pydantic wants it
+    return value
+
+
 def _plain_name(name: str) -> str:
     if name in RESERVED:
         raise ValueError(f"{name!r} is where the pages are; choose another name")
@@ -160,6 +176,36 @@ def _architecture(name: str) -> str:
     return name
 
 
+def _channels_first(size: tuple[int, int, int]) -> tuple[int, int, int]:
+    height, width, channels = size
+    if channels in COLOURS and height > max(COLOURS):
+        raise ValueError(
+            f"{height}x{width}x{channels} has {height} channels; height and width come last, "
+            f"whatever the input type: {channels}x{height}x{width}"
+        )
+    return size
+
+
+def _in_unit(values: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
+    if max(values) > 1:
+        shares = ",".join(_share_of_pixels(value) for value in values)
+        raise ValueError(f"is of pictures in 0..1, not of pixels in 0..255: {shares}")
+    return values
+
+
+def _share_of_pixels(value: Fraction) -> str:
+    share = value / WHITE["UINT8"]
+    whole = value.denominator == 1 and share.denominator > 1
+    return f"{value}/{WHITE['UINT8']}" if whole else f"{float(share):.6g}"
+
+
+def _logits_first(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+    wanted = tuple(dict.fromkeys(("logits", *outputs)))
+    if outputs != wanted:
+        raise ValueError(f"begin with logits, each once: {','.join(wanted)}")
+    return outputs
+
+
 def _above_zero(std: Fraction) -> Fraction:
     if std <= 0:
         raise ValueError(f"must be above 0, got {float(std):g}")
@@ -172,7 +218,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Value = Annotated[Fraction, BeforeValidator(_fraction)]
 Divisor = Annotated[Value, AfterValidator(_above_zero)]
 Kind = Annotated[DownsamplingKind, _chosen(DOWNSAMPLING_KINDS, "downsampling")]
-InputSize = Annotated[tuple[Count, Count, Count], BeforeValidator(_sizes)]
+InputSize = Annotated[
+    tuple[Count, Count, Count], BeforeValidator(_sizes), AfterValidator(_channels_first)
+]
 PictureSize = Annotated[tuple[Count, Count], BeforeValidator(_sizes)]
 
 
@@ -206,11 +254,11 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, AfterValidator(_plain_name)]
+    name: Annotated[str, BeforeValidator(_text), AfterValidator(_plain_name)]
     arch: Annotated[str, AfterValidator(_architecture)]
     downsampling: Annotated[tuple[Kind, ...], Many] = ()
     taps: int | None = None
-    options: dict[str, Option] = {}
+    options: dict[str, Annotated[Any, AfterValidator(_option)]] = {}
     weights: str | None = None
     weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     weights_key: str = ""
@@ -219,16 +267,18 @@ class Recipe(BaseModel):
     calibration: str = ""
     input: InputSize
     input_type: Annotated[str, _chosen(tuple(DATATYPES), "input type")] = "float32"
-    mean: Annotated[tuple[Value, ...], Many] = (Fraction(0),)
-    std: Annotated[tuple[Divisor, ...], Many] = (Fraction(1),)
+    mean: Annotated[tuple[Value, ...], Many, AfterValidator(_in_unit)] = (Fraction(0),)
+    std: Annotated[tuple[Divisor, ...], Many, AfterValidator(_in_unit)] = (Fraction(1),)
     sizes: Annotated[tuple[PictureSize, ...], Many] = ()
     resize: bool = False
     interpolation: Annotated[Interpolation, _chosen(INTERPOLATIONS, "interpolation")] = "bicubic"
     crop_share: Annotated[float | None, Field(gt=0, le=1)] = None
     fit: Annotated[Fit, _chosen(FITS, "fit")] = "crop"
-    outputs: Annotated[tuple[Annotated[Output, _chosen(OUTPUTS, "output")], ...], Many] = (
-        "logits",
-    )
+    outputs: Annotated[
+        tuple[Annotated[Output, _chosen(OUTPUTS, "output")], ...],
+        Many,
+        AfterValidator(_logits_first),
+    ] = ("logits",)
     precision: Annotated[
         tuple[Annotated[Precision, _chosen(PRECISIONS, "precision")], ...], Many
     ] = ("fp32",)
@@ -334,13 +384,25 @@ def _read_labels(recipe: Recipe, base: Path) -> tuple[tuple[str, ...], list[Prob
     if not path.is_file():
         return (), []
     try:
-        labels = path.read_text(encoding="utf-8").rstrip().splitlines()
+        labels = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         return (), [Problem(("labels",), f"{path} cannot be read: {error}")]
     blank = [number for number, label in enumerate(labels, 1) if not label.strip()]
     if blank or not labels:
         return (), [Problem(("labels",), f"{path} has no name in line {(*blank, 1)[0]}")]
-    return tuple(labels), []
+    odd = [f"{path} line {number}: {_oddity(name)}" for number, name in enumerate(labels, 1)]
+    found = [Problem(("labels",), message) for message in odd if not message.endswith(": ")]
+    return (() if found else tuple(labels)), found
+
+
+def _oddity(label: str) -> str:
+    """Say what a name has that would not survive a file or a comparison; empty if nothing."""
+    name = label.strip()
+    if name != label:
+        return f"{label!r} has spaces around it; write {name!r}"
+    if name.splitlines() != [name]:
+        return f"{name!r} has another line break inside; write {' '.join(name.split())!r}"
+    return ""
 
 
 def _source_problems(

@@ -60,7 +60,7 @@ def read_recipes(path: Path) -> list[ModelSpec]:
 def _compose(path: Path) -> yaml.MappingNode:
     """Return the file as nodes, which know their lines."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([f"{path} cannot be read: {error}"]) from error
     except yaml.MarkedYAMLError as error:

@@ -61,6 +61,10 @@ class Preprocessing(_Frozen):
     resize: tuple[int, int] | None = None
 
 
+Scalar = str | int | float | bool | None
+Option = Scalar | list[Scalar]
+
+
 class Architecture(_Frozen):
     """How to build the PyTorch network again.
 
@@ -70,7 +74,7 @@ class Architecture(_Frozen):
     """
 
     name: str
-    options: dict[str, str | int | float]
+    options: dict[str, Option]
 
 
 class Tolerances(_Frozen):
