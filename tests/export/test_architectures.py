@@ -14,7 +14,8 @@ from nyquist.export.graph.export import export_graph
 from nyquist.models.layers.downsampling import Downsampling
 from nyquist.models.networks.mobilenet import GROUPS, MobileNetV2
 from nyquist.models.networks.resnet import BasicBlock, ResNet
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 SIZE = 64
 BATCHES = (1, 2, 3)

@@ -8,7 +8,7 @@ import pytest
 from nyquist.export.publish import RepositoryBusy, exchange, locked, publish, remove_leftovers
 from nyquist.server.artifact.layout import complete_versions, latest_version
 from nyquist.server.artifact.manifest import Manifest, read_manifest
-from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.serving.loading import load_model
 
 NAME = "fashion_strided"

@@ -22,7 +22,7 @@ from nyquist.export.model import build_model
 from nyquist.models.spec import Limits, ModelSpec
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest
-from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire.pb import model_config_pb2 as pb
 from tests.processes import ROOT, run

@@ -12,7 +12,8 @@ from nyquist.models.samples import read_samples
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.layout import latest_version
 from nyquist.server.artifact.manifest import read_manifest
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
 

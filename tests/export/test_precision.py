@@ -37,7 +37,8 @@ from nyquist.models.layers.polyphase import PolyphasePool2d
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import fashion_calibration, fashion_samples
 from nyquist.models.spec import Preprocessing
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 from tests.processes import ROOT
 
 ALL, BLUR_FLOAT, FIRST_FLOAT, BOTH_FLOAT, CONV_ONLY = LADDER

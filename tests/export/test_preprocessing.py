@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nyquist.export.graph.export import export_graph
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.spec import Layout, Preprocessing, Size
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 LEAST, MOST = 8, 400
 PILLOW_LEVELS = 1.01

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nyquist.export.graph.export import export_graph
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,8 @@ from nyquist.export.graph.export import export_graph
 from nyquist.models.analysis.window import Window
 from nyquist.models.layers.blur import MAX_TAPS, BlurPool2d, blur_kernel, blur_pool2d
 from nyquist.models.layers.padding import PAD_MODES, PadMode
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 Parity = Callable[[nn.Module, Tensor], float]
 

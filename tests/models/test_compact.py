@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from nyquist.export.graph.export import export_graph
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from nyquist.models.networks.compact import WIDTHS, CompactClassifier
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 SIZE = 16  # the smallest that four halvings leave something of
 

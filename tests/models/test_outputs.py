@@ -8,7 +8,8 @@ from nyquist.export.graph.export import export_graph
 from nyquist.models.networks.architectures import create
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.spec import OUTPUTS, Output
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 
 class Pooled(nn.Module):

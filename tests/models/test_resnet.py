@@ -21,7 +21,8 @@ from nyquist.models.networks.resnet import (
     ResNet,
     Site,
 )
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 BLOCKS: tuple[Block, ...] = (BasicBlock, Bottleneck, BottleneckV1)
 SMALL = (8, 12, 16, 24)

@@ -24,7 +24,7 @@ import grpc
 import numpy as np
 
 from nyquist.server.artifact.manifest import read_manifest
-from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import load_model
 from nyquist.server.serving.served_model import ServedModel

@@ -10,16 +10,8 @@ from onnx import TensorProto, helper
 
 from nyquist.models.samples import fashion_samples
 from nyquist.server.runtime.bound_runs import BoundRuns
-from nyquist.server.runtime.engine import (
-    CPU,
-    CUDA,
-    GRAPHS,
-    Engine,
-    Execution,
-    SessionPlan,
-    open_runs,
-    open_session,
-)
+from nyquist.server.runtime.engine import Engine, open_runs, open_session
+from nyquist.server.runtime.session_plan import CPU, CUDA, GRAPHS, Execution, SessionPlan
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.wire.errors import ArtifactError
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from nyquist.server.runtime.calibration import HANDLING_S, best_batch_size, open_engines
-from nyquist.server.runtime.engine import CPU, CUDA, Execution
+from nyquist.server.runtime.session_plan import CPU, CUDA, Execution
 from nyquist.server.runtime.session_settings import SessionSettings
 
 

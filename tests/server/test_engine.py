@@ -7,18 +7,14 @@ import pytest
 
 from nyquist.models.samples import fashion_samples
 from nyquist.server.runtime.engine import (
-    CPU,
-    CUDA,
-    TENSORRT,
     Engine,
-    Execution,
-    SessionPlan,
     bucket_sizes,
     find_cuda,
     missing_rows,
     open_session,
     pad_batch,
 )
+from nyquist.server.runtime.session_plan import CPU, CUDA, TENSORRT, Execution, SessionPlan
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.wire.errors import ArtifactError, InferenceFailed, StartError
 

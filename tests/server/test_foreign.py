@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import ArtifactError

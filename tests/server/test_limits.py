@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.front.transport import channel_options, request_bytes, request_limit
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.settings import Settings
 from nyquist.server.wire import tensors
 from nyquist.server.wire.pb import inference_pb2 as pb

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from nyquist.server.runtime.bound_runs import BoundRuns
-from nyquist.server.runtime.engine import Engine, Execution, open_session
+from nyquist.server.runtime.engine import Engine, open_session
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.scheduling.batcher import Batcher
 from nyquist.server.scheduling.budget import QueueBudget

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nyquist.server.artifact.layout import ConfigFile
-from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.serving.registry import Registry

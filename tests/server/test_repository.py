@@ -14,7 +14,7 @@ from nyquist.server.artifact.layout import latest_version, model_folders, read_c
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.artifact.versions import mark_of
 from nyquist.server.runtime.calibration import Sessions
-from nyquist.server.runtime.engine import CPU, Execution
+from nyquist.server.runtime.session_plan import CPU, Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import inference_pb2 as pb

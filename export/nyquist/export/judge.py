@@ -24,7 +24,8 @@ from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import UNLABELLED, Samples
 from nyquist.models.spec import Limits, ModelSpec, Precision
 from nyquist.server.artifact.manifest import Figures
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 EVALUATION_BATCH = 64
 DRIFT_PICTURES = 4

@@ -30,8 +30,8 @@ from nyquist.server.front.transport import (
     request_limit,
     too_small_for,
 )
-from nyquist.server.runtime.engine import Execution
 from nyquist.server.runtime.gpu import gpu_metrics
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.serving.registry import Registry

@@ -21,7 +21,7 @@ from nyquist.server.artifact.layout import model_folders, read_config_file
 from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import request_bytes, request_limit, too_small_for
-from nyquist.server.runtime.engine import Execution
+from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.serving.loading import LoadedModel, load_model
 from nyquist.server.settings import PREFIX, Settings
 from nyquist.server.wire.errors import NyquistError, StartError

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 BATCH_SIZES = (1, 8)
 RUNS = 50

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in nyquist.server.runtime.engine
 import onnxruntime as ort
 
-from nyquist.server.runtime.engine import CPU
+from nyquist.server.runtime.session_plan import CPU
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from nyquist.server.runtime.engine import Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import Execution
 
 BATCH = 16
 

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
-from nyquist.server.runtime.engine import CPU, Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import CPU, Execution
 from nyquist.server.runtime.session_settings import SessionSettings
 
 SMALL_S = 0.001

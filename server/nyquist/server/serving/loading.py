@@ -28,7 +28,8 @@ from nyquist.server.artifact.model_config import check_model_config
 from nyquist.server.artifact.model_files import read_model_file, read_weights
 from nyquist.server.artifact.versions import wanted_versions
 from nyquist.server.runtime.calibration import best_batch_size, open_engines
-from nyquist.server.runtime.engine import CPU, Engine, Execution
+from nyquist.server.runtime.engine import Engine
+from nyquist.server.runtime.session_plan import CPU, Execution
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
 from nyquist.server.scheduling.limits import BatchLimits, batch_limits
 from nyquist.server.wire.errors import ArtifactError
