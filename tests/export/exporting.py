@@ -15,7 +15,7 @@ from torch.onnx import ONNXProgram
 from nyquist.companion.references.network import Reference
 from nyquist.export.graph.export import OPSET, strip_metadata
 from nyquist.export.graph.exporter_trace import Trace, trace_of
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import fashion_samples
 from nyquist.models.zoo import specs

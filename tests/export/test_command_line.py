@@ -11,7 +11,7 @@ from torch import nn
 from nyquist.export.build import main
 from nyquist.export.errors import GateMissed
 from nyquist.export.failures import file_reason, reasons
-from nyquist.models.network import load_network, network_with_notes
+from nyquist.models.loading import load_network, network_with_notes
 from nyquist.models.networks.architectures import create
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs

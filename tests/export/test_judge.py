@@ -11,7 +11,7 @@ from nyquist.export.derive import derive
 from nyquist.export.errors import PrecisionError
 from nyquist.export.graph.export import Exported as Built
 from nyquist.export.judge import Candidate, agreement, judge, misses
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.samples import fashion_samples
 from nyquist.models.spec import Limits, ModelSpec, Precision
 from nyquist.models.zoo import specs

@@ -24,7 +24,7 @@ from nyquist.export.report.record import (
     read_report,
 )
 from nyquist.export.report.shifting import grown
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import UNLABELLED, Samples, read_samples
 from nyquist.models.spec import ModelSpec, Preprocessing

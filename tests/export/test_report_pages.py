@@ -31,7 +31,7 @@ from nyquist.export.report.record import (
 )
 from nyquist.export.report.speed import measure_speed
 from nyquist.export.report.wording import compact, figure
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nyquist.models.checkpoints import read_state
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from nyquist.models.layers.padding import SameConv2d, same_padding
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.networks.efficientnet_lite import (
     LITE0_GROUPS,
     BlockGroup,

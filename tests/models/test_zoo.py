@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from nyquist.models.checkpoints import read_state
 from nyquist.models.fashion import LABELS
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import ESPRESSO, TRIPOD, Samples, read_samples
 from nyquist.models.spec import ModelSpec, Preprocessing

@@ -22,7 +22,7 @@ from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
-from nyquist.models.network import class_count, feature_count, network_with_notes
+from nyquist.models.loading import class_count, feature_count, network_with_notes
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.samples import read_samples, wider_photographs
 from nyquist.models.spec import INPUT, ModelSpec, Output

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nyquist.models.analysis.command_line import DEFAULT_SIZE
-from nyquist.models.network import load_network
+from nyquist.models.loading import load_network
 from nyquist.models.networks.architectures import create
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import photograph_samples, read_samples
