@@ -64,6 +64,12 @@ class Application:
     def __init__(self, calls: Calls, limits: BodyLimits, max_metadata_bytes: int) -> None:
         self._calls, self._limits, self._max_metadata_bytes = calls, limits, max_metadata_bytes
         self._bodies = Bodies(limits)
+        self._watches: set[_Call] = set()
+
+    def end_watches(self) -> None:
+        """End with UNAVAILABLE the calls that nothing else ends: no stop waits for them."""
+        for call in self._watches:
+            call.end_watch()
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -83,6 +89,7 @@ class Application:
         except ConnectionError:
             return  # the caller has gone, and nobody is left to hear of it
         finally:
+            self._watches.discard(call)
             call.close()
 
     async def _answer(self, path: str, headers: Sequence[Header], call: "_Call") -> None:
@@ -101,6 +108,9 @@ class Application:
                 await reader.settle()
             await call.end(call.code(), call.details)
         except asyncio.CancelledError:
+            if call.stopped:
+                await call.end(grpc.StatusCode.UNAVAILABLE, "Server is stopping")
+                return
             if not call.expired:
                 raise
             await call.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -135,13 +145,20 @@ class Application:
         if not handler.response_streaming:
             await call.answer(await behaviour(request, call))
             return
-        answers = behaviour(request, call)
-        if hasattr(answers, "__aiter__"):
-            async for answer in answers:
-                await call.write(answer)
-        else:
-            await answers
-        await call.end_ok()
+        if not handler.request_streaming:
+            call.watch()
+            self._watches.add(call)
+        await _send_each(behaviour(request, call), call)
+
+
+async def _send_each(answers: Any, call: "_Call") -> None:  # noqa: ANN401 - either kind
+    """Send what a streaming handler yields, or let it write by itself."""
+    if hasattr(answers, "__aiter__"):
+        async for answer in answers:
+            await call.write(answer)
+    else:
+        await answers
+    await call.end_ok()
 
 
 class _Call:
@@ -150,6 +167,7 @@ class _Call:
     Attributes:
         peer_address: the connection, by its address at the other end.
         expired: whether its deadline ended it.
+        stopped: whether the server's stop did.
         details: of the status that it was aborted with.
         serialize: makes bytes of an answer; None where it is bytes.
     """
@@ -160,7 +178,7 @@ class _Call:
         self.peer_address, self.receive, self._send = peer, receive, send
         self.encoding = found.get(b"grpc-encoding", b"identity")
         self._timeout = found.get(b"grpc-timeout")
-        self.expired, self.details = False, ""
+        self.expired, self.stopped, self.details = False, False, ""
         self.serialize: Callable[[Any], bytes] | None = None
         self._code = grpc.StatusCode.UNKNOWN
         self._started = False
@@ -245,6 +263,11 @@ class _Call:
         """Let go of the timer."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def end_watch(self) -> None:
+        """End what is watched because the server stops."""
+        self.stopped = True
+        self.leave()
 
     def _expire(self) -> None:
         self.expired = True

@@ -100,6 +100,7 @@ class HttpListener:
         """Accept nothing any more, and return once all calls have ended, or their time is over."""
         for server in self._serving.values():  # one may have been about to take over
             server.shutdown()
+        self._application.end_watches()
         self._socket.close()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
