@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +62,18 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session", params=["grpcio", "h2corn"])
-def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+def transport(request: pytest.FixtureRequest) -> str:
     """Have every server that a test starts carry gRPC by the one and by the other."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("NYQUIST_TRANSPORT", request.param)
-        yield request.param
+    return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the servers of a test that asks for a transport have it, and those of others none."""
+    os.environ.pop("NYQUIST_TRANSPORT", None)
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "transport" in callspec.params:
+        os.environ["NYQUIST_TRANSPORT"] = callspec.params["transport"]
 
 
 @pytest.fixture(scope="session")

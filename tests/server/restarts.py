@@ -77,6 +77,8 @@ class Callers:
                 ("grpc.service_config", json.dumps(CLIENTS[client])),
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 500),
+                # gRPC would send the list of addresses, which is no authority: h2corn refuses it.
+                ("grpc.default_authority", "replicas"),
             ),
         )
         self._infer: Any = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
