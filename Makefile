@@ -20,8 +20,9 @@ test: skips models ## install, build the models, run the whole test suite (ARGS:
 	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 skips:
-	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then echo "make test: no test will be skipped for want of a program"; \
-	else echo "make test: the 13 tests of dashboards, rules and exemplars that need Prometheus will be skipped; to have them: apt-get install prometheus (or put prometheus and promtool on PATH)"; fi
+	@missing=; for program in prometheus promtool npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -z "$$missing" ]; then echo "make test: no test will be skipped for want of a program"; \
+	else echo "make test: tests will be skipped that need$$missing (dashboards, rules and exemplars need Prometheus, a client in Node.js needs npm); to have them: apt-get install prometheus nodejs npm"; fi
 
 mutate: models ## break what differs from main (or FILES=...) in one place at a time: do the nearest tests go red?
 	@$(IN) -m tests.mutate $(FILES) $(ARGS)
