@@ -67,6 +67,24 @@ def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+OF_BOTH_TRANSPORTS = ("server", "conformance", "interop")
+"""Folders of tests of what lies on either; the others ask their server through gRPC's own."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has nothing to do with the transport that it would be repeated for."""
+    repeated = [
+        item
+        for item in items
+        if getattr(item, "callspec", None) is not None
+        and item.callspec.params.get("transport") == "h2corn"  # type: ignore[attr-defined] # there
+        and item.path.relative_to(ROOT / "tests").parts[0] not in OF_BOTH_TRANSPORTS
+    ]
+    config.hook.pytest_deselected(items=repeated)
+    left = dict.fromkeys(repeated)
+    items[:] = [item for item in items if item not in left]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let the servers of a test that asks for a transport have it, and those of others none."""
