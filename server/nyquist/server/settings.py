@@ -77,7 +77,7 @@ class ModelSettings(BaseModel):
         0,
         ge=0,
         description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
-        "or gives each core a session of one thread where more save little time",
+        "or gives each core a session of one thread, and one of all where that is quicker",
     )
     poll_s: float = Field(
         0.0,
