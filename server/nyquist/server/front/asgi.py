@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from nyquist.server.front.access import ACCESS, Access
+from nyquist.server.front.access import ACCESS
 from nyquist.server.front.bodies import Bodies, BodyLimits
 from nyquist.server.front.calls import OWN_DEADLINE, Calls, MethodHandler
 from nyquist.server.front.grpc_wire import (
@@ -40,10 +40,7 @@ NOT_GRPC: Event = {
     "status": 415,
     "headers": [(b"content-type", b"text/plain")],
 }
-LARGE = frozenset(
-    {OWN_DEADLINE, "/inference.GRPCInferenceService/ModelStreamInfer"}
-    | {path for path, access in ACCESS.items() if access is Access.REPOSITORY}
-)
+LARGE = frozenset({OWN_DEADLINE, "/inference.GRPCInferenceService/ModelStreamInfer"})
 """Methods whose messages may be larger than the small ones."""
 
 STREAMS = frozenset(

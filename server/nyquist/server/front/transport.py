@@ -12,6 +12,7 @@ import grpc
 from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
+from nyquist.server.wire.envelope import ENVELOPE_BYTES
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.tensors import DTYPES
 
@@ -20,9 +21,6 @@ ENCODED_PICTURE_BYTES = 4 * 1024 * 1024
 
 LEAST_REQUEST_BYTES = 4 * 1024 * 1024
 """gRPC's own default; less would save nothing."""
-
-ENVELOPE_BYTES = 64 * 1024
-"""What a request has beside its pictures: names, shapes, parameters."""
 
 HEALTH_ROOM = 64
 """Calls beyond the limit that gRPC lets in, so that a full server still answers for its health."""
