@@ -33,9 +33,10 @@ from nyquist.server.runtime.session_plan import CPU, Execution
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
 from nyquist.server.scheduling.limits import BatchLimits, batch_limits
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.feeds import Feeds
 from nyquist.server.wire.framing import AXES
 from nyquist.server.wire.pb import model_config_pb2 as pb
-from nyquist.server.wire.signature import DYNAMIC, TensorSpec
+from nyquist.server.wire.signature import DYNAMIC, Signature, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
 
 MOST_UNBATCHED_BYTES = 63 * 1024 * 1024
@@ -97,12 +98,12 @@ def load_model(
         raise ArtifactError(f"{folder / artifact.CONFIG_FILE}: {error}") from error
     batched = limits.max_batch_size
     if not batched:
-        limits = replace(limits, max_batch_size=_most_rows(described.input), merge=False)
-    picture = np.zeros(_warm_shape(described.input, config), DTYPES[described.input.datatype])
+        limits = replace(limits, max_batch_size=_most_rows(described.inputs[0]), merge=False)
+    picture = _picture(described.signature, config)
 
     def open_engine(settings: SessionSettings) -> Engine:
         engine = Engine(files.graph, execution, batched, settings, files.weights)
-        _check_input(engine, described.input, batched)
+        _check_inputs(engine, described.inputs, batched)
         _check_outputs(engine.warm(picture), described.outputs, engine.fixed_batch or 1)
         return engine
 
@@ -198,9 +199,23 @@ def _read_labels(folder: Path, name: str, file: ConfigFile) -> tuple[str, ...]:
 def _most_rows(tensor: TensorSpec) -> int:
     """Return how long the first axis may be where a model has no batch."""
     if tensor.batch != DYNAMIC:
-        return tensor.batch
+        return tensor.batch or 1
     least, _ = tensor.bounds
     return max(1, MOST_UNBATCHED_BYTES // (prod(least) * DTYPES[tensor.datatype].itemsize))
+
+
+def _picture(signature: Signature, config: pb.ModelConfig) -> NDArray[Any] | Feeds:
+    """Return what a model is warmed with: zeros, as one picture; or as one row of every input."""
+    arrays = {}
+    for tensor in signature.inputs:
+        inner = _warm_shape(tensor, config)
+        rows = () if tensor.batch is None else (1 if tensor.batch == DYNAMIC else tensor.batch,)
+        shape = tensor.to_graph((*rows, *inner))
+        empty = "" if tensor.datatype == "BYTES" else 0
+        arrays[tensor.name] = np.full(shape, empty, DTYPES[tensor.datatype])
+    if signature.plain:
+        return arrays[signature.inputs[0].name][0]
+    return Feeds(arrays, 1)
 
 
 def _warm_shape(tensor: TensorSpec, config: pb.ModelConfig) -> tuple[int, ...]:
@@ -219,17 +234,22 @@ def _warm_shape(tensor: TensorSpec, config: pb.ModelConfig) -> tuple[int, ...]:
     )
 
 
-def _check_input(engine: Engine, declared: TensorSpec, max_batch_size: int) -> None:
-    """Refuse a graph whose input has another name than is declared, or takes no such batch."""
-    if engine.input_name != declared.name:
+def _check_inputs(engine: Engine, declared: Sequence[TensorSpec], max_batch_size: int) -> None:
+    """Refuse a graph whose inputs have other names than declared, or that takes no such batch."""
+    names = [tensor.name for tensor in declared]
+    if sorted(names) != sorted(engine.input_names):
         raise ArtifactError(
-            f"input {declared.name!r} is declared; the graph has {engine.input_name!r}"
+            f"input {_quoted(names)} is declared; the graph has {_quoted(engine.input_names)}"
         )
     if max_batch_size and engine.fixed_batch not in (0, max_batch_size):
         raise ArtifactError(
             f"the graph takes batches of {engine.fixed_batch} alone, max_batch_size is "
             f"{max_batch_size}"
         )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _labelled(labels: Sequence[str], manifest: Manifest, config: pb.ModelConfig) -> list[str]:
@@ -265,16 +285,27 @@ def _check_outputs(
         ArtifactError: an output is missing, or has another datatype or shape.
     """
     for output in declared:
-        said = f"{output.datatype} {[output.batch, *output.shape]}"
+        said = f"{output.datatype} {list(output.in_graph)}"
         if output.name not in found:
             raise ArtifactError(
                 f"output {output.name!r} is declared, {said}; the graph has {', '.join(found)}"
             )
         array = found[output.name]
-        first = rows if output.batch == DYNAMIC else output.batch
-        fits = array.shape[:1] == (first,) and output.fits(array.shape[1:])
+        fits = _fits(array.shape, output, rows)
         if array.dtype != DTYPES[output.datatype] or not fits:
             raise ArtifactError(
                 f"output {output.name!r} is declared as {said}; "
                 f"for a batch of {rows} the graph gives {array.dtype} {list(array.shape)}"
             )
+
+
+def _fits(shape: tuple[int, ...], output: TensorSpec, rows: int) -> bool:
+    """Say whether a graph may give this shape for a batch of `rows`."""
+    expected = output.in_graph
+    if len(shape) != len(expected) or any(
+        said not in (DYNAMIC, size) for size, said in zip(shape, expected, strict=True)
+    ):
+        return False
+    outside = output.from_graph(shape)
+    first = rows if output.batch == DYNAMIC else output.batch
+    return not outside or (outside[0] == first and output.fits(outside[1:]))
