@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire import tensors
-from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.errors import ArtifactError, InferenceFailed
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.pb import model_config_pb2
@@ -322,7 +322,7 @@ def nothing(model: onnx.ModelProto) -> None:
         (
             nothing,
             'output { name: "y" dims: 5 label_filename: "../../secret" }',
-            "label_filename is '../../secret', it stays in the folder",
+            "'../../secret' is named, a model's files stay in its folder",
         ),
     ],
 )
@@ -368,6 +368,71 @@ def test_a_model_of_open_size_is_warmed_with_the_size_that_its_warm_up_names(
         "{ data_type: TYPE_FP32 dims: [3, 8, 8] zero_data: true } } }"
     )
     load_model(put_model(tmp_path, "told", model, warmup), ON_CPU)
+
+
+def sample(data: str, dims: str = "[3, 8, 8]", rest: str = "batch_size: 2") -> str:
+    tensor = f"data_type: TYPE_FP32 dims: {dims} {data}"
+    return f'model_warmup {{ name: "w" {rest} inputs {{ key: "x" value {{ {tensor} }} }} }}'
+
+
+@pytest.mark.parametrize(
+    ("data", "runs"),
+    [
+        ("zero_data: true", True),
+        ("random_data: true", False),
+        ('input_data_file: "rows"', True),
+        ('input_data_file: "row"', True),
+        ('input_data_file: "wrong"', False),
+    ],
+)
+def test_the_requests_of_a_warm_up_are_run_and_their_failure_is_that_of_the_load(
+    tmp_path: Path, data: str, runs: bool
+) -> None:
+    table = helper.make_tensor("table", TensorProto.FLOAT, [4], [0.0, 1.0, 2.0, 3.0])
+    look_up = helper.make_node("Gather", ["table", "x"], ["y"])
+    net = make_graph(
+        [look_up],
+        [("x", TensorProto.INT64, ["N", 2])],
+        [("y", TensorProto.FLOAT, ["N", 2])],
+        [table],
+    )
+    config = sample(data, "2", "batch_size: 2 count: 2").replace("FP32", "INT64")
+    folder = put_model(tmp_path, "net", net, f"max_batch_size: 2 {config}")
+    (folder / "warmup").mkdir()
+    for name, ids in (("rows", [3, 2, 1, 0]), ("row", [1, 2]), ("wrong", [0, 1, 2, 4])):
+        (folder / "warmup" / name).write_bytes(np.array(ids).tobytes())
+    if runs:
+        load_model(folder, ON_CPU)
+    else:
+        with pytest.raises(
+            InferenceFailed, match=r"model_warmup 'w': onnxruntime does not run .*idx="
+        ):
+            load_model(folder, ON_CPU)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            sample("zero_data: true", rest="batch_size: 5"),
+            "batch_size is 5, max_batch_size is 4",
+        ),
+        (sample("zero_data: true", "[3, 8, 9]"), r"'x' is FP32 \[2, 3, 8, 9\], the model takes"),
+        (sample(""), "'x' has no data: zero_data, random_data or input_data_file has"),
+        (sample('input_data_file: "none"'), "warmup/none cannot be read: No such file"),
+        (sample('input_data_file: "../../x"'), "a model's files stay in its folder"),
+        (sample('input_data_file: "short"'), "has 12 elements, .* takes 384"),
+        (sample("zero_data: true").replace('"x"', '"z"'), r"the inputs \['z'\], the model \['x'\]"),
+    ],
+)
+def test_a_warm_up_that_is_no_request_of_the_model_fails_the_load_with_the_reason(
+    tmp_path: Path, config: str, reason: str
+) -> None:
+    folder = put_model(tmp_path, "net", make_net(), f"max_batch_size: 4 {config}")
+    (folder / "warmup").mkdir()
+    (folder / "warmup" / "short").write_bytes(bytes(48))
+    with pytest.raises(ArtifactError, match=f"model_warmup 'w': .*{reason}"):
+        load_model(folder, ON_CPU)
 
 
 def test_an_artifact_that_still_lacks_its_manifest_is_not_served_as_a_bare_graph(

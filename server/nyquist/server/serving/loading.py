@@ -3,8 +3,9 @@
 folder -> version -> manifest, checksums; or graph, config.pbtxt -> engine -> warm -> LoadedModel
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from time import perf_counter
@@ -32,7 +33,8 @@ from nyquist.server.runtime.engine import Engine
 from nyquist.server.runtime.session_plan import CPU, Execution
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
 from nyquist.server.scheduling.limits import BatchLimits, batch_limits
-from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.serving.warmup import warmup_batches
+from nyquist.server.wire.errors import ArtifactError, InferenceFailed
 from nyquist.server.wire.feeds import Feeds
 from nyquist.server.wire.framing import AXES
 from nyquist.server.wire.pb import model_config_pb2 as pb
@@ -118,6 +120,9 @@ def load_model(
         ):  # or it may never be needed
             engine.warm(picture, best_size)
     limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
+    for name, runs, sample in warmup_batches(config, described.signature, files.read):
+        for engine in [*engines, *([sessions.low_latency] if sessions.low_latency else [])]:
+            _run_sample(engine, name, runs, sample)
     load_s = perf_counter() - start
     return LoadedModel(
         described, files.labels, config, tuple(engines), sessions.low_latency, limits, load_s
@@ -133,6 +138,7 @@ class _Files:
     labels: Mapping[str, tuple[str, ...]]
     graph: bytes
     weights: Mapping[str, bytes]
+    read: Callable[[str], bytes]
 
 
 def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
@@ -156,7 +162,8 @@ def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
         lambda path: manifest.read_file(folder, path, file.allowed),
         version,
     )
-    return _Files(manifest, with_tensors(config, manifest), labelled, graph, weights)
+    read = partial(_read_plain, folder, allowed=file.allowed)
+    return _Files(manifest, with_tensors(config, manifest), labelled, graph, weights, read)
 
 
 def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
@@ -184,14 +191,28 @@ def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
         for output in config.output
         if output.label_filename
     }
-    return _Files(described, config, labels, graph, weights)
+    read = partial(_read_plain, folder, allowed=file.allowed)
+    return _Files(described, config, labels, graph, weights, read)
+
+
+def _read_plain(folder: Path, name: str, allowed: Sequence[Path]) -> bytes:
+    """Read a file that a configuration names."""
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise ArtifactError(f"{folder.name}: {name!r} is named, a model's files stay in its folder")
+    return read_model_file(folder, name, allowed)
+
+
+def _run_sample(engine: Engine, name: str, runs: int, sample: NDArray[Any] | Feeds) -> None:
+    try:
+        for _ in range(runs):
+            engine.tried(sample)
+    except InferenceFailed as error:
+        raise InferenceFailed(f"model_warmup {name!r}: {error}") from error
 
 
 def _read_labels(folder: Path, name: str, file: ConfigFile) -> tuple[str, ...]:
-    if name.startswith("/") or ".." in Path(name).parts:
-        raise ArtifactError(f"{file.path}: label_filename is {name!r}, it stays in the folder")
     try:
-        return tuple(read_model_file(folder, name, file.allowed).decode().splitlines())
+        return tuple(_read_plain(folder, name, file.allowed).decode().splitlines())
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{folder / name} is no UTF-8: {error}") from error
 
