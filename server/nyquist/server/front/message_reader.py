@@ -57,7 +57,7 @@ class MessageReader:
             await self._read()
             message = self._lone_message() or await self._next(body)
         except asyncio.CancelledError:
-            _raise_if_ended(body)
+            raise_if_ended(body)
             raise
         finally:
             self._bodies.finish(body)
@@ -79,7 +79,7 @@ class MessageReader:
             try:
                 message = await self._next(body)
             except asyncio.CancelledError:
-                _raise_if_ended(body)
+                raise_if_ended(body)
                 raise
             finally:
                 self._bodies.finish(body)
@@ -158,7 +158,7 @@ class MessageReader:
         return message
 
 
-def _raise_if_ended(body: Body) -> None:
+def raise_if_ended(body: Body) -> None:
     """Tell a body that was ended from here from a call that was cancelled."""
     if body.ended is None:
         return
