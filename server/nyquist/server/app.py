@@ -265,7 +265,9 @@ class Server:
     async def _listen_on_h2corn(self, calls: Calls, max_request_bytes: int) -> None:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
-        application = Application(calls, limits, settings.max_metadata_bytes)
+        application = Application(
+            calls, limits, settings.max_metadata_bytes, self._service.signature
+        )
         listener = HttpListener(
             application, settings, settings, settings.host, settings.port, settings.grace_s
         )

@@ -59,7 +59,7 @@ class MessageReader:
             await self._read()
             message = self._lone_message() or await self._next(body)
         except asyncio.CancelledError:
-            _raise_if_ended(body)
+            raise_if_ended(body)
             raise
         finally:
             self._bodies.finish(body)
@@ -81,7 +81,7 @@ class MessageReader:
             try:
                 message = await self._next(body)
             except asyncio.CancelledError:
-                _raise_if_ended(body)
+                raise_if_ended(body)
                 raise
             finally:
                 self._bodies.finish(body)
@@ -169,7 +169,7 @@ async def _inflated(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
     return await asyncio.to_thread(unpacked, message, encoding, max_bytes)
 
 
-def _raise_if_ended(body: Body) -> None:
+def raise_if_ended(body: Body) -> None:
     """Tell a body that was ended from here from a call that was cancelled."""
     if body.ended is None:
         return
