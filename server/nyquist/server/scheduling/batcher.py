@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.deadlines import TIMER_STEP_S, Deadlines
 from nyquist.server.scheduling.instance import Answer, Instance, Runner
 from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.scheduling.policy import ALONE, Idle, Policy, Start
-from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, RequestQueue
+from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, Pictures, RequestQueue
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -31,8 +29,6 @@ from nyquist.server.wire.errors import (
     QueueTimeout,
     Stopping,
 )
-
-Array = NDArray[Any]
 
 LAST_PROBE_S = 60.0
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
@@ -123,7 +119,9 @@ class Batcher:
             return self._instances
         return [*self._instances, self._low_latency]
 
-    async def submit(self, pictures: Array, options: RequestOptions = DEFAULT_OPTIONS) -> Outputs:
+    async def submit(
+        self, pictures: Pictures, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
 
         A caller that is cancelled leaves the queue at once, and its neighbours alone.
