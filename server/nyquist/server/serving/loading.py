@@ -97,7 +97,7 @@ def load_model(
     try:
         limits, (first, *others) = batch_limits(config), read_sessions(config)
     except ArtifactError as error:
-        raise ArtifactError(f"{folder / artifact.CONFIG_FILE}: {error}") from error
+        raise ArtifactError(f"{file.path}: {error}") from error
     batched = limits.max_batch_size
     if not batched:
         limits = replace(limits, max_batch_size=_most_rows(described.inputs[0]), merge=False)
