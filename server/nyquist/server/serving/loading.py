@@ -147,10 +147,11 @@ def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
         policy = pb.ModelVersionPolicy()
         there = file.versions(folder)
         version = wanted_versions(there, policy, folder.name, file.model_file)[-1]
-    if version not in complete_versions(folder) and version in bare_versions(
-        folder, file.model_file
-    ):
-        return _read_bare(folder, version, file)
+    if version not in complete_versions(folder):
+        bare = bare_versions(folder, file.model_file)
+        if version in bare:
+            return _read_bare(folder, version, file)
+        raise ArtifactError(f"{folder} has no complete version {version}")
     manifest = read_manifest(folder, version, file.allowed)
     config = file.checked(manifest)
     path = f"{version}/{artifact.LABELS_FILE}"

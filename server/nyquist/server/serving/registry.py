@@ -111,6 +111,12 @@ class _Model:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def failed(self) -> bool:
+        """Whether a load of it has failed, and no other has succeeded since."""
+        reasons = {self.reason, *(version.reason for version in self.versions.values())}
+        return bool(reasons - {"", UNLOADED})
+
+    @property
     def serving(self) -> list[Serving]:
         """What is served, the highest version first."""
         numbers = sorted(self.versions, reverse=True)
@@ -162,8 +168,11 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Whether everything that is served answers."""
-        return all(one.model.ready for model in self._models.values() for one in model.serving)
+        """Whether everything that is served answers, and not all that should be has failed."""
+        models = self._models.values()
+        if not self.names and any(model.failed for model in models):
+            return False
+        return all(one.model.ready for model in models for one in model.serving)
 
     def readiness(self) -> dict[str, bool]:
         """Say for each model that is known whether some version of it answers."""
@@ -300,6 +309,12 @@ class Registry:
             folders = await self._folders()
         except NyquistError as error:
             logger.error("the repository cannot be looked at: %s", error)  # noqa: TRY400 - one line is all
+            return
+        if not folders and self.names:
+            logger.error(
+                "the repository holds no model any more, as where a mount is lost: what is "
+                "served is served on"
+            )
             return
         for folder in folders:
             try:
