@@ -25,7 +25,7 @@ from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistErro
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import FORMATS
 from nyquist.server.wire.request_head import Heads, Incoming
-from nyquist.server.wire.signature import TensorSpec
+from nyquist.server.wire.signature import Signature, TensorSpec
 
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = (
@@ -100,6 +100,14 @@ class InferenceService:
     def ready(self) -> bool:
         """Whether every model that is served answers and the server is not stopping."""
         return not self.draining and self._registry.ready
+
+    def signature(self, name: str, version_asked: str) -> Signature:
+        """Return what a model takes and gives.
+
+        Raises:
+            NyquistError: there is no such model or version, or it is not ready.
+        """
+        return self._resolve(name, version_asked).model.signature
 
     async def server_live(
         self, request: pb.ServerLiveRequest, context: Context

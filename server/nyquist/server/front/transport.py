@@ -12,6 +12,7 @@ import grpc
 from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
+from nyquist.server.wire.envelope import ENVELOPE_BYTES
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
@@ -21,9 +22,6 @@ ENCODED_PICTURE_BYTES = 4 * 1024 * 1024
 
 LEAST_REQUEST_BYTES = 4 * 1024 * 1024
 """gRPC's own default; less would save nothing."""
-
-ENVELOPE_BYTES = 64 * 1024
-"""What a request has beside its pictures: names, shapes, parameters."""
 
 TYPED_BYTES = {"UINT8": 2, "UINT16": 3, "UINT32": 5} | dict.fromkeys(
     ("UINT64", "INT8", "INT16", "INT32", "INT64"), 10

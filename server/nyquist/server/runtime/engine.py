@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since onnxruntime 1.29
 import onnxruntime as ort
 
+from nyquist.server.runtime.arena import SHARED, share_arena
 from nyquist.server.runtime.bound_runs import BoundRuns
 from nyquist.server.runtime.cores import available_cores
 from nyquist.server.runtime.session_plan import CPU, CUDA, GRAPHS, TENSORRT, Execution, SessionPlan
@@ -322,6 +323,24 @@ def open_session(
             f"{plan.must} is asked for and this onnxruntime has none: install the extra gpu, not "
             "cpu, or choose --provider cpu"
         )
+    known = [asked for asked in plan.providers if asked[0] in available]
+    options = _session_options(plan, weights)
+    if any(name != CPU for name, _ in known):
+        find_cuda()
+    elif plan.memory_arena:
+        share_arena()
+        options.add_session_config_entry(SHARED, "1")
+    try:
+        session = ort.InferenceSession(model, options, providers=known)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"onnxruntime cannot open the model: {reason}") from error
+    if plan.must and plan.must not in session.get_providers():
+        raise ArtifactError(f"{plan.must} is asked for and no such device answers")
+    return session
+
+
+def _session_options(plan: SessionPlan, weights: Mapping[str, bytes]) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = plan.intra_op_threads
     options.inter_op_num_threads = plan.inter_op_threads
@@ -337,14 +356,4 @@ def open_session(
         options.add_external_initializers_from_files_in_memory(
             list(weights), list(weights.values()), sizes
         )
-    known = [asked for asked in plan.providers if asked[0] in available]
-    if any(name != CPU for name, _ in known):
-        find_cuda()
-    try:
-        session = ort.InferenceSession(model, options, providers=known)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"onnxruntime cannot open the model: {reason}") from error
-    if plan.must and plan.must not in session.get_providers():
-        raise ArtifactError(f"{plan.must} is asked for and no such device answers")
-    return session
+    return options

@@ -76,7 +76,7 @@ class Batcher:
         first_probe_s: until an instance is probed again once a probe has failed; twice that, and so
             on, after each more that fails, up to a minute.
         last_word_s: for what is still in a thread at the end, once it has been asked to end.
-        low_latency: another instance, that is quicker and costs more: for who is alone.
+        low_latency: another instance, that is quicker and costs more: for few requests.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Batcher:
         self._instances = [make(runner) for runner in runners]
         self._low_latency = None if low_latency is None else make(low_latency)
         self._idle, self._idle_low_latency = list(self._instances), self._low_latency
-        self._last, self._alone, self._gathers_from = 1, ALONE, -inf
+        self._last, self._alone, self._together, self._gathers_from = 1, ALONE, 0, -inf
         self._recoveries: set[asyncio.Task[None]] = set()
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -215,7 +215,7 @@ class Batcher:
             self._timer = None
         while self._idle and self._queue.count:
             free = self._idle_low_latency is not None
-            idle = Idle(len(self._idle), free, self._gathers_from, self._alone)
+            idle = Idle(len(self._idle), free, self._gathers_from, self._alone, self._together)
             now = inf if self._closing else monotonic()
             decision = self._policy.next(self._queue, len(self._running), idle, now)
             if isinstance(decision, Start):
@@ -242,6 +242,7 @@ class Batcher:
         self._last, self._alone, self._gathers_from = len(start.requests), start.alone, -inf
         if start.low_latency and self._idle_low_latency is not None:
             instance, self._idle_low_latency = self._idle_low_latency, None
+            self._together = self._last
         else:
             instance = self._idle.pop()
         batch = Batch(start.requests)
@@ -251,6 +252,8 @@ class Batcher:
     def _ended(self, instance: Instance, batch: Batch, ran: "asyncio.Future[list[Answer]]") -> None:
         """Hand out what a run gave, and see whether its instance can take the next."""
         batch.answers = answers = ran.result()
+        if instance is self._low_latency:
+            self._together = 0
         if instance.healthy and not all(isinstance(one, InferenceFailed) for one in answers):
             self._free(instance)
         else:

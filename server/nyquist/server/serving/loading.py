@@ -56,7 +56,7 @@ class LoadedModel:
         labels: of the classes of each output that has any, in their order.
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
-        low_latency: one session more, for requests that are alone.
+        low_latency: one session more, for few requests.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
     """
@@ -119,7 +119,9 @@ def load_model(
             batched and engine.provider == CPU and not sessions.spread_from
         ):  # or it may never be needed
             engine.warm(picture, best_size)
-    limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
+    limits = replace(
+        limits, best_size=best_size, spread_from=sessions.spread_from, few=sessions.few
+    )
     for name, runs, sample in warmup_batches(config, described.signature, files.read):
         for engine in [*engines, *([sessions.low_latency] if sessions.low_latency else [])]:
             _run_sample(engine, name, runs, sample)

@@ -291,16 +291,17 @@ def _from_typed(
             f"unexpected explicit tensor data for input tensor '{tensor.name}' {where}: "
             f"got {field}, expected {expected} for datatype '{tensor.datatype}'"
         )
-    elements = getattr(tensor.contents, field)
-    if len(elements) != prod(shape):
+    contents = getattr(tensor.contents, field)
+    if len(contents) != prod(shape):
         raise InvalidRequest(
             f"expected {prod(shape)} elements for input '{tensor.name}' {where}, "
-            f"got {len(elements)}"
+            f"got {len(contents)}"
         )
+    elements = np.array(contents)
     dtype = tensors.DTYPES[tensor.datatype]
     if dtype.kind in "iu":  # of which the fields take wider ones
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        wrong = [one for one in (min(elements), max(elements)) if not least <= one <= most]
+        wrong = [one for one in (elements.min(), elements.max()) if not least <= one <= most]
         if wrong:
             raise InvalidRequest(
                 f"elements of input '{tensor.name}' {where} must be in {least}..{most}, "

@@ -48,9 +48,9 @@ def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
     return np.frombuffer(raw, DTYPES[datatype]).reshape(shape)
 
 
-def from_elements(elements: Sequence[float], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
+def from_elements(elements: NDArray[Any], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
     """Build an array from the elements of typed contents. The caller has checked their number."""
-    return np.array(elements, DTYPES[datatype]).reshape(shape)
+    return elements.astype(DTYPES[datatype]).reshape(shape)
 
 
 def as_strings(elements: Sequence[bytes], shape: Sequence[int]) -> NDArray[Any]:
