@@ -94,7 +94,13 @@ class Server:
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
         self._trace: Callable[[Call, str], None] | None = None
         logs = LogControl(logging.getLogger())
-        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
+        control = ControlCalls(
+            self._registry,
+            logs,
+            self._traces,
+            polling=settings.poll_s > 0,
+            overrides=settings.config_overrides,
+        )
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None
         )
@@ -172,7 +178,9 @@ class Server:
         where = ", ".join(map(str, settings.repository))
         if tried and not self._registry.names:
             raise StartError(f"no model of {where} can be served")
-        if settings.load is not None or not tried:  # what comes later may need any size
+        if (
+            settings.load is not None or settings.config_overrides or not tried
+        ):  # what comes later may need any size
             self._largest_request = settings.max_message_bytes
         if not tried:
             how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"

@@ -64,6 +64,11 @@ class ModelSettings(BaseModel):
         description="model to load at the start, and no other; may be repeated; empty: nothing; "
         "none: every model",
     )
+    config_overrides: bool = Field(
+        default=False,
+        description="take a model's configuration from calls that load it, in place of its "
+        "config.pbtxt",
+    )
     link_folder: Folders = Field(
         (), description="outside the repository, where links in it may lead to; may be repeated"
     )
