@@ -258,7 +258,11 @@ class Server:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
         application = Application(
-            calls, limits, settings.max_metadata_bytes, self._service.signature
+            calls,
+            limits,
+            settings.max_metadata_bytes,
+            self._service.signature,
+            settings.cors_origin,
         )
         listener = HttpListener(
             application, settings, settings, settings.host, settings.port, settings.grace_s
