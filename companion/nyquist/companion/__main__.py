@@ -166,7 +166,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         with RemoteValidation(way(options)) as remote:
             yield remote, options.model or remote.models()
         return
-    references = References(options.repository, options.allow_module)
+    references = References(options.repository)
     names = chosen(references.names(), options)
     with Client(chosen_connection(options), mirrored=False) as client:
         yield Validation(client, references, any_graph=True), names

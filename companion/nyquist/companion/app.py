@@ -70,7 +70,7 @@ class Companion:
         self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
         self._client = connect(settings)
         self._metrics = Metrics(settings.probe_period_s)
-        self._references = References(settings.repository, settings.allow_module)
+        self._references = References(settings.repository)
         self._record = Record(
             settings.target,
             settings.history,

@@ -10,7 +10,7 @@ from nyquist.server.command_line import add_option
 from nyquist.server.settings import is_secret
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options
 
-METAVARS = {"target": "HOST:PORT", "allow_module": "MODULE,..."}
+METAVARS = {"target": "HOST:PORT"}
 CHECK_STATUS = "Exit status: 1 when a tolerance is missed, 2 when it cannot tell."
 SERVE_EPILOG = """\
 Each option is also a variable of the environment: NYQUIST_COMPANION_ and its name in capitals.
@@ -104,13 +104,6 @@ def add_question(command: argparse.ArgumentParser) -> None:
         help="of your own, brought to what the model at --target takes (reference pictures)",
     )
     command.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    command.add_argument(
-        "--allow-module",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="run these modules for networks that were exported as MODULE:FUNCTION",
-    )
     add_connection_options(command)
 
 

@@ -5,10 +5,10 @@ flags -> NYQUIST_COMPANION_* of the environment -> defaults
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.settings import (
@@ -21,7 +21,6 @@ from nyquist.server.settings import (
 )
 from nyquist.server.wire.errors import StartError
 
-Names = Annotated[tuple[str, ...], NoDecode]
 """Several names; one variable of the environment holds them separated by commas."""
 
 
@@ -41,9 +40,6 @@ class SubjectSettings(BaseModel):
     )
     repository: Path = Field(
         Path("model_repository"), description="folder with the references of its models"
-    )
-    allow_module: Names = Field(
-        (), description="modules to run for networks that were exported as MODULE:FUNCTION"
     )
 
 
@@ -130,14 +126,6 @@ class Settings(
     model_config = SettingsConfigDict(
         env_prefix=COMPANION_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_apart(cls, given: dict[str, Any]) -> dict[str, Any]:
-        modules = given.get("allow_module")
-        if isinstance(modules, str):
-            return given | {"allow_module": tuple(filter(None, modules.split(",")))}
-        return given
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

@@ -4,7 +4,6 @@ name, version, sha256 of the served graph -> manifest -> same graph? -> weights 
 """
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -73,11 +72,10 @@ class References:
 
     Args:
         repository: folder of the artifacts, looked at again for each question.
-        modules: that may be run; see load_reference.
     """
 
-    def __init__(self, repository: Path, modules: Collection[str] = ()) -> None:
-        self._repository, self._modules = repository, modules
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
         self._known: dict[tuple[str, int], LoadedReference] = {}
         self._described: dict[tuple[str, int], tuple[Manifest, bytes]] = {}
         self._lock = Lock()
@@ -120,7 +118,7 @@ class References:
         key = (manifest.name, manifest.version)
         if self._described.get(key, (None, b""))[0] != manifest:
             folder = self._repository / manifest.name
-            self._described[key] = manifest, describe_apart(folder, manifest, self._modules)
+            self._described[key] = manifest, describe_apart(folder, manifest)
         return self._described[key][1]
 
     def loaded(self, name: str, version: int, sha256: str) -> LoadedReference:
@@ -144,16 +142,16 @@ class References:
         key = (manifest.name, manifest.version)
         known = self._known.get(key)
         if known is None or known.manifest != manifest:
-            known = self._known[key] = load_known(folder, manifest, self._modules)
+            known = self._known[key] = load_known(folder, manifest)
         return known
 
 
-def load_known(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> LoadedReference:
+def load_known(folder: Path, manifest: Manifest) -> LoadedReference:
     """Load what a version is verified with. Raises ArtifactError if a file is damaged."""
     labels = manifest.read_file(folder, f"{manifest.version}/{LABELS_FILE}")
     return LoadedReference(
         manifest=manifest,
-        reference=load_reference(folder, manifest, modules),
+        reference=load_reference(folder, manifest),
         pictures=np.ascontiguousarray(load_samples(folder, manifest).images.numpy()),
         labels=tuple(labels.decode().splitlines()),
         max_batch_size=read_config(folder, manifest).max_batch_size,
