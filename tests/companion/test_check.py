@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from nyquist.companion.__main__ import main
 from nyquist.companion.service.validation import batches
 from nyquist.server.artifact.manifest import REFERENCE_FILE
+from tests.foreign import make_net, put_model
 from tests.processes import RunningServer, start_server
 
 
@@ -78,10 +79,37 @@ def test_a_strided_network_under_the_name_of_a_blurred_one_misses_its_consistenc
     assert "fashion_blur: shift consistency is" in out
 
 
+def test_a_model_of_batch_1_and_without_a_reference_is_moved_one_picture_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_model(tmp_path / "served", "single", make_net(batch=1), "max_batch_size: 0")
+    lone = start_server(tmp_path / "served")
+    command = ["check", "--target", lone.target, "--repository", str(tmp_path / "none")]
+    assert main([*command, "--model", "single"]) == 0
+    out = capsys.readouterr().out
+    assert lone.stop() == 0
+    assert re.search(r"single +CPU +- +- +100.00% +- +[0-9.]+ +- +no reference", out)
+
+
+def test_pictures_are_normalised_here_as_the_build_would_in_the_graph(
+    server: RunningServer, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fashion_blur takes 0..1; told that it takes something else, it gets something else."""
+    command = ["check", "--target", server.target, "--model", "fashion_blur", "--repository"]
+    assert main([*command, str(repository), "--mean", "0", "--std", "1"]) == 0
+    assert main([*command, str(repository), "--mean", "0.5", "--std", "0.25"]) == 1
+    assert "fashion_blur: parity" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "none"), "--mean", "123.7"]) == 2
+    assert "of 0..255 it is 0.4851" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "nobody"], "no model 'nobody'"),
+        (["--model", "fashion_blurr"], "no model 'fashion_blurr' at 127.0.0.1"),
+        (["--model", "fashion_blurr"], "did you mean fashion_blur?"),
+        (["--model", "fashion_blur", "--layout", "HWC"], "--layout needs --input CxHxW"),
+        (["--input", "224x224"], "--input is written CxHxW, such as 3x224x224, got '224x224'"),
         (["--repository", "/nowhere"], "there is no model repository at /nowhere"),
         (["--target", "127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE"),
     ],

@@ -5,12 +5,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nyquist.client.command_line import add_model_options
 from nyquist.companion.settings import GROUPS, Settings
 from nyquist.server.command_line import add_option
 from nyquist.server.settings import is_secret
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options
 
-METAVARS = {"target": "HOST:PORT", "allow_module": "MODULE,..."}
+METAVARS = {
+    "target": "HOST:PORT",
+    "model": "NAME,...",
+    "allow_module": "MODULE,...",
+    "input": "CxHxW",
+    "mean": "M,...",
+    "std": "S,...",
+    "input_name": "NAME",
+    "output": "NAME",
+}
 CHECK_STATUS = "Exit status: 1 when a tolerance is missed, 2 when it cannot tell."
 SERVE_EPILOG = """\
 Each option is also a variable of the environment: NYQUIST_COMPANION_ and its name in capitals.
@@ -111,6 +121,7 @@ def add_question(command: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="run these modules for networks that were exported as MODULE:FUNCTION",
     )
+    add_model_options(command)
     add_connection_options(command)
 
 
