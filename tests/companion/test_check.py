@@ -111,7 +111,12 @@ def test_pictures_are_normalised_here_as_the_build_would_in_the_graph(
         (["--model", "fashion_blur", "--layout", "HWC"], "--layout needs --input CxHxW"),
         (["--input", "224x224"], "--input is written CxHxW, such as 3x224x224, got '224x224'"),
         (["--repository", "/nowhere"], "there is no model repository at /nowhere"),
-        (["--target", "127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE"),
+        (
+            ["--target", "127.0.0.1:1"],
+            "127.0.0.1:1: UNAVAILABLE: nobody listens there; is a server",
+        ),
+        (["--target", "http://localhost:8001/"], "HOST:PORT without http://, localhost:8001, got"),
+        (["--target", "localhost"], "HOST:PORT, such as localhost:8001, got 'localhost'"),
     ],
 )
 def test_what_cannot_be_checked_is_exit_status_2(
@@ -124,6 +129,27 @@ def test_what_cannot_be_checked_is_exit_status_2(
     command = ["check", "--target", server.target, "--repository", str(repository), *options]
     assert main(command) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_port_of_the_metrics_is_told_from_that_of_grpc(
+    server: RunningServer, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = f"127.0.0.1:{server.metrics_port}"
+    assert main(["check", "--target", metrics, "--repository", str(repository)]) == 2
+    assert "what listens there does not speak gRPC" in capsys.readouterr().err
+
+
+def test_target_and_repository_are_those_of_the_environment_where_no_flag_says_others(
+    server: RunningServer,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NYQUIST_COMPANION_TARGET", server.target)
+    monkeypatch.setenv("NYQUIST_COMPANION_REPOSITORY", str(repository))
+    assert main(["latency", "--model", "fashion_blur", "--runs", "1", "--batch-size", "1"]) == 0
+    assert main(["latency", "--target", "127.0.0.1:1"]) == 2
+    assert "127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err
 
 
 def test_every_picture_is_in_one_batch_and_the_sizes_alternate() -> None:

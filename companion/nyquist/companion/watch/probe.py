@@ -216,8 +216,8 @@ class Prober:
         """Probe the versions of one model, and return those that are served."""
         try:
             versions = self._client.describe(name).versions
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
+        except (grpc.RpcError, ValueError) as error:
+            if not _gone(error):
                 self._metrics.probes["failed"].inc()
                 logger.warning("%s cannot be probed: %s", name, _in_words(error))
             return {key for key in self._standings if key[0] == name and not _gone(error)}
@@ -225,7 +225,7 @@ class Prober:
         for version in versions:
             try:
                 self._probe_version(self._client.describe(name, version))
-            except grpc.RpcError as error:
+            except (grpc.RpcError, ValueError) as error:
                 self._metrics.probes["failed"].inc()
                 logger.warning("%s version %s: %s", name, version, _in_words(error))
         return {(name, version or UNVERSIONED) for version in versions}
@@ -409,9 +409,11 @@ def _timed(predict: Predict, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:
     return predict(batch), perf_counter() - start
 
 
-def _gone(error: grpc.RpcError) -> bool:
-    return error.code() is grpc.StatusCode.NOT_FOUND
+def _gone(error: grpc.RpcError | ValueError) -> bool:
+    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.NOT_FOUND
 
 
-def _in_words(error: grpc.RpcError) -> str:
+def _in_words(error: grpc.RpcError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
     return f"{error.code().name}: {error.details()}"
