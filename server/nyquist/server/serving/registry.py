@@ -8,7 +8,6 @@ part of a path.
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 from nyquist.server.artifact.layout import ConfigFile, model_folders, read_config_file
 from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
+from nyquist.server.runtime.arena import give_memory_back
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.telemetry.metrics import Metrics
@@ -397,7 +397,7 @@ class Registry:
             await old.retire()
             self._metrics.ready.labels(folder.name, str(number)).set(1)  # the old one cleared it
             del loaded, old
-            await asyncio.to_thread(give_memory_back)
+            await asyncio.to_thread(_collect_and_give_back)
         return ""
 
     async def _take_down(self, name: str) -> None:
@@ -418,7 +418,7 @@ class Registry:
         self._metrics.forget(name, str(number))
         logger.info("unloaded %s version %d", name, number)
         del serving
-        await asyncio.to_thread(give_memory_back)
+        await asyncio.to_thread(_collect_and_give_back)
 
     def _failed(self, name: str, reason: str) -> LoadFailed:
         served = [str(one.model.manifest.version) for one in self.served(name)]
@@ -441,12 +441,10 @@ def _not_there(name: str) -> LoadFailed:
     return LoadFailed(f"failed to load '{name}', failed to poll from model repository")
 
 
-def give_memory_back() -> None:
-    """Collect what has no owner any more, and let glibc return its free pages to the system."""
+def _collect_and_give_back() -> None:
+    """Collect what has no owner any more, and return its memory to the system."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    give_memory_back()
 
 
 def _wanted(folder: Path, file: ConfigFile) -> list[int]:

@@ -150,6 +150,8 @@ class Connection:
                 "what listens there does not speak gRPC; metrics and pages have ports of their "
                 "own, gRPC usually 8001",
             ),
+            # what a TLS alert after the handshake is to gRPC: h2corn sends one
+            ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )
