@@ -140,8 +140,6 @@ class Connection:
                 "has",
             ),
             ("WRONG_VERSION_NUMBER", "the server does not speak TLS; leave --ca out"),
-            # what a TLS alert after the handshake is to gRPC: h2corn sends one
-            ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
             (
                 "Connection refused",
                 f"nobody listens there; is a server running at {self.target}? Start one with "
@@ -152,6 +150,8 @@ class Connection:
                 "what listens there does not speak gRPC; metrics and pages have ports of their "
                 "own, gRPC usually 8001",
             ),
+            # what a TLS alert after the handshake is to gRPC: h2corn sends one
+            ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )
