@@ -236,8 +236,8 @@ def test_health_metadata_and_statistics_are_those_of_grpc(
     plain: Http, stub: stubs.GRPCInferenceServiceStub
 ) -> None:
     for path in ("/v2/health/live", "/v2/health/ready", f"{MODEL}/ready"):
-        assert plain.ask("GET", path)[:2] == (200, b"")
-    assert plain.ask("GET", "/v2/models/nobody/ready")[0] == 400
+        assert plain.json("GET", path) == (200, {path.rpartition("/")[2]: True})
+    assert plain.json("GET", "/v2/models/nobody/ready") == (400, {"ready": False})
     assert plain.json("GET", "/v2")[1]["name"] == "nyquist"
     metadata = plain.json("GET", MODEL)[1]
     said = stub.ModelMetadata(pb.ModelMetadataRequest(name="fashion_strided"))
