@@ -153,7 +153,7 @@ class InferenceService:
             name=manifest.name,
             versions=[str(one.model.manifest.version) for one in served],
             platform=PLATFORM,
-            inputs=[_tensor_metadata(manifest.input)],
+            inputs=[_tensor_metadata(one) for one in manifest.inputs],
             outputs=[_tensor_metadata(output) for output in manifest.outputs],
             parameters={key: pb.InferParameter(string_param=fact) for key, fact in facts.items()},
         )
@@ -230,5 +230,5 @@ def _stream_error(request_id: str, message: str) -> bytes:
 
 def _tensor_metadata(tensor: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=tensor.name, datatype=tensor.datatype, shape=(tensor.batch, *tensor.shape)
+        name=tensor.name, datatype=tensor.datatype, shape=tensor.whole
     )

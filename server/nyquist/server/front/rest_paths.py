@@ -226,7 +226,11 @@ class Paths:
             model_version=asked.version,
             raw_input_contents=[tensors.bytes_elements([asked.body])],
         )
-        request.inputs.add(name=signature.input.name, datatype="BYTES", shape=[1])
+        taken, *others = signature.inputs
+        if others:
+            names = ", ".join(repr(one.name) for one in signature.inputs)
+            raise InvalidRequest(f"a picture is one input, and the model takes {names}")
+        request.inputs.add(name=taken.name, datatype="BYTES", shape=[1])
         output = request.outputs.add(name=signature.outputs[0].name)
         output.parameters["classification"].int64_param = top
         return request.SerializeToString(), _classified
