@@ -113,7 +113,7 @@ class Server:
     async def __aenter__(self) -> "Server":
         try:
             check_port(self._settings.host, self._settings.port)
-            self._start_metrics()
+            await self._start_metrics()
             self._start_tracing()
             self._start_shadow()
             await self._load_models()
@@ -157,13 +157,18 @@ class Server:
         self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
 
-    def _start_metrics(self) -> None:
+    async def _start_metrics(self) -> None:
         settings = self._settings
         budget = self._budget
         self._metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
         host = settings.metrics_host or settings.host
-        listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
-        self.metrics_port = self._stack.enter_context(listener)
+        listener = metrics_listener(
+            self._metrics.registry,
+            lambda: self.port != 0 and self._service.ready,
+            host,
+            settings.metrics_port,
+        )
+        self.metrics_port = await self._stack.enter_async_context(listener)
 
     def _watch_gpus(self) -> None:
         if gpus := self._stack.enter_context(gpu_metrics()):
@@ -274,7 +279,11 @@ class Server:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
         application = Application(
-            calls, limits, settings.max_metadata_bytes, self._service.signature
+            calls,
+            limits,
+            settings.max_metadata_bytes,
+            self._service.signature,
+            settings.cors_origin,
         )
         listener = HttpListener(
             application, settings, settings, settings.host, settings.port, settings.grace_s
