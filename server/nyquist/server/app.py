@@ -201,7 +201,7 @@ class Server:
             await asyncio.sleep(GIVE_BACK_S)
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
-        manifest, engine = loaded.manifest, loaded.engines[0]
+        manifest, engine = loaded.described, loaded.engines[0]
         fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         metrics.describe(
@@ -299,7 +299,7 @@ class Server:
         settings = self._settings
         models = {
             name: ", ".join(
-                f"version {one.model.manifest.version} on {one.model.provider}"
+                f"version {one.model.described.version} on {one.model.provider}"
                 for one in self._registry.served(name)
             )
             for name in self._registry.names

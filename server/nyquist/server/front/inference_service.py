@@ -144,14 +144,14 @@ class InferenceService:
     ) -> pb.ModelMetadataResponse:
         """Describe a model's tensors, with the batch as a leading -1, and what runs it."""
         model = self._resolve(request.name, request.version).model
-        manifest = model.manifest
+        manifest = model.described
         served = self._registry.served(manifest.name)
         facts = {"execution_provider": model.provider, "sha256": manifest.graph_sha256}
         if picture := manifest.signature.picture:
             facts |= {"image_formats": ",".join(FORMATS), **picture.parameters()}
         return pb.ModelMetadataResponse(
             name=manifest.name,
-            versions=[str(one.model.manifest.version) for one in served],
+            versions=[str(one.model.described.version) for one in served],
             platform=PLATFORM,
             inputs=[_tensor_metadata(one) for one in manifest.inputs],
             outputs=[_tensor_metadata(output) for output in manifest.outputs],
