@@ -227,7 +227,7 @@ def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
         *(f"{milliseconds(x.low)} to {milliseconds(x.high)}" for x in report.latency.lines),
         *(f"{x.batch} {milliseconds(x.median)} " for x in report.latency.lines),
         *(f"{x.magnitude:.2e} {x.deviation:.2e}" for x in report.gradients.lines),
-        *(f"{percent(x.entering)} {percent(x.sampled)}" for x in report.spectra.lines),
+        *(f"{percent(x.entering)} {percent(x.sampled or 0)}" for x in report.spectra.lines),
         *(f"{x.layer} {x.op}" for x in report.field.lines),
         f"95% square {report.field.side} px",
         f"looked through {report.field.layer} at row {report.field.position[0]}",

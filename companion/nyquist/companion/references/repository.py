@@ -17,8 +17,10 @@ from nyquist.companion.references.description import describe_apart
 from nyquist.companion.references.network import Reference, load_reference, load_samples
 from nyquist.models.spec import Preprocessing
 from nyquist.server.artifact.layout import complete_versions, model_folders, read_config
-from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, read_manifest
+from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, Tolerances, read_manifest
 from nyquist.server.wire.errors import ArtifactError, NyquistError
+from nyquist.server.wire.framing import Layout
+from nyquist.server.wire.signature import TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -35,26 +37,32 @@ class Unverifiable(NyquistError):
 
 @dataclass(frozen=True)
 class LoadedReference:
-    """A version that can be verified.
+    """What is known of a version: its pictures, and what its answers to them are held against.
 
     Attributes:
-        manifest: what it is.
-        reference: its network in PyTorch.
+        manifest: what it is; None where nothing but the server's answers is known.
+        reference: its network in PyTorch; None where there is no reference.
         pictures: reference images, as the input wants them, (N, ...).
         labels: of its classes; empty where it has none.
         max_batch_size: pictures that a request may hold.
+        input: what it takes.
+        layout: order of the axes of one picture.
+        tolerances: that it is held to; None where nobody says any.
     """
 
-    manifest: Manifest
-    reference: Reference
+    manifest: Manifest | None
+    reference: Reference | None
     pictures: NDArray[Any]
     labels: tuple[str, ...]
     max_batch_size: int
+    input: TensorSpec
+    layout: Layout
+    tolerances: Tolerances | None
 
     @property
     def axes(self) -> tuple[int, int]:
         """Axes of height and width in a batch."""
-        return Preprocessing(self.manifest.preprocessing.layout).shift_axes
+        return Preprocessing(self.layout).shift_axes
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -80,6 +88,10 @@ class References:
         self._described: dict[tuple[str, int], tuple[Manifest, bytes]] = {}
         self._lock = Lock()
 
+    def exist(self) -> bool:
+        """Say whether there is a repository."""
+        return self._repository.is_dir()
+
     def names(self) -> list[str]:
         """Return the models of the repository. Raises ArtifactError if it is no folder."""
         return [folder.name for folder in model_folders(self._repository)]
@@ -89,8 +101,9 @@ class References:
 
         Args:
             name: of the model.
-            version: that is served.
-            sha256: of the graph that is served; None takes the reference for any.
+            version: that is served; 0 is the latest, for a server that has no versions.
+            sha256: of the graph that is served; empty where the server does not say, and None takes
+                the reference for any: then its answers alone tell whether it is that graph.
 
         Raises:
             Unverifiable: there is none; the message says why.
@@ -99,10 +112,10 @@ class References:
         with self._lock:
             try:
                 manifest = self._manifest(folder, version)
-                if sha256 is not None and manifest.graph_sha256 != sha256:
+                if sha256 and manifest.graph_sha256 != sha256:
                     raise Unverifiable(
                         f"the server runs a graph of {name!r} version {version} with sha256 "
-                        f"{sha256 or 'unknown'}, the reference is of {manifest.graph_sha256}"
+                        f"{sha256}, the reference is of {manifest.graph_sha256}"
                     )
                 return self._loaded(folder, manifest)
             except ArtifactError as error:
@@ -112,9 +125,8 @@ class References:
                     f"the reference of {name!r} version {version} cannot be used"
                 ) from error
 
-    def describe(self, known: LoadedReference) -> bytes:
-        """Return a serialised ModelDescription of a reference; see `description.describe_apart`."""
-        manifest = known.manifest
+    def describe(self, manifest: Manifest) -> bytes:
+        """Return a serialised ModelDescription of a version; see `description.describe_apart`."""
         key = (manifest.name, manifest.version)
         if self._described.get(key, (None, b""))[0] != manifest:
             folder = self._repository / manifest.name
@@ -125,12 +137,14 @@ class References:
         """Return the same without a look at the files, where it was loaded before."""
         with self._lock:
             known = self._known.get((name, version))
-        if known is not None and known.manifest.graph_sha256 == sha256:
+        if known is not None and known.manifest and known.manifest.graph_sha256 == sha256:
             return known
         return self.get(name, version, sha256)
 
     def _manifest(self, folder: Path, version: int) -> Manifest:
         has = complete_versions(folder) if folder.is_dir() else []
+        if not version and has:
+            version = has[-1]
         if version not in has:
             raise Unverifiable(
                 f"there is no reference of {folder.name!r} version {version}, "
@@ -155,4 +169,7 @@ def load_known(folder: Path, manifest: Manifest) -> LoadedReference:
         pictures=np.ascontiguousarray(load_samples(folder, manifest).images.numpy()),
         labels=tuple(labels.decode().splitlines()),
         max_batch_size=read_config(folder, manifest).max_batch_size,
+        input=manifest.input,
+        layout=manifest.preprocessing.layout,
+        tolerances=manifest.tolerances,
     )

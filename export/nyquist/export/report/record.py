@@ -212,10 +212,10 @@ class StrideLine(_Frozen):
 
     Attributes:
         layer: name of the module.
-        kind: its class.
+        kind: its class, or the function that a module calls.
         stride: along the height.
         entering: of the input of the layer.
-        sampled: of what the layer computes before it drops samples.
+        sampled: of what the layer computes before it drops samples; None where that cannot be told.
         taps: of its binomial low-pass filter; None if it is no blur.
     """
 
@@ -223,7 +223,7 @@ class StrideLine(_Frozen):
     kind: str
     stride: int
     entering: float
-    sampled: float
+    sampled: float | None
     taps: int | None
 
 
