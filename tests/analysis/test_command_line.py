@@ -2,10 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from nyquist.models.analysis.__main__ import main
 from nyquist.models.analysis.analysed import load_subject
+from nyquist.models.networks.architectures import create
+from nyquist.models.programs import write_program
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +106,38 @@ def test_an_architecture_takes_its_downsampling(
 
     (line,) = (line for line in text.splitlines() if "stages.3.3.1" in line)
     assert line.split()[2:5] == ["4", "76", "16"]
+
+
+def strided() -> nn.Module:
+    return create("compact", downsampling="strided")
+
+
+def test_a_function_and_its_program_and_its_graph_have_the_same_field(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, repository: Path
+) -> None:
+    options = ("--size", "48", "--plots", str(tmp_path))
+    (tmp_path / "net.pt2").write_bytes(write_program(strided().eval(), torch.zeros(2, 1, 48, 48)))
+    fields = []
+    for model in (
+        f"{__name__}:strided",
+        str(tmp_path / "net.pt2"),
+        str(repository / "fashion_strided" / "1" / "model.onnx"),
+    ):
+        text = printed(capsys, "receptive-field", model, *options)
+        rows = [line.split()[2:] for line in text.splitlines() if line.endswith("    ")]
+        fields.append([row for row in rows if row and row[0].isdecimal()])
+    assert fields[0][-1] == ["1", "63", "16", "16", "-7.5"]
+    assert fields[0] == fields[1] == fields[2]
+    assert main(["aliasing", str(tmp_path / "net.pt2")]) == 2
+    assert "aliasing looks at the modules of a network" in capsys.readouterr().err
+
+
+def test_the_layout_of_a_graph_of_ours_is_its_own(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    graph = str(repository / "efficientnet_lite0" / "1" / "model.onnx")
+    own = printed(capsys, graph)
+    assert own == printed(capsys, "receptive-field", graph, "--layout", "HWC")
 
 
 def test_noise_has_the_mean_and_the_deviation_of_the_pictures() -> None:

@@ -38,10 +38,17 @@ class ProgramNetwork(nn.Module):
     """A program that takes float32 (B, C, H, W) and gives what it gave where it was exported.
 
     It has no training mode: what its layers did was settled there.
+
+    Attributes:
+        picture: channels, height and width that it takes; None where any will do.
     """
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
+        (given,) = program.graph_signature.user_inputs
+        (node,) = (node for node in program.graph.nodes if node.name == given)
+        sizes = node.meta["val"].shape[1:]
+        self.picture = tuple(size if isinstance(size, int) else None for size in sizes)
         self.program = program.module(check_guards=False)  # guards are Python that a file brings
         for module in self.modules():
             module.training = False

@@ -31,7 +31,7 @@ from nyquist.models.analysis.gradients import (
     standard_downsamplers,
 )
 from nyquist.models.analysis.module_graph import last_map_module, module_graph
-from nyquist.models.analysis.onnx_graph import onnx_graph
+from nyquist.models.analysis.onnx_graph import layout_of, onnx_graph
 from nyquist.models.analysis.output import JsonOutput, Output
 from nyquist.models.analysis.receptive_field import layer_fields, receptive_fields
 from nyquist.models.layers.blur import BlurPool2d
@@ -63,7 +63,8 @@ def receptive_field(options: Options, console: Output) -> None:
     """Print the theoretical field layer by layer, and draw it over a picture."""
     if options.model.endswith(".onnx"):
         size = (options.size, options.size) if options.size else None
-        graph = onnx_graph(Path(options.model), options.layout, size)
+        path = Path(options.model)
+        graph = onnx_graph(path, options.layout or layout_of(path), size)
         console.print(tables.field_table(layer_fields(graph)))
     else:
         _receptive_field(_subject(options), options, console)
@@ -120,11 +121,16 @@ def shift(options: Options, console: Output) -> None:
 
 
 def everything(options: Options, console: Output) -> None:
-    """Analyse MODEL: cost, receptive fields, aliasing, gradients."""
+    """Analyse MODEL: cost, receptive fields, aliasing, gradients; of a file what it can tell."""
+    if options.model.endswith(".onnx"):
+        receptive_field(options, console)
+        return
     subject = _subject(options)
     channels, height, width = subject.pictures.shape[1:]
     console.print(tables.cost_table(cost(subject.network, (channels, height, width))))
     _receptive_field(subject, options, console)
+    if options.model.endswith(".pt2"):
+        return
     _effective_field(subject, options, console)
     _stride_aliasing(subject, options, console)
     _monitor(subject, console)
@@ -146,6 +152,12 @@ COMMANDS: dict[str, Callable[[Options, Output], None]] = {
 
 
 def _subject(options: Options) -> AnalysedNetwork:
+    needs_modules = options.command not in ("", "receptive-field")
+    if needs_modules and options.model.endswith((".onnx", ".pt2")):
+        raise ValueError(
+            f"{options.command} looks at the modules of a network, which {options.model} has not; "
+            "receptive-field does without, and MODULE:FUNCTION has them"
+        )
     return load_subject(options.model, options.downsampling, PICTURES, options.size or DEFAULT_SIZE)
 
 

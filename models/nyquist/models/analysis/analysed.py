@@ -1,6 +1,7 @@
-"""What is analysed: a model of the zoo with its weights and pictures, or a bare architecture."""
+"""What is analysed: a model of the zoo with its pictures, an architecture, anyone's network."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from nyquist.models.analysis.command_line import DEFAULT_SIZE
 from nyquist.models.loading import load_network
-from nyquist.models.networks.architectures import create
+from nyquist.models.networks.architectures import create, create_from_module
 from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.programs import read_program
 from nyquist.models.samples import photograph_samples, read_samples
 from nyquist.models.spec import ModelSpec
 from nyquist.models.zoo import specs
@@ -42,24 +44,41 @@ def load_subject(
     """Build what is analysed.
 
     Args:
-        name: of a model of the zoo, or of an architecture, which then has seeded fresh weights.
+        name: of a model of the zoo; of an architecture or module:function, which then has seeded
+            fresh weights; or a file of torch.export.save, FILE.pt2.
         downsampling: of an architecture; its own default if not given.
         count: most pictures.
-        size: height and width of an architecture's pictures; the zoo's have their own.
+        size: height and width of an architecture's pictures; others have their own, where they are
+            settled.
 
     Raises:
-        ValueError: the name is neither, or a model of the zoo is asked for another downsampling.
+        OSError: the file cannot be read.
+        ValueError: the name is none of these, or a model of the zoo is asked for another
+            downsampling.
     """
     zoo = specs()
     if name in zoo and downsampling is None:
         return _zoo_subject(zoo[name], count)
+    if name.endswith(".pt2"):
+        return _program_subject(Path(name), count, size)
     options = {} if downsampling is None else {"downsampling": downsampling}
     torch.manual_seed(0)
     try:
-        network = create(name, **options).eval()
+        build = create_from_module if ":" in name else create
+        network = build(name, **options).eval()
     except ValueError as error:
+        if ":" in name:
+            raise
         raise ValueError(f"{error}; or a model of the zoo: {', '.join(zoo)}") from error
-    return AnalysedNetwork(name, network, _photographs(network, size)[:count])
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return AnalysedNetwork(name, network, _photographs(first.in_channels, (size, size))[:count])
+
+
+def _program_subject(path: Path, count: int, size: int) -> AnalysedNetwork:
+    network = read_program(path.read_bytes(), path.name)
+    channels, height, width = network.picture
+    pictures = _photographs(channels or 3, (height or size, width or size))
+    return AnalysedNetwork(path.stem, network, pictures[:count])
 
 
 def _zoo_subject(spec: ModelSpec, count: int) -> AnalysedNetwork:
@@ -68,10 +87,9 @@ def _zoo_subject(spec: ModelSpec, count: int) -> AnalysedNetwork:
     return AnalysedNetwork(spec.name, load_network(spec), prepare(pictures))
 
 
-def _photographs(network: nn.Module, size: int) -> Tensor:
-    """Return the colour photographs, 0..1, with as many channels as the first convolution takes."""
+def _photographs(channels: int, size: tuple[int, int]) -> Tensor:
+    """Return the photographs, 0..1: in colour, or of their grey in as many channels as asked."""
     images = photograph_samples().images.permute(0, 3, 1, 2).float() / 255  # (5, 3, 224, 224)
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    if first.in_channels == 1:
-        images = images.mean(dim=1, keepdim=True)
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    if channels != 3:
+        images = images.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)

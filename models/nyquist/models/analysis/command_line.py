@@ -7,7 +7,9 @@ from pathlib import Path
 from nyquist.models.choices import DOWNSAMPLING_KINDS
 
 DEFAULT_SIZE = 224
-MODELS = "MODEL is a model of the zoo, an architecture, or, for receptive-field, an ONNX file."
+MODELS = """\
+MODEL is a model of the zoo, an architecture or MODULE:FUNCTION; or a file: of torch.export.save
+(.pt2: cost and receptive field) or ONNX (.onnx: receptive field)."""
 COMMANDS = {
     "outputs": "Print the output sizes of the common windows, and what they leave unread.",
     "blocks": "Compare conv + pool with strided, anti-aliased and linearly blurred convolutions.",
@@ -54,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--downsampling", choices=DOWNSAMPLING_KINDS, help="of an architecture")
     parser.add_argument("--layer", default="", help="to look through (the last map)")
     parser.add_argument("--size", type=int, help=f"of a picture, pixels ({DEFAULT_SIZE})")
-    parser.add_argument("--layout", choices=("CHW", "HWC"), default="CHW", help="of an ONNX file")
+    parser.add_argument("--layout", choices=("CHW", "HWC"), help="of an ONNX file (its own)")
     parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
     parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a network, layer by layer, without computing anything."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,9 @@ def cost(network: nn.Module, picture_shape: tuple[int, int, int]) -> Cost:
             once, in the first.
         picture_shape: (C, H, W).
     """
-    network = copy.deepcopy(network).to("meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of copying a program of its own
+        network = copy.deepcopy(network).to("meta")
     counter = FlopCounterMode(display=False)
     with evaluating(network), torch.no_grad(), counter:
         network(torch.zeros(1, *picture_shape, device="meta"))

@@ -1,5 +1,6 @@
 """An ONNX file as windows: shape inference -> one node for each operator -> LayerGraph."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,19 @@ def onnx_graph(
         call = Call(layer, sources, inputs, _attributes(node))
         known.update(dict.fromkeys(node.output, handler(builder, call)))
     return builder.build()
+
+
+def layout_of(path: Path) -> Layout:
+    """Return the order of axes that a graph of ours says its pictures have; CHW of any other.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    facts = {
+        entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props
+    }
+    described = json.loads(facts.get("nyquist.preprocessing", "{}"))
+    return "HWC" if described.get("layout") == "HWC" else "CHW"
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
