@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nyquist.server.wire import tensors
 from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
 from nyquist.server.wire.framing import DATATYPES, PictureInput, told_picture_input
+from nyquist.server.wire.head import CLASSES, Head, told_head
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.pictures import read_picture_files
@@ -38,6 +39,7 @@ class RemoteModel:
         outputs: shape of each output for one picture, by name.
         provider: execution provider that runs it; empty where the server does not say.
         sha256: of its graph, hexadecimal; empty where the server does not say.
+        head: how its first output is read; classes where the server does not say.
         picture: what a picture file becomes for it, as the server itself would read it; None where
             the input is no picture.
     """
@@ -52,6 +54,12 @@ class RemoteModel:
     provider: str
     sha256: str
     picture: PictureInput | None
+    head: Head = CLASSES
+
+    @property
+    def answer(self) -> str:
+        """Name of its first output, which is the answer."""
+        return next(iter(self.outputs))
 
     def read_pictures(self, paths: Sequence[Path]) -> NDArray[Any]:
         """Read picture files as a batch of inputs, as the server would read them: (B, *shape).
@@ -76,8 +84,8 @@ class RankedClass:
     """One class of an answer.
 
     Attributes:
-        logit: its value.
-        index: its place among the logits.
+        logit: its value among the numbers of the answer: a probability where those are some.
+        index: its place among them.
         label: its name; empty where the model has none.
     """
 
@@ -187,22 +195,31 @@ class Client:
             provider=told.get("execution_provider", ""),
             sha256=told.get("sha256", ""),
             picture=told_picture_input(picture.datatype, shape, told),
+            head=told_head(told),
         )
 
-    def infer(
-        self, model: RemoteModel, pictures: NDArray[Any], output: str = "logits"
-    ) -> NDArray[Any]:
-        """Compute one output for a batch. (B, *model.shape) -> (B, *model.outputs[output])."""
+    def infer(self, model: RemoteModel, pictures: NDArray[Any], output: str = "") -> NDArray[Any]:
+        """Compute one output, by default the first, for a batch: (B, *model.outputs[output]).
+
+        pictures: (B, *model.shape).
+        """
         request = self._request(model, pictures)
-        request.outputs.add(name=output)
+        request.outputs.add(name=output or model.answer)
         answer = self._stub.ModelInfer(request, **self._call())
         (tensor,) = answer.outputs
         return tensors.from_raw(answer.raw_output_contents[0], tensor.datatype, tensor.shape)
 
     def classify(
-        self, model: RemoteModel, pictures: NDArray[Any], output: str = "logits"
+        self, model: RemoteModel, pictures: NDArray[Any], output: str = ""
     ) -> list[list[RankedClass]]:
-        """Name every class of each picture, highest first. pictures: (B, *model.shape)."""
+        """Name every class of each picture, highest first. pictures: (B, *model.shape).
+
+        Raises:
+            ValueError: the model gives an embedding.
+        """
+        if model.head.kind == "embedding":
+            raise ValueError(f"{model.name} gives an embedding; classes it has none")
+        output = output or model.answer
         request = self._request(model, pictures)
         wanted = request.outputs.add(name=output)
         wanted.parameters["classification"].int64_param = model.outputs[output][-1]

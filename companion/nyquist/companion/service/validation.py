@@ -120,7 +120,9 @@ class Validation:
             yield pb.CheckParityResponse(progress=pb.Progress(done=done, total=len(parts)))
             served.append(paths.served(part))
             reference.append(paths.reference(part))
-        parity = compare(np.concatenate(reference), np.concatenate(served))
+        parity = compare(
+            np.concatenate(reference), np.concatenate(served), paths.known.manifest.head.same
+        )
         tolerance = paths.known.manifest.tolerances.parity
         report = pb.ParityReport(
             graph=paths.graph(),
@@ -146,7 +148,14 @@ class Validation:
         sides = (paths.served, paths.reference)
         trials = {
             name: [
-                ShiftTrials(pictures, fitting[name], pairs=pairs, seed=request.seed) for _ in sides
+                ShiftTrials(
+                    pictures,
+                    fitting[name],
+                    pairs=pairs,
+                    seed=request.seed,
+                    same=paths.known.manifest.head.same,
+                )
+                for _ in sides
             ]
             for name in names
         }

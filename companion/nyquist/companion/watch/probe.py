@@ -81,8 +81,9 @@ class ProbedModel:
     turn: int = 0
 
     def __post_init__(self) -> None:
+        same = self.known.manifest.head.same
         self.trials = {
-            name: ShiftTrials(self.known.pictures, protocol)
+            name: ShiftTrials(self.known.pictures, protocol, same=same)
             for name, protocol in fitting_protocols(self.known, self.known.pictures).items()
         }
 
@@ -273,7 +274,8 @@ class Prober:
                 self._metrics.took(subject.key, backend, len(batch), seconds)
         reference, served = np.concatenate(answers[TORCH]), np.concatenate(answers[SERVED])
         pictures = np.concatenate(batches)
-        return Compared(compare(reference, served), latency_s, pictures, served, reference)
+        parity = compare(reference, served, subject.known.manifest.head.same)
+        return Compared(parity, latency_s, pictures, served, reference)
 
     def _judge(self, subject: ProbedModel, compared: Compared) -> None:
         """Take down what a probe has found, and what it makes of the verdict."""
@@ -365,6 +367,7 @@ def worst_of(subject: ProbedModel, compared: Compared, now: float) -> Disagreeme
         served=compared.served[at].copy(),
         reference=compared.reference[at].copy(),
         labels=subject.known.labels,
+        head=subject.known.manifest.head,
     )
 
 
