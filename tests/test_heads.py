@@ -13,6 +13,7 @@ from PIL import Image
 from nyquist.client.classify import main
 from nyquist.client.client import Client
 from nyquist.companion.references.repository import References
+from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.check import check_model
 from nyquist.companion.service.validation import Validation
 from nyquist.export.model import build_model
@@ -149,7 +150,7 @@ def test_the_manifest_says_the_head_and_no_softmax_is_applied_twice(
 
 
 def test_a_companion_judges_a_head_by_what_it_is(built: Path, client: Client) -> None:
-    validation = Validation(client, References(built, (heads.__name__,)))
+    validation = Validation(Subjects(client, References(built)))
     for one in BUILT:
         row = check_model(validation, pb.Subject(model_name=one.name), lambda _done, _all: None)
         figures = read_manifest(built / one.name, 1).figures

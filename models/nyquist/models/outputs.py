@@ -1,7 +1,7 @@
 """What a served network returns: its answer, and on request what lies before and behind it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nyquist.models.spec import Output
 from nyquist.server.wire.head import CLASSES, Head
 
+Network = TypeVar("Network", bound=nn.Module)
 SUM_ERROR = 1e-4
 """Of the probabilities of all classes, by rounding."""
 
@@ -55,7 +56,7 @@ class OutputsNetwork(nn.Module):
         self._features = inputs[0]
 
 
-def answer_alone(network: nn.Module) -> nn.Module:
+def answer_alone(network: Network) -> Network:
     """Let a network return its answer (B, n) and nothing else, however it gives it.
 
     A dict, or what Hugging Face's models return, has it as `logits`; (B,) is one number a picture.
