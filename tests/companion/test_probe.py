@@ -94,7 +94,7 @@ def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
     companion.wait_for(lambda: consistency(companion, SOUND, "half_pixel") is not None)
     assert companion.verdict(SOUND) == "healthy"
     assert parity(companion, SOUND, "relative_error") < 1e-4
-    assert parity(companion, SOUND, "argmax_agreement_ratio") == 1
+    assert parity(companion, SOUND, "agreement_ratio") == 1
     assert consistency(companion, SOUND, "circular") == 238 / 256  # as nyquist check
     assert consistency(companion, SOUND, "zero_padded") is not None
     metrics = companion.metrics()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nyquist.server.wire import tensors
 from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
 from nyquist.server.wire.framing import AXES, DATATYPES, DYNAMIC, PictureInput, told_picture_input
+from nyquist.server.wire.head import CLASSES, Head, told_head
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.pictures import read_picture_files
@@ -66,6 +67,7 @@ class RemoteModel:
         outputs: shape of each output for one picture, by name.
         provider: execution provider that runs it; empty where the server does not say.
         sha256: of its graph, hexadecimal; empty where the server does not say.
+        head: how its first output is read; classes where the server does not say.
         picture: what a picture file becomes for it, as the server itself would read it; None where
             the input is no picture.
         max_batch_size: pictures that a request may hold; 0 where nobody says.
@@ -82,6 +84,7 @@ class RemoteModel:
     provider: str
     sha256: str
     picture: PictureInput | None
+    head: Head = CLASSES
     max_batch_size: int = 0
     told: Told = field(default_factory=Told)
 
@@ -149,8 +152,8 @@ class RankedClass:
     """One class of an answer.
 
     Attributes:
-        logit: its value.
-        index: its place among the logits.
+        logit: its value among the numbers of the answer: a probability where those are some.
+        index: its place among them.
         label: its name; empty where the model has none.
     """
 
@@ -268,6 +271,7 @@ class Client:
             provider=told.get("execution_provider", ""),
             sha256=told.get("sha256", ""),
             picture=told_picture_input(picture.datatype, shape, told),
+            head=told_head(told),
             max_batch_size=max(0, batch),
         )
 
@@ -312,7 +316,12 @@ class Client:
 
         A server without the classification extension, or that does not say how many classes there
         are, has its numbers ranked here, and no labels.
+
+        Raises:
+            ValueError: the model gives an embedding.
         """
+        if model.head.kind == "embedding":
+            raise ValueError(f"{model.name} gives an embedding; classes it has none")
         output = output or model.output
         request = self._request(model, pictures)
         classes = model.outputs.get(output, (DYNAMIC,))[-1]

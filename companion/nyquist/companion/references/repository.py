@@ -20,6 +20,7 @@ from nyquist.server.artifact.layout import complete_versions, model_folders, rea
 from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, Tolerances, read_manifest
 from nyquist.server.wire.errors import ArtifactError, NyquistError
 from nyquist.server.wire.framing import Layout
+from nyquist.server.wire.head import CLASSES, Head
 from nyquist.server.wire.signature import TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,11 @@ class LoadedReference:
     input: TensorSpec
     layout: Layout
     tolerances: Tolerances | None
+
+    @property
+    def head(self) -> Head:
+        """How its answers are read: as classes where nobody says."""
+        return self.manifest.head if self.manifest else CLASSES
 
     @property
     def axes(self) -> tuple[int, int]:

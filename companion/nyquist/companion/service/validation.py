@@ -130,7 +130,7 @@ class Validation:
             yield pb.CheckParityResponse(progress=pb.Progress(done=done, total=len(parts)))
             served.append(paths.served(part))
             reference.append(paths.reference(part))
-        parity = compare(np.concatenate(reference), np.concatenate(served))
+        parity = compare(np.concatenate(reference), np.concatenate(served), paths.known.head.same)
         tolerance = paths.known.tolerances.parity if paths.known.tolerances else 0.0
         report = pb.ParityReport(
             graph=paths.graph(),
@@ -156,7 +156,14 @@ class Validation:
         sides = paths.sides
         trials = {
             name: [
-                ShiftTrials(pictures, fitting[name], pairs=pairs, seed=request.seed) for _ in sides
+                ShiftTrials(
+                    pictures,
+                    fitting[name],
+                    pairs=pairs,
+                    seed=request.seed,
+                    same=paths.known.head.same,
+                )
+                for _ in sides
             ]
             for name in names
         }

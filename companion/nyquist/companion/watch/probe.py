@@ -85,8 +85,9 @@ class ProbedModel:
     turn: int = 0
 
     def __post_init__(self) -> None:
+        same = self.known.head.same
         self.trials = {
-            name: ShiftTrials(self.known.pictures, protocol)
+            name: ShiftTrials(self.known.pictures, protocol, same=same)
             for name, protocol in fitting_protocols(self.known, self.known.pictures).items()
         }
 
@@ -290,7 +291,8 @@ class Prober:
         if not answers[TORCH]:
             return Compared(None, latency_s, pictures, served, None)
         reference = np.concatenate(answers[TORCH])
-        return Compared(compare(reference, served), latency_s, pictures, served, reference)
+        parity = compare(reference, served, subject.known.head.same)
+        return Compared(parity, latency_s, pictures, served, reference)
 
     def _judge(self, subject: ProbedModel, compared: Compared) -> None:
         """Take down what a probe has found, and what it makes of the verdict."""
@@ -384,6 +386,7 @@ def worst_of(subject: ProbedModel, compared: Compared, now: float) -> Disagreeme
         served=compared.served[at].copy(),
         reference=reference[at].copy(),
         labels=subject.known.labels,
+        head=subject.known.head,
     )
 
 

@@ -147,6 +147,7 @@ class InferenceService:
         manifest = model.described
         served = self._registry.served(manifest.name)
         facts = {"execution_provider": model.provider, "sha256": manifest.graph_sha256}
+        facts |= manifest.head.parameters()
         if picture := manifest.signature.picture:
             facts |= {"image_formats": ",".join(FORMATS), **picture.parameters()}
         return pb.ModelMetadataResponse(
