@@ -30,6 +30,7 @@ from nyquist.server.front.transport import (
     request_limit,
     too_small_for,
 )
+from nyquist.server.runtime.arena import give_memory_back
 from nyquist.server.runtime.gpu import gpu_metrics
 from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.scheduling.budget import QueueBudget
@@ -51,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 REFUSAL_S = 0.25
 HEALTH_PERIOD_S = 1.0
+GIVE_BACK_S = 10.0
+"""Seconds between returns of free memory, while requests come; each takes some 20 ms of CPU."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -91,7 +94,13 @@ class Server:
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
         self._trace: Callable[[Call, str], None] | None = None
         logs = LogControl(logging.getLogger())
-        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
+        control = ControlCalls(
+            self._registry,
+            logs,
+            self._traces,
+            polling=settings.poll_s > 0,
+            overrides=settings.config_overrides,
+        )
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None
         )
@@ -104,7 +113,7 @@ class Server:
     async def __aenter__(self) -> "Server":
         try:
             check_port(self._settings.host, self._settings.port)
-            self._start_metrics()
+            await self._start_metrics()
             self._start_tracing()
             self._start_shadow()
             await self._load_models()
@@ -113,6 +122,7 @@ class Server:
             changed = partial(self._registry.wait_for_change, HEALTH_PERIOD_S)
             run_beside(self._stack, self._health.keep_true(changed))
             run_beside(self._stack, self._authorizer.keep_current())
+            run_beside(self._stack, self._keep_small())
             if self._settings.poll_s:
                 run_beside(self._stack, self._registry.keep_polling(self._settings.poll_s))
         except BaseException:
@@ -150,13 +160,18 @@ class Server:
         self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
 
-    def _start_metrics(self) -> None:
+    async def _start_metrics(self) -> None:
         settings = self._settings
         budget = self._budget
         self._metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
         host = settings.metrics_host or settings.host
-        listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
-        self.metrics_port = self._stack.enter_context(listener)
+        listener = metrics_listener(
+            self._metrics.registry,
+            lambda: self.port != 0 and self._service.ready,
+            host,
+            settings.metrics_port,
+        )
+        self.metrics_port = await self._stack.enter_async_context(listener)
 
     def _watch_gpus(self) -> None:
         if gpus := self._stack.enter_context(gpu_metrics()):
@@ -171,11 +186,22 @@ class Server:
         where = ", ".join(map(str, settings.repository))
         if tried and not self._registry.names:
             raise StartError(f"no model of {where} can be served")
-        if settings.load is not None or not tried:  # what comes later may need any size
+        if (
+            settings.load is not None or settings.config_overrides or not tried
+        ):  # what comes later may need any size
             self._largest_request = settings.max_message_bytes
         if not tried:
             how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
             logger.warning("nothing of %s is served yet: waiting for %s", where, how)
+
+    async def _keep_small(self) -> None:
+        """Return the memory that requests have taken and need no more, from time to time."""
+        given_back_at = -1  # what loading took is returned at once
+        while True:
+            if self._service.accepted != given_back_at:
+                given_back_at = self._service.accepted
+                await asyncio.to_thread(give_memory_back)
+            await asyncio.sleep(GIVE_BACK_S)
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
         manifest, engine = loaded.manifest, loaded.engines[0]
@@ -255,7 +281,13 @@ class Server:
     async def _listen_on_h2corn(self, calls: Calls, max_request_bytes: int) -> None:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
-        application = Application(calls, limits, settings.max_metadata_bytes)
+        application = Application(
+            calls,
+            limits,
+            settings.max_metadata_bytes,
+            self._service.signature,
+            settings.cors_origin,
+        )
         listener = HttpListener(
             application, settings, settings, settings.host, settings.port, settings.grace_s
         )

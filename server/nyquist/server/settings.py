@@ -64,6 +64,11 @@ class ModelSettings(BaseModel):
         description="model to load at the start, and no other; may be repeated; empty: nothing; "
         "none: every model",
     )
+    config_overrides: bool = Field(
+        default=False,
+        description="take a model's configuration from calls that load it, in place of its "
+        "config.pbtxt",
+    )
     link_folder: Folders = Field(
         (), description="outside the repository, where links in it may lead to; may be repeated"
     )
@@ -77,7 +82,7 @@ class ModelSettings(BaseModel):
         0,
         ge=0,
         description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
-        "or gives each core a session of one thread where more save little time",
+        "or gives each core a session of one thread, and one of all where that is quicker",
     )
     poll_s: float = Field(
         0.0,
@@ -90,11 +95,14 @@ class NetworkSettings(BaseModel):
     """Addresses, and what listens there."""
 
     transport: Literal["h2corn", "grpcio"] = Field(
-        "grpcio", description="what carries gRPC: h2corn, for less CPU a call, or grpcio"
+        "h2corn", description="what carries gRPC: h2corn, or grpcio, which costs more CPU a call"
     )
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
+    cors_origin: Names = Field(
+        (), description="origin of web pages whose scripts may call, or *; may be repeated"
+    )
     metrics_host: str | None = Field(
         None, description="address of the metrics; none: that of --host"
     )

@@ -33,6 +33,11 @@ class Metadata:
     def __init__(self, headers: Sequence[Header]) -> None:
         self._headers = headers
 
+    def texts(self, key: str) -> list[str]:
+        """Return the values of a key that is text, and read no other."""
+        name = key.encode()
+        return [value.decode("latin-1") for found, value in self._headers if found == name]
+
     def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
         for key, value in self._headers:
             if not key.endswith(b"-bin"):
@@ -86,7 +91,7 @@ def unpacked(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
         raise NotServed(
-            f"grpc-encoding {encoding[:20].decode('latin-1')!r} is not served; "
+            f"encoding {encoding[:20].decode('latin-1')!r} is not served; "
             "choose from identity, gzip, deflate"
         )
     inflate = zlib.decompressobj(bits)

@@ -16,6 +16,7 @@ from h2corn import Server as H2Server
 from nyquist.server.front.asgi import Application
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.front.tls import Renewal, certificate_files
+from nyquist.server.telemetry.banner import keep_quiet
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class HttpListener:
 
     async def start(self) -> None:
         """Accept connections from now on."""
+        keep_quiet()
         server = H2Server(self._application, self._config())
         task = asyncio.create_task(server.serve())
         self._serving[task] = server
@@ -135,8 +137,9 @@ class HttpListener:
             bind=(f"fd://{self._socket.fileno()}",),
             lifespan="off",
             runtime_threads=1,  # a second one costs more than it brings: measured with two cores
-            http1=False,
             grpc=True,
+            max_request_body_size=0,  # bodies have limits of their own, in bytes and in time
+            timeout_request_body_idle=0,
             access_log=False,
             log_format="json",
             max_concurrent_streams=STREAMS,
