@@ -71,7 +71,7 @@ class InferenceService:
         self._default_deadline_s = default_deadline_s
         self._names: Heads[tuple[str, int | None]] = Heads()
         self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+        self._ending, self._refusing = asyncio.Event(), False
         self.draining = False
         self.accepted = 0
         self.finished = 0
@@ -91,10 +91,15 @@ class InferenceService:
             handlers[name] = _unary(behaviour, request)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def refuse(self) -> None:
-        """Answer every inference request that comes from now on with UNAVAILABLE."""
-        self._stopping.set()
+    def end_streams(self) -> None:
+        """Read no more of any stream, and load nothing more; calls are answered as they come."""
+        self._ending.set()
         self._control.stop()
+
+    def refuse(self) -> None:
+        """Do so, and answer every inference request that comes from now on with UNAVAILABLE."""
+        self.end_streams()
+        self._refusing = True
 
     @property
     def ready(self) -> bool:
@@ -171,10 +176,10 @@ class InferenceService:
     ) -> AsyncIterator[bytes]:
         """Answer requests in their order, side by side; an error is an answer of its own."""
         async for answer in ordered_answers(
-            bodies, self._stream_answer, STREAM_IN_FLIGHT, self._stopping
+            bodies, self._stream_answer, STREAM_IN_FLIGHT, self._ending
         ):
             yield answer
-        if self._stopping.is_set():
+        if self._ending.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
 
     async def _stream_answer(self, body: bytes) -> bytes:
@@ -193,7 +198,7 @@ class InferenceService:
 
     async def _infer(self, request: Incoming, remaining_s: float | None) -> bytes:
         began = perf_counter()
-        if self._stopping.is_set():
+        if self._refusing:
             raise Stopping(_STOPPING)
         self.accepted += 1
         deadline = None if remaining_s is None else self._loop.time() + remaining_s
