@@ -7,9 +7,9 @@ once for every transport; here are only the ways in and out.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 
@@ -23,13 +23,12 @@ from nyquist.server.front.grpc_wire import (
     parse_timeout,
     status_headers,
 )
-from nyquist.server.front.message_reader import Event, MessageReader, Receive
+from nyquist.server.front.message_reader import Event, MessageReader, Receive, Send
+from nyquist.server.front.plain_http import PlainHttp
 from nyquist.server.front.rest import Rest
 from nyquist.server.front.rest_paths import Paths, no_model
 from nyquist.server.wire.errors import NyquistError, TooLarge
 from nyquist.server.wire.signature import Signature
-
-Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 GRPC, GRPC_WEB = b"application/grpc", b"application/grpc-web"
 HEADERS: list[Header] = [
@@ -55,6 +54,7 @@ class Application:
         limits: of bodies.
         max_metadata_bytes: names and values of the headers of one call.
         signature: of a model by its name and version; raises where there is none.
+        cors_origins: of pages whose scripts may call.
     """
 
     def __init__(
@@ -63,10 +63,12 @@ class Application:
         limits: BodyLimits,
         max_metadata_bytes: int,
         signature: Callable[[str, str], Signature] = no_model,
+        cors_origins: Sequence[str] = (),
     ) -> None:
         self._calls, self._limits, self._max_metadata_bytes = calls, limits, max_metadata_bytes
         self._bodies = Bodies(limits)
-        self._rest = Rest(calls, Paths(signature), self._bodies, limits, max_metadata_bytes)
+        rest = Rest(calls, Paths(signature), self._bodies, limits, max_metadata_bytes)
+        self._plain_http = PlainHttp(self, rest, cors_origins)
         self._watches: set[_Call] = set()
 
     def end_watches(self) -> None:
@@ -82,7 +84,7 @@ class Application:
         found = dict(headers)
         kind = found.get(b"content-type", b"")
         if not kind.startswith(GRPC) or kind.startswith(GRPC_WEB):
-            await self._rest(scope, receive, send)
+            await self._plain_http(scope, receive, send)
             return
         call = _Call(scope.get("client"), found, receive, send)
         try:

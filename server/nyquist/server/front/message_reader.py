@@ -14,6 +14,8 @@ from nyquist.server.wire.errors import InvalidRequest, TooLarge
 
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+App: TypeAlias = Callable[[Event, Receive, Send], Awaitable[None]]
 
 SETTLING_S = 0.05
 INFLATED_HERE = 4096
