@@ -140,6 +140,11 @@ class Connection:
                 "has",
             ),
             ("WRONG_VERSION_NUMBER", "the server does not speak TLS; leave --ca out"),
+            (
+                "Handshake read failed",
+                "the TLS handshake was cut off, as where the server does not speak TLS; leave --ca "
+                "out",
+            ),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
             ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
             (
