@@ -141,6 +141,11 @@ class Connection:
             ),
             ("WRONG_VERSION_NUMBER", "the server does not speak TLS; leave --ca out"),
             (
+                "Handshake read failed",
+                "the TLS handshake was cut off, as where the server does not speak TLS; leave --ca "
+                "out",
+            ),
+            (
                 "Connection refused",
                 f"nobody listens there; is a server running at {self.target}? Start one with "
                 "nyquist serve",
