@@ -58,7 +58,7 @@ def _works(bench: Bench, subject: MeasuredModel, server: str) -> Iterator[Work]:
     single, seconds = tensors(subject, 1), bench.seconds(subject, server)
     for concurrency in bench.plan.concurrencies(subject.name, server):
         yield closed(single, concurrency, seconds)
-    if subject.name not in DETAILED or server == "echo":
+    if subject.name not in DETAILED or server.startswith("echo"):
         return
     yield closed(tensors(subject, CLIENT_BATCH), TARGET_CONCURRENCY, seconds)
     if server == NYQUIST.name:

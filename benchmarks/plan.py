@@ -51,7 +51,7 @@ class Plan:
 
     def concurrencies(self, model: str, server: str) -> Sequence[int]:
         """Return the closed loops of one server on one model."""
-        if server in ("nyquist", "echo") or model in DETAILED:
+        if server.startswith(("nyquist", "echo")) or model in DETAILED:
             return CONCURRENCIES if model in DETAILED else (1, 16, 64)
         return (TARGET_CONCURRENCY,)
 

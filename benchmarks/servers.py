@@ -101,10 +101,10 @@ def nyquist_with(*options: str, prefix: Sequence[str] = ()) -> Contender:
     return Contender("nyquist", lambda launch: [*prefix, *_nyquist(launch, options)])
 
 
-def _echo(launch: Launch) -> list[str | Path]:
+def _echo(launch: Launch, options: Sequence[str] = ()) -> list[str | Path]:
     answer = launch.scratch / "answer"
     answer.write_bytes(launch.subject.answer(launch.request))
-    return [sys.executable, "-m", "benchmarks.echo", str(launch.port), answer]
+    return [sys.executable, "-m", "benchmarks.echo", str(launch.port), answer, *options]
 
 
 def _mlserver(launch: Launch) -> list[str | Path]:
@@ -154,10 +154,16 @@ def _python(contender: Contender) -> Path:
 
 NYQUIST = nyquist_with()
 ECHO = Contender("echo", _echo)
+ON_GRPCIO = ("--transport", "grpcio")
+OTHERS = (
+    Contender("nyquist-grpcio", lambda launch: _nyquist(launch, ON_GRPCIO)),
+    Contender("echo-grpcio", lambda launch: _echo(launch, ON_GRPCIO)),
+)
+"""The same on the other transport; measured where they are asked for."""
 MLSERVER = Contender("mlserver", _mlserver, "mlserver-1.7.1-onnx")
 KSERVE = Contender("kserve", _kserve, "kserve-0.21.0-onnx")
 PYTRITON = Contender("pytriton", _pytriton, "pytriton-0.7.0-onnx")
-ALL = (NYQUIST, ECHO, MLSERVER, KSERVE, PYTRITON)
+ALL = (NYQUIST, ECHO, MLSERVER, KSERVE, PYTRITON, *OTHERS)
 
 
 class AttachedServer:

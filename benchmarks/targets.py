@@ -134,7 +134,7 @@ def _cpu_of_limit(results: Results) -> Cases:
 def _cpu_of_limit_and_transport(results: Results) -> Cases:
     for model in FASHION:
         limit = best_bare(results, model, "cpu_us", min)
-        for concurrency in (16, 64):
+        for concurrency in (1, 16, 64):
             load = {**ONE, "concurrency": concurrency}
             echo = served(results, model, "cpu_us", **load, server="echo")
             both = combine(lambda a, b: a + b, limit, echo)
@@ -210,7 +210,7 @@ TARGETS = (
         _cpu_of_limit,
     ),
     Target(
-        "16, 64 in flight: CPU an image / (bare + echo)", "at most", 1.15,
+        "1, 16, 64 in flight: CPU an image / (bare + echo)", "at most", 1.15,
         _cpu_of_limit_and_transport,
     ),
     Target(

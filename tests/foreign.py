@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.artifacts import copy_model
 
+Tensor = tuple[str, int, Sequence[int | str]]
+
 SHAPE = (3, 8, 8)
 CLASSES = 5
 WEIGHTS = np.random.default_rng(0).normal(size=(3, CLASSES)).astype(np.float32)
@@ -57,6 +59,24 @@ def make_net(
     graph = helper.make_graph(nodes, "net", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = ir_version
+    return model
+
+
+def make_graph(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    weights: Sequence[TensorProto] = (),
+    opset: int = 17,
+) -> onnx.ModelProto:
+    """Return a graph of these nodes; each tensor is name, type and shape."""
+    taken, given = (
+        [helper.make_tensor_value_info(*tensor) for tensor in tensors]
+        for tensors in (inputs, outputs)
+    )
+    graph = helper.make_graph(nodes, "net", taken, given, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8
     return model
 
 

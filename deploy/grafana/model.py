@@ -49,8 +49,8 @@ def latency() -> list[Panel]:
             graph(
                 "Requests by latency",
                 units.RequestsPerSecond,
-                "Answers within 10 ms, 50 ms and 250 ms (the objective), and those that took "
-                "longer.",
+                "Answers within 10 ms, 50 ms and 250 ms (the objective of most models), and those "
+                "that took longer.",
                 *_by_latency(("10 ms", "0.01"), ("50 ms", "0.05"), ("250 ms", "0.25")),
             )
         ),

@@ -297,8 +297,8 @@ def objectives() -> list[Panel]:
         bars(
             "Error budget left",
             units.PercentUnit,
-            "Of 30 days: 99.9 % of requests answered, 99 % of answers within 250 ms. At 0 % as "
-            "much has gone wrong as 30 days allow.",
+            "Of 30 days: 99.9 % of requests answered, 99 % of answers within 250 ms, or what the "
+            "rules give the model. At 0 % as much has gone wrong as 30 days allow.",
             now(left, "{{model}} {{objective}}"),
             thresholds("red", (0, "orange"), (0.5, "green")),
         ),
@@ -316,7 +316,7 @@ def objectives() -> list[Panel]:
             graph(
                 "Budget burn over one hour, latency",
                 units.Number,
-                "The same for answers that took more than 250 ms.",
+                "The same for answers that took longer than the model's objective.",
                 series(
                     f'max by (model) ({BURN}:rate1h{{{SERVED}, objective="latency"}})', "{{model}}"
                 ),

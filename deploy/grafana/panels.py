@@ -264,6 +264,12 @@ def painted(panel: timeseries.Panel, colors: Mapping[str, str]) -> timeseries.Pa
     return panel
 
 
+def dashed(panel: timeseries.Panel, last_word: str) -> timeseries.Panel:
+    """Draw the series whose names end in a word as dashed lines: limits, and nothing measured."""
+    line = DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 8]})
+    return panel.override_by_regexp(f"/ {last_word}$/", [line])
+
+
 def _asking(panel: P, queries: Sequence[prometheus.Dataquery]) -> P:
     for letter, query in zip("ABCDEFGH", queries, strict=False):
         panel.with_target(query.ref_id(letter))

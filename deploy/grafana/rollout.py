@@ -14,6 +14,7 @@ from deploy.grafana.panels import (
     Row,
     board,
     chosen,
+    dashed,
     graph,
     series,
     stacked,
@@ -97,18 +98,22 @@ def correctness() -> list[Panel]:
             "version",
             VERSION,
         ).span(HALF),
-        graph(
-            "Circular shift consistency",
-            units.PercentUnit,
-            "Pairs of circular shifts with the same answer, and what the manifest allows at least.",
-            series(
-                f"min by (version, source) ({companion.CONSISTENCY}{{{circular}}})",
-                "v{{version}} {{source}}",
+        dashed(
+            graph(
+                "Circular shift consistency",
+                units.PercentUnit,
+                "Pairs of circular shifts with the same answer, and what the manifest allows at "
+                "least.",
+                series(
+                    f"min by (version, source) ({companion.CONSISTENCY}{{{circular}}})",
+                    "v{{version}} {{source}}",
+                ),
+                series(
+                    f"max by (version) ({companion.CONSISTENCY_TOLERANCE}{{{CHECKED}}})",
+                    "v{{version}} tolerance",
+                ),
             ),
-            series(
-                f"max by (version) ({companion.CONSISTENCY_TOLERANCE}{{{CHECKED}}})",
-                "v{{version}} tolerance",
-            ),
+            "tolerance",
         )
         .span(HALF)
         .max(1),

@@ -13,6 +13,7 @@ from deploy.grafana.panels import (
     Row,
     board,
     chosen,
+    dashed,
     graph,
     grid_of,
     labelled,
@@ -49,14 +50,17 @@ def verdicts() -> list[Panel]:
             ),
             VERDICTS,
         ).span(QUARTER),
-        stacked(
-            graph(
-                "Probes by outcome",
-                units.OpsPerSecond,
-                "Rounds of the companion. One that failed has measured nothing: the server did "
-                "not answer, for one.",
-                series(rate(companion.PROBES, "outcome", COMPANION), "{{outcome}}"),
-            )
+        painted(
+            stacked(
+                graph(
+                    "Probes by outcome",
+                    units.OpsPerSecond,
+                    "Rounds of the companion. One that failed has measured nothing: the server did "
+                    "not answer, for one.",
+                    series(rate(companion.PROBES, "outcome", COMPANION), "{{outcome}}"),
+                )
+            ),
+            {"ok": "green", "failed": "red"},
         ).span(QUARTER),
     ]
 
@@ -136,15 +140,14 @@ def against_tolerance(
     title: str, measure: str, tolerance: str, description: str, by: str, legend: str
 ) -> timeseries.Panel:
     """Return a graph of what the probe measured, and of what the manifest allows, by a label."""
-    return logarithmic(
-        graph(
-            title,
-            units.ScientificNotation,
-            description,
-            series(f"max by ({by}) ({measure}{{{PROBED}}})", legend),
-            series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{legend} tolerance"),
-        )
+    panel = graph(
+        title,
+        units.ScientificNotation,
+        description,
+        series(f"max by ({by}) ({measure}{{{PROBED}}})", legend),
+        series(f"max by ({by}) ({tolerance}{{{CHECKED}}})", f"{legend} tolerance"),
     )
+    return dashed(logarithmic(panel), "tolerance")
 
 
 def consistency() -> list[Panel]:
@@ -193,10 +196,11 @@ def latency() -> list[Panel]:
         graph(
             f"p50 of a batch of {size}",
             units.Seconds,
-            "The served path (onnxruntime) and PyTorch, over the chosen models, measured by the "
-            "companion beside each other. PyTorch has one thread.",
+            "The served path (onnxruntime) and PyTorch, for each model, measured by the companion "
+            "beside each other. PyTorch has one thread.",
             series(
-                quantile(0.5, TIMED, "backend", f'{CHECKED}, batch_size="{size}"'), "{{backend}}"
+                quantile(0.5, TIMED, "model, backend", f'{CHECKED}, batch_size="{size}"'),
+                "{{model}} {{backend}}",
             ),
         ).interval(PROBES_APART)
         for size in (1, 3, 8)

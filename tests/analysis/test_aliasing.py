@@ -1,5 +1,6 @@
 import math
 
+import antialiased_cnns
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from nyquist.models.analysis.aliasing import (
     shift_error,
     stride_aliasing,
 )
-from nyquist.models.layers.blur import BlurPool2d
+from nyquist.models.analysis.tables import aliasing_table
+from nyquist.models.layers.blur import BlurPool2d, blur_kernel
 from nyquist.models.layers.downsampling import DenseMaxPool2d
 from nyquist.models.networks.architectures import create
 
@@ -164,10 +166,87 @@ def test_what_a_blur_samples_aliases_less_than_what_enters_it() -> None:
 
     assert [line.kind for line in lines] == ["BlurPool2d"] * 4
     assert lines
-    assert all(line.sampled < line.entering / 2 for line in lines)
+    assert all(line.sampled is not None and line.sampled < line.entering / 2 for line in lines)
 
 
 def test_a_polyphase_layer_samples_what_enters_it() -> None:
     (first, *_) = stride_aliasing(create("compact", downsampling="polyphase"), smooth_pictures())
 
     assert first.sampled == first.entering
+
+
+class TextbookBlur(nn.Module):
+    """A blur as textbooks write it: a fixed depthwise convolution with a stride of two."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", blur_kernel(4).repeat(16, 1, 1, 1))
+
+    def padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, (1, 2, 1, 2), mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.padded(x), self.kernel, stride=2, groups=16)
+
+
+def test_a_blur_of_anybodys_is_measured_at_stride_1() -> None:
+    blur = TextbookBlur()
+    twin = F.conv2d(blur.padded(NOISE), blur.kernel, groups=16)
+
+    (line,) = stride_aliasing(nn.Sequential(blur), NOISE)
+
+    assert (line.name, line.kind, line.stride) == ("0", "TextbookBlur", 2)
+    assert line.entering == energy_above(NOISE, 2)
+    assert line.sampled == pytest.approx(energy_above(twin, 2), abs=1e-6)
+
+
+def test_a_published_blur_is_measured_at_stride_1() -> None:
+    blur = antialiased_cnns.BlurPool(16, filt_size=4, stride=2)
+    twin = F.conv2d(blur.pad(NOISE), blur.filt, groups=16)
+
+    (line,) = stride_aliasing(blur, NOISE)
+
+    assert line.sampled == pytest.approx(energy_above(twin, 2), abs=1e-6)
+
+
+class Functional(nn.Module):
+    """Reduces its map by functions and slices, and by one module at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unshuffle = nn.PixelUnshuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(F.max_pool2d(x, 3, 2, 1), 2)
+        return self.unshuffle(x[:, :, ::2, ::2] + x[:, :, 1::2, ::2]).mean((2, 3))
+
+
+def test_functions_and_slices_are_named_by_the_module_that_calls_them() -> None:
+    lines = stride_aliasing(nn.Sequential(Functional()), NOISE)
+
+    assert [(line.name, line.kind) for line in lines] == [
+        ("0.forward", "max_pool2d"),
+        ("0.forward", "avg_pool2d"),
+        ("0.forward", "slice"),
+        ("0.unshuffle", "PixelUnshuffle"),
+    ]
+    pooled = F.max_pool2d(NOISE, 3, 1, 1)
+    assert lines[0].sampled == pytest.approx(energy_above(pooled, 2), abs=1e-6)
+    assert [line.sampled == line.entering for line in lines] == [False, False, True, True]
+
+
+class Shrunk(nn.Module):
+    """Makes its map smaller in a way that has no stride."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=0.5, mode="bilinear")
+
+
+def test_what_cannot_be_told_is_said() -> None:
+    (line,) = stride_aliasing(nn.Sequential(Shrunk(), nn.AdaptiveAvgPool2d(1)), NOISE)
+
+    assert (line.name, line.kind, line.stride) == ("0", "Shrunk", 2)
+    assert line.sampled is None
+    assert list(aliasing_table([line]).columns[-1].cells) == ["not known"]

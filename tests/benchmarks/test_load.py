@@ -150,10 +150,19 @@ def test_a_paused_server_uses_nothing_and_answers_when_it_is_awake(
         attached.resume()
 
 
-def test_the_echo_answers_what_it_was_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["h2corn", "grpcio"])
+def test_the_echo_answers_what_it_was_given(tmp_path: Path, transport: str) -> None:
     answer, port = tmp_path / "answer", free_port()
     answer.write_bytes(b"an answer")
-    command = [sys.executable, "-m", "benchmarks.echo", str(port), str(answer)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.echo",
+        str(port),
+        str(answer),
+        "--transport",
+        transport,
+    ]
     process = subprocess.Popen(command, cwd=ROOT)
 
     async def ask() -> bytes:

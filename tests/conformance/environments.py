@@ -37,6 +37,12 @@ ALL = (
     Client("mlserver 1.7.1", "mlserver-1.7.1", "mlserver_client.py"),
 )
 
+OVER_HTTP = (
+    Client("tritonclient 2.73.0 http", "tritonclient-http-2.73.0", "triton_http.py"),
+    Client("tritonclient 2.73.0 http aio", "tritonclient-http-2.73.0", "triton_http_aio.py"),
+)
+"""Those that need what h2corn alone serves."""
+
 
 @dataclass(frozen=True)
 class Row:

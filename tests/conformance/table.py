@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.conformance.environments import ALL, Row, run_client
+from tests.conformance.environments import ALL, OVER_HTTP, Row, run_client
 from tests.conformance.reflected import run_reflected
 from tests.processes import ROOT, start_server
 
@@ -26,7 +26,9 @@ def rows_of_all(target: str) -> dict[str, list[Row]]:
     with tempfile.TemporaryDirectory() as scratch:
         picture = Path(scratch) / "picture.jpg"
         write_picture(picture)
-        rows = {client.name: run_client(client, (target, str(picture))) for client in ALL}
+        rows = {
+            client.name: run_client(client, (target, str(picture))) for client in ALL + OVER_HTTP
+        }
     return rows | {"reflection (grpc_reflection)": run_reflected(target)}
 
 
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> None:
     if arguments:
         print(markdown(rows_of_all(arguments[0])))  # noqa: T201 - the command line
         return
-    server = start_server(ROOT / "model_repository")
+    server = start_server(ROOT / "model_repository", ("--drain-s", "0", "--transport", "h2corn"))
     try:
         print(markdown(rows_of_all(server.target)))  # noqa: T201 - as above
     finally:

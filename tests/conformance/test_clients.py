@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import copy_model
-from tests.conformance.environments import ALL, Client, run_client
+from tests.conformance.environments import ALL, OVER_HTTP, Client, run_client
 from tests.conformance.reflected import run_reflected
 from tests.conformance.table import write_picture
 from tests.processes import RunningServer, start_server
@@ -31,6 +31,17 @@ def served(
 
 @pytest.mark.parametrize("client", ALL, ids=lambda client: client.name)
 def test_every_call_of_a_client_library_gets_the_right_answer(
+    served: tuple[RunningServer, Path], client: Client
+) -> None:
+    server, picture = served
+    rows = run_client(client, (server.target, str(picture)))
+    assert len(rows) >= 8
+    assert {row.call: row.result for row in rows if row.result != "ok"} == {}
+
+
+@pytest.mark.parametrize("transport", ["h2corn"], indirect=True, scope="session")
+@pytest.mark.parametrize("client", OVER_HTTP, ids=lambda client: client.name)
+def test_every_request_of_a_client_of_plain_http_gets_the_right_answer(
     served: tuple[RunningServer, Path], client: Client
 ) -> None:
     server, picture = served

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from nyquist.companion.page.kit import report_folder
 from nyquist.companion.settings import Settings as CompanionSettings
 from nyquist.server.settings import COMPANION_PREFIX, PREFIX, Settings
 
@@ -90,7 +91,11 @@ def test_every_mount_exists(root: Path, services: Services) -> None:
 @pytest.mark.parametrize("name", ["server", "server-gpu", "companion"])
 def test_the_models_are_those_that_the_build_writes(services: Services, name: str) -> None:
     (repository,) = DEFAULTS["repository"]
-    assert mounts(services[name]) == {"/models": f"./{repository}"}
+    mounted = mounts(services[name])
+    assert mounted.pop("/models") == f"./{repository}"
+    report = report_folder(Path(repository)).name
+    shown = {f"/{report_folder(Path('/models')).name}": f"./{report}"}
+    assert mounted == (shown if name == "companion" else {})
 
 
 def test_ports_are_published_to_this_machine_alone(services: Services) -> None:

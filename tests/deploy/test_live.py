@@ -81,6 +81,8 @@ def operands(query: Query) -> list[Query]:
 
 def unavailable(query: Query) -> str:
     """Return why a query has no data here; nothing if it must have."""
+    if 'model=~"resnet' in query.expression:
+        return "no ResNet is served here"
     reasons = WITHOUT_GPU | IN_HEALTH
     return next((reasons[one.name] for one in selectors(query.parsed) if one.name in reasons), "")
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from google.protobuf import text_format
 
+from nyquist.companion.page.kit import report_folder
 from nyquist.export.errors import ExportError, GateMissed
 from nyquist.export.graph.export import OPSET, export_graph, strip_metadata
 from nyquist.export.model import build_model
@@ -244,7 +245,7 @@ def test_the_script_builds_prints_its_table_and_ends_with_0(tmp_path: Path) -> N
     (row,) = (line for line in lines if line[:1] == ["fashion_strided"] and len(line) == 9)
     assert row[3] == "422/500"
     assert min(float(row[6]), float(row[7])) > 0  # milliseconds of one picture, and of eight
-    assert (tmp_path / "report" / "fashion_strided.html").is_file()
+    assert (report_folder(tmp_path) / "fashion_strided.html").is_file()
     assert max(len(line) for line in ended.stdout.splitlines()) <= 80
     assert "1 of 1 models in " in ended.stdout
     assert (tmp_path / "fashion_strided" / "1" / "manifest.json").is_file()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from nyquist.companion.page.kit import report_folder
+
 NETWORKS = """
 import models
 import server
@@ -81,7 +83,7 @@ def built(project: Path) -> Path:
 
 def test_a_network_of_ones_own_is_built_beside_folders_of_the_same_names(built: Path) -> None:
     assert (built / "own" / "1" / "model.onnx").is_file()
-    assert (built / "report" / "own.html").is_file()
+    assert (report_folder(built) / "own.html").is_file()
 
 
 def test_nyquist_is_imported_beside_models_of_ones_own(project: Path) -> None:
@@ -90,7 +92,7 @@ def test_nyquist_is_imported_beside_models_of_ones_own(project: Path) -> None:
 
 
 def test_pages_are_drawn_again_without_building(project: Path, built: Path) -> None:
-    page = built / "report" / "own.html"
+    page = report_folder(built) / "own.html"
     drawn = page.read_text()
     page.write_text("as an older template drew it")
     document = build(project, *OWN)
@@ -99,7 +101,7 @@ def test_pages_are_drawn_again_without_building(project: Path, built: Path) -> N
 
 
 def test_a_page_that_reads_as_it_should_is_not_written_again(project: Path, built: Path) -> None:
-    page = built / "report" / "own.html"
+    page = report_folder(built) / "own.html"
     before = page.stat()
     build(project, *OWN)
     assert page.stat() == before

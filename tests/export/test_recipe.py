@@ -211,7 +211,7 @@ def test_a_command_says_nothing_of_the_machine(desk: Path) -> None:
         (["--arch", "resnet51"], "--arch: unknown architecture 'resnet51'; did you mean resnet50?"),
         (["--arch", "no.such:thing"], "--arch: there is no module 'no'; is its folder on PYTHON"),
         (["--arch", "a:b:c"], "--arch: 'a:b:c' is not written module:function"),
-        (["--name", "report"], "--name: 'report' is where the pages are; choose another name"),
+        (["--name", "index"], "--name: 'index' is the page of all models; choose another"),
         (["--name", "../up"], "--name: '../up' is no name of a folder"),
         (["--input", "224"], "--input: sizes are written 3x224x224 or 224x224, got '224'"),
         (["--downsampling", "blurr"], "--downsampling: unknown downsampling 'blurr'; did you mean"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nyquist.companion.page.kit import report_folder
 from nyquist.companion.references.network import Reference
 from nyquist.export.judge import open_graph
 from nyquist.export.report.effort import effort_for
@@ -115,7 +116,7 @@ def test_a_report_is_the_same_after_it_was_written_and_read(
     polyphase: ModelReport, tmp_path: Path
 ) -> None:
     path = polyphase.write(tmp_path)
-    assert path == tmp_path / "report" / "fashion_polyphase.json"
+    assert path == report_folder(tmp_path) / "fashion_polyphase.json"
     assert read_report(tmp_path, "fashion_polyphase") == polyphase
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
@@ -289,16 +290,16 @@ def test_a_large_network_is_measured_on_fewer_pictures() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "report/small.json cannot be read: No such file or directory"),
-        ("{", "report/small.json is no report: the file: Invalid JSON"),
-        ('{"name": "small"}', "report/small.json is no report: graph_sha256: Field required"),
+        (None, "_report/small.json cannot be read: No such file or directory"),
+        ("{", "_report/small.json is no report: the file: Invalid JSON"),
+        ('{"name": "small"}', "_report/small.json is no report: graph_sha256: Field requ"),
     ],
 )
 def test_a_damaged_record_says_what_is_wrong(
     tmp_path: Path, content: str | None, message: str
 ) -> None:
     if content is not None:
-        (tmp_path / "report").mkdir()
-        (tmp_path / "report" / "small.json").write_text(content)
+        report_folder(tmp_path).mkdir()
+        (report_folder(tmp_path) / "small.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_report(tmp_path, "small")

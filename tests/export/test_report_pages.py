@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.kit.wording import decade, milliseconds, percent
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.export.report.families import group
@@ -74,13 +75,15 @@ def measured(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def folder(measured: Path, tmp_path: Path) -> Path:
-    """Return a copy of that repository, to do harm to."""
-    return Path(shutil.copytree(measured, tmp_path / "repository"))
+    """Return a copy of that repository and its report, to do harm to."""
+    folder = Path(shutil.copytree(measured, tmp_path / "repository"))
+    shutil.copytree(report_folder(measured), report_folder(folder))
+    return folder
 
 
 def written(folder: Path) -> dict[str, Page]:
     write_pages(folder)
-    pages = {path.stem: Page(path.read_text()) for path in (folder / "report").glob("*.html")}
+    pages = {path.stem: Page(path.read_text()) for path in report_folder(folder).glob("*.html")}
     assert "index" in pages
     assert len(pages) > 1
     return pages
@@ -103,8 +106,8 @@ def test_latency_is_that_of_one_eight_and_the_largest_batch(folder: Path) -> Non
 
 
 def test_there_is_an_index_and_a_page_for_each_model_and_nothing_else(folder: Path) -> None:
-    assert write_pages(folder) == folder / "report" / "index.html"
-    assert sorted(path.name for path in (folder / "report").iterdir()) == [
+    assert write_pages(folder) == report_folder(folder) / "index.html"
+    assert sorted(path.name for path in report_folder(folder).iterdir()) == [
         "fashion_blur.html",
         "fashion_max_blur.html",
         "fashion_max_blur.json",
@@ -128,7 +131,7 @@ def test_pages_are_written_without_torch(folder: Path) -> None:
 def test_the_same_measurements_give_the_same_bytes(folder: Path) -> None:
     def contents() -> dict[str, bytes]:
         write_pages(folder)
-        return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+        return {path.name: path.read_bytes() for path in report_folder(folder).iterdir()}
 
     assert contents() == contents()
 
@@ -224,7 +227,7 @@ def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
         *(f"{milliseconds(x.low)} to {milliseconds(x.high)}" for x in report.latency.lines),
         *(f"{x.batch} {milliseconds(x.median)} " for x in report.latency.lines),
         *(f"{x.magnitude:.2e} {x.deviation:.2e}" for x in report.gradients.lines),
-        *(f"{percent(x.entering)} {percent(x.sampled)}" for x in report.spectra.lines),
+        *(f"{percent(x.entering)} {percent(x.sampled or 0)}" for x in report.spectra.lines),
         *(f"{x.layer} {x.op}" for x in report.field.lines),
         f"95% square {report.field.side} px",
         f"looked through {report.field.layer} at row {report.field.position[0]}",
@@ -290,15 +293,15 @@ def test_a_model_without_a_record_has_a_page_of_its_manifest(folder: Path) -> No
     words = written(folder)[UNMEASURED].words
     assert (
         "Only the manifest is shown here: "
-        f"report/{UNMEASURED}.json cannot be read: No such file or directory." in words
+        f"repository_report/{UNMEASURED}.json cannot be read: No such file or directory." in words
     )
     assert words.count("Not measured: there is no report of this model.") == 8
 
 
 def test_a_damaged_record_costs_its_model_the_measurements_and_no_other(folder: Path) -> None:
-    (folder / "report" / "fashion_strided.json").write_text('{"name": "fashion_strided"')
+    (report_folder(folder) / "fashion_strided.json").write_text('{"name": "fashion_strided"')
     pages = written(folder)
-    assert "report/fashion_strided.json is no report" in pages["fashion_strided"].words
+    assert "_report/fashion_strided.json is no report" in pages["fashion_strided"].words
     assert "Not measured" not in pages["fashion_max_blur"].words
 
 
@@ -313,7 +316,7 @@ def test_a_damaged_manifest_costs_its_model_the_page_and_no_other(folder: Path) 
     assert str(folder) not in pages["index"].source
     assert "1 model, 1 of which holds every limit" in words
     assert set(pages) == {"index", "fashion_max_blur"}
-    assert (folder / "report" / "fashion_strided.json").is_file()
+    assert (report_folder(folder) / "fashion_strided.json").is_file()
     assert "Not measured" not in pages["fashion_max_blur"].words
 
 
@@ -339,9 +342,9 @@ def test_a_page_describes_the_version_that_was_measured(folder: Path) -> None:
 def test_the_page_and_the_record_of_a_model_that_is_gone_go_too(folder: Path) -> None:
     write_pages(folder)
     shutil.rmtree(folder / "fashion_strided")
-    (folder / "report" / ".index.html.1.partial").write_text("half")
+    (report_folder(folder) / ".index.html.1.partial").write_text("half")
     write_pages(folder)
-    left = {path.name for path in (folder / "report").iterdir()}
+    left = {path.name for path in report_folder(folder).iterdir()}
     assert not [name for name in left if "strided" in name or "partial" in name]
     assert "fashion_max_blur.json" in left
 

@@ -18,24 +18,52 @@ class Timed:
 
 
 @pytest.mark.parametrize(
-    ("cores", "one_s", "all_s", "operator", "model", "grouped", "sessions", "low_latency"),
+    ("cores", "one_s", "all_s", "operator", "model", "grouped", "sessions", "few"),
     [
-        (2, 0.0005, 0.0004, 0, 0, False, [1, 1], False),  # more threads bring little
-        (16, 0.0005, 0.0001, 0, 0, False, [1] * 4, False),  # small, and few sessions will do
-        (2, 0.0010, 0.0005, 0, 0, False, [2], False),  # they halve the time
-        (2, 0.0200, 0.0190, 0, 0, False, [1, 1], False),  # large, one session on each core
-        (2, 0.0200, 0.0140, 0, 0, False, [1, 1], True),  # and one of all for who is alone
-        (2, 0.0200, 0.0140, 0, 0, True, [1], False),  # the same, but the model has a group
-        (2, 0.0200, 0.0110, 0, 0, False, [2], False),  # large, and they save much
-        (2, 0.0200, 0.0140, 2, 0, False, [2], False),  # the operator has chosen
-        (2, 0.0200, 0.0140, 0, 2, False, [2], False),  # the model has
-        (16, 0.0080, 0.0020, 0, 0, False, [1] * 16, True),  # four times quicker with 16 is little
-        (16, 0.0080, 0.0020, 0, 0, True, [16], False),  # but much where there is no other session
-        (16, 0.0320, 0.0021, 0, 0, False, [16], False),
-        (64, 0.0080, 0.0020, 0, 0, False, [4] * 16, True),  # weights are not copied 64 times
+        (2, 0.0005, 0.0004, 0, 0, False, [1, 1], 0),  # more threads bring little
+        (16, 0.0005, 0.0001, 0, 0, False, [1] * 4, 0),  # small, and few sessions will do
+        (
+            2,
+            0.0010,
+            0.0005,
+            0,
+            0,
+            False,
+            [1, 1],
+            1,
+        ),  # small, and they halve the time of who is alone
+        (2, 0.0200, 0.0190, 0, 0, False, [1, 1], 0),  # large, one session on each core
+        (2, 0.0200, 0.0140, 0, 0, False, [1, 1], 1),  # and one of all for who is alone
+        (2, 0.0200, 0.0140, 0, 0, True, [1], 0),  # the same, but the model has a group
+        (
+            2,
+            0.0200,
+            0.0101,
+            0,
+            0,
+            False,
+            [1, 1],
+            1,
+        ),  # large, and they save much: if nobody else waits
+        (2, 0.0200, 0.0110, 0, 0, True, [2], 0),  # there is one session, and they save much
+        (2, 0.0200, 0.0140, 2, 0, False, [2], 0),  # the operator has chosen
+        (2, 0.0200, 0.0140, 0, 2, False, [2], 0),  # the model has
+        (
+            16,
+            0.0080,
+            0.0020,
+            0,
+            0,
+            False,
+            [1] * 16,
+            3,
+        ),  # four times quicker with 16: for up to three
+        (16, 0.0080, 0.0020, 0, 0, True, [16], 0),  # but for all where there is no other session
+        (16, 0.0320, 0.0021, 0, 0, False, [1] * 16, 15),
+        (64, 0.0080, 0.0020, 0, 0, False, [4] * 16, 1),  # weights are not copied 64 times
     ],
 )
-def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
+def test_sessions_get_one_thread_and_few_requests_one_of_all_unless_somebody_has_chosen(
     cores: int,
     one_s: float,
     all_s: float,
@@ -43,7 +71,7 @@ def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
     model: int,
     grouped: bool,
     sessions: list[int],
-    low_latency: bool,
+    few: int,
 ) -> None:
     def open_engine(settings: SessionSettings) -> Any:
         threads = settings.intra_op_threads or cores
@@ -53,8 +81,9 @@ def test_sessions_get_one_thread_where_more_bring_little_and_nobody_has_chosen(
     execution = Execution(threads=operator)
     found = open_engines(settings, execution, open_engine, fill_cores=not grouped)
     assert [engine.threads for engine in found.engines] == sessions
-    assert ([found.low_latency.threads] if found.low_latency else []) == [cores] * low_latency
-    small = one_s < 0.001 and len(sessions) > 1
+    assert (found.low_latency.threads if found.low_latency else 0) == (cores if few else 0)
+    assert found.few == few or not few
+    small = one_s <= 0.001 and len(sessions) > 1
     assert found.spread_from == (pytest.approx(0.001 / one_s) if small else 0)
 
 

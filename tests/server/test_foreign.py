@@ -17,11 +17,11 @@ from onnx import TensorProto, helper
 from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.serving.loading import load_model
 from nyquist.server.wire import tensors
-from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.errors import ArtifactError, InferenceFailed
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.pb import model_config_pb2
-from tests.foreign import SHAPE, make_net, put_model
+from tests.foreign import SHAPE, make_graph, make_net, put_model
 from tests.processes import RunningServer, start_server
 
 ON_CPU = Execution(provider="cpu", threads=1)
@@ -55,15 +55,8 @@ class Case:
 
 def typed_net(datatype: int) -> onnx.ModelProto:
     """A graph x -> y that gives back what it gets."""
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "same",
-        [helper.make_tensor_value_info("x", datatype, ["N", 4])],
-        [helper.make_tensor_value_info("y", datatype, ["N", 4])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    return model
+    same = helper.make_node("Identity", ["x"], ["y"])
+    return make_graph([same], [("x", datatype, ["N", 4])], [("y", datatype, ["N", 4])])
 
 
 CASES = {
@@ -267,17 +260,16 @@ def test_every_datatype_of_numbers_goes_in_and_comes_out_raw_and_typed(
     assert running.stop() == 0
 
 
-def two_inputs(model: onnx.ModelProto) -> None:
-    model.graph.input.add().CopyFrom(model.graph.input[0])
-    model.graph.input[1].name = "mask"
+def no_input(model: onnx.ModelProto) -> None:
+    del model.graph.input[:]
 
 
-def strings(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+def complex_numbers(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.COMPLEX64
 
 
-def scalar(model: onnx.ModelProto) -> None:
-    del model.graph.output[0].type.tensor_type.shape.dim[:]
+def shapeless(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.ClearField("shape")
 
 
 def fixed(model: onnx.ModelProto) -> None:
@@ -296,9 +288,9 @@ def nothing(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "config", "reason"),
     [
-        (two_inputs, None, "has the inputs 'x', 'mask'; models with one input are served"),
-        (strings, None, "'x' is BYTES, which is not served; choices are FP32"),
-        (scalar, None, "'y' is a scalar, or the graph does not say its shape"),
+        (no_input, None, "the graph has no input"),
+        (complex_numbers, None, "'x' is no dense tensor, which is not served; choices are FP32"),
+        (shapeless, None, "the graph does not say the shape of 'y'; dims in config.pbtxt may"),
         (
             turned,
             "max_batch_size: 2",
@@ -322,15 +314,15 @@ def nothing(model: onnx.ModelProto) -> None:
         ),
         (
             nothing,
-            'input { name: "x" dims: [192] reshape { shape: [3, 8, 8] } }',
-            "input 'x' has a reshape, which is not served",
+            'max_batch_size: 2 input { name: "x" dims: [190] reshape { shape: [3, 8, 8] } }',
+            r"configured as \[-1, 190\] with a reshape to \[-1, 3, 8, 8\], which has not as many",
         ),
         (nothing, 'name: "other"', "is for a model 'other', its folder is 'net'"),
         (nothing, 'default_model_filename: "b.onnx"', "no N/manifest.json, no N/b.onnx"),
         (
             nothing,
             'output { name: "y" dims: 5 label_filename: "../../secret" }',
-            "label_filename is '../../secret', it stays in the folder",
+            "'../../secret' is named, a model's files stay in its folder",
         ),
     ],
 )
@@ -351,12 +343,12 @@ def test_an_axis_that_the_graph_leaves_open_takes_any_size_or_that_of_the_config
     for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         axis.dim_param = "side"
     bare = load_model(put_model(tmp_path, "open", model), ON_CPU)
-    assert bare.manifest.input.shape == (3, -1, -1)
-    assert bare.manifest.input.fits((3, 5, 999))
+    assert bare.manifest.inputs[0].shape == (3, -1, -1)
+    assert bare.manifest.inputs[0].fits((3, 5, 999))
     config = 'input { name: "x" dims: [3, 8, 16] }'
     fixed_size = load_model(put_model(tmp_path, "sized", model, config), ON_CPU)
-    assert fixed_size.manifest.input.shape == (3, 8, 16)
-    assert not fixed_size.manifest.input.fits((3, 5, 999))
+    assert fixed_size.manifest.inputs[0].shape == (3, 8, 16)
+    assert not fixed_size.manifest.inputs[0].fits((3, 5, 999))
 
 
 def test_a_model_of_open_size_is_warmed_with_the_size_that_its_warm_up_names(
@@ -378,13 +370,78 @@ def test_a_model_of_open_size_is_warmed_with_the_size_that_its_warm_up_names(
     load_model(put_model(tmp_path, "told", model, warmup), ON_CPU)
 
 
+def sample(data: str, dims: str = "[3, 8, 8]", rest: str = "batch_size: 2") -> str:
+    tensor = f"data_type: TYPE_FP32 dims: {dims} {data}"
+    return f'model_warmup {{ name: "w" {rest} inputs {{ key: "x" value {{ {tensor} }} }} }}'
+
+
+@pytest.mark.parametrize(
+    ("data", "runs"),
+    [
+        ("zero_data: true", True),
+        ("random_data: true", False),
+        ('input_data_file: "rows"', True),
+        ('input_data_file: "row"', True),
+        ('input_data_file: "wrong"', False),
+    ],
+)
+def test_the_requests_of_a_warm_up_are_run_and_their_failure_is_that_of_the_load(
+    tmp_path: Path, data: str, runs: bool
+) -> None:
+    table = helper.make_tensor("table", TensorProto.FLOAT, [4], [0.0, 1.0, 2.0, 3.0])
+    look_up = helper.make_node("Gather", ["table", "x"], ["y"])
+    net = make_graph(
+        [look_up],
+        [("x", TensorProto.INT64, ["N", 2])],
+        [("y", TensorProto.FLOAT, ["N", 2])],
+        [table],
+    )
+    config = sample(data, "2", "batch_size: 2 count: 2").replace("FP32", "INT64")
+    folder = put_model(tmp_path, "net", net, f"max_batch_size: 2 {config}")
+    (folder / "warmup").mkdir()
+    for name, ids in (("rows", [3, 2, 1, 0]), ("row", [1, 2]), ("wrong", [0, 1, 2, 4])):
+        (folder / "warmup" / name).write_bytes(np.array(ids).tobytes())
+    if runs:
+        load_model(folder, ON_CPU)
+    else:
+        with pytest.raises(
+            InferenceFailed, match=r"model_warmup 'w': onnxruntime does not run .*idx="
+        ):
+            load_model(folder, ON_CPU)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            sample("zero_data: true", rest="batch_size: 5"),
+            "batch_size is 5, max_batch_size is 4",
+        ),
+        (sample("zero_data: true", "[3, 8, 9]"), r"'x' is FP32 \[2, 3, 8, 9\], the model takes"),
+        (sample(""), "'x' has no data: zero_data, random_data or input_data_file has"),
+        (sample('input_data_file: "none"'), "warmup/none cannot be read: No such file"),
+        (sample('input_data_file: "../../x"'), "a model's files stay in its folder"),
+        (sample('input_data_file: "short"'), "has 12 elements, .* takes 384"),
+        (sample("zero_data: true").replace('"x"', '"z"'), r"the inputs \['z'\], the model \['x'\]"),
+    ],
+)
+def test_a_warm_up_that_is_no_request_of_the_model_fails_the_load_with_the_reason(
+    tmp_path: Path, config: str, reason: str
+) -> None:
+    folder = put_model(tmp_path, "net", make_net(), f"max_batch_size: 4 {config}")
+    (folder / "warmup").mkdir()
+    (folder / "warmup" / "short").write_bytes(bytes(48))
+    with pytest.raises(ArtifactError, match=f"model_warmup 'w': .*{reason}"):
+        load_model(folder, ON_CPU)
+
+
 def test_an_artifact_that_still_lacks_its_manifest_is_not_served_as_a_bare_graph(
     repository: Path, tmp_path: Path
 ) -> None:
     source = repository / "fashion_strided"
     manifest = json.loads((source / "1" / "manifest.json").read_text())
     folder = put_model(tmp_path, "fashion_strided", onnx.load(source / "1" / "model.onnx"))
-    assert load_model(folder, ON_CPU).manifest.input.shape == (1, 48, 48)
+    assert load_model(folder, ON_CPU).manifest.inputs[0].shape == (1, 48, 48)
     for path in (one for one in manifest["files"] if one.startswith("1/") and "model" not in one):
         (folder / path).write_bytes((source / path).read_bytes())
         with pytest.raises(ArtifactError, match="has no complete version"):

@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import logging
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull
+from nyquist.server.telemetry.logs import configure_logs
+from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull, Stopping
 from nyquist.server.wire.framing import (
     IMAGENET,
     INTERPOLATIONS,
@@ -249,6 +252,23 @@ def test_broken_exif_leaves_a_picture_as_it_is(tags: bytes) -> None:
     assert np.array_equal(read, ramp(8, 12))
 
 
+def test_broken_exif_writes_no_lines_to_the_log_of_a_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pillow warns once for each broken tag, and Python keeps what it has warned of."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    tags = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 1000, 1, 9999, 0)
+    file = encoded(picture_of(ramp()), exif=tags)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        read_picture(file, COLOUR)
+        assert told
+        told.clear()
+        configure_logs("info", "json")
+        read_picture(file, COLOUR)
+    assert not told
+
+
 def test_exif_behind_the_pixels_of_a_png_is_heeded() -> None:
     plain = encoded(picture_of(ramp()))
     tags = exif(3).tobytes().removeprefix(b"Exif\0\0")
@@ -317,10 +337,58 @@ def test_half_a_picture_is_refused(kind: str) -> None:
         read_picture(file[: len(file) // 2], COLOUR)
 
 
-@pytest.mark.parametrize("make", [png_of_size, webp_of_size])
-def test_a_bomb_is_refused_by_its_header(make: Any) -> None:
-    with pytest.raises(InvalidRequest, match="16000 x 16000 pixels, most are 50000000"):
+@pytest.mark.parametrize(("make", "most"), [(png_of_size, 50_000_000), (webp_of_size, 25_000_000)])
+def test_a_bomb_is_refused_by_its_header(make: Any, most: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"16000 x 16000 pixels, most are {most}"):
         read_picture(make(16000, 16000), COLOUR)
+
+
+def with_scans(file: bytes, more: int) -> bytes:
+    """A progressive JPEG whose last scan stands there some more times."""
+    last = file.rindex(b"\xff\xda")
+    return file[:-2] + file[last:-2] * more + b"\xff\xd9"
+
+
+def test_a_jpeg_of_more_scans_than_an_encoder_writes_is_refused_before_it_is_decoded() -> None:
+    small, large = (encoded(one, "JPEG", progressive=True) for one in (scene(64, 64), scene()))
+    with pytest.raises(InvalidRequest, match="has 3010 scans, most are 100 of 64 x 64 pixels"):
+        read_picture(with_scans(small, 3000), COLOUR)
+    pixels = 1024 * 768
+    assert read_picture(with_scans(large, 10), COLOUR, pixels).shape == (8, 8, 3)
+    with pytest.raises(InvalidRequest, match="has 21 scans, most are 20 of 1024 x 768 pixels"):
+        read_picture(with_scans(large, 11), COLOUR, pixels)
+
+
+def test_a_file_of_nothing_but_chunks_or_markers_is_refused() -> None:
+    chunk = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    for file in (
+        encoded(picture_of(ramp()))[:33] + chunk * 60_000,
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 120_000,
+    ):
+        with pytest.raises(InvalidRequest, match="more than 100000 steps"):
+            read_picture(file, COLOUR)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_that_nobody_waits_for_is_given_up_on_the_way(kind: str) -> None:
+    file, asked = encoded(scene(), kind, progressive=True), iter(range(1000))
+    with pytest.raises(Stopping):
+        read_picture(file, COLOUR, stopped=lambda: next(asked) >= 8)
+    assert next(asked) == 9
+
+
+def test_a_decoder_that_closes_waits_for_no_picture() -> None:
+    file = encoded(scene())
+
+    async def decode() -> None:
+        decoder = ImageDecoder()
+        waiting = asyncio.create_task(decoder.decode([file] * 200, COLOUR, None))
+        await asyncio.sleep(0)  # all of them are handed to threads
+        decoder.close()
+        with pytest.raises(Stopping):
+            await waiting
+
+    asyncio.run(decode())
 
 
 @pytest.mark.parametrize(
@@ -337,7 +405,7 @@ def test_a_bomb_is_refused_by_its_header(make: Any) -> None:
 )
 def test_every_header_of_webp_is_asked_for_the_size(kind: str, width: int, height: int) -> None:
     with pytest.raises(InvalidRequest, match=f"has {width} x {height} pixels, most are 1$"):
-        read_picture(webp_of_size(width, height, kind), COLOUR, max_pixels=1)
+        read_picture(webp_of_size(width, height, kind), COLOUR, max_pixels=2)
 
 
 def test_a_webp_that_begins_with_another_chunk_is_refused() -> None:

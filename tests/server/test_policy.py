@@ -184,3 +184,28 @@ def test_who_has_been_alone_for_a_while_gets_the_instance_of_low_latency(
     decision = Policy(four, 1).next(Waits(waiting), running, idle, NOW)
     assert isinstance(decision, Start)
     assert (decision.alone, decision.low_latency) == (alone, low_latency)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "running", "together", "low_latency"),
+    [
+        ([one], 0, 0, True),
+        ([one, two, one], 0, 0, True),  # all three sooner, one batch after the other
+        ([one] * 4, 0, 0, False),  # an instance for each is as quick, and costs less
+        ([one, two], 1, 0, False),  # another instance is at work, and would have to share its core
+        ([one, two], 1, 1, None),  # they come with the next batch
+        ([one, two, one], 1, 1, False),  # with those that run they are too many
+        ([one, two], 2, 1, False),  # the cores are shared already
+    ],
+)
+def test_few_who_wait_get_all_threads_and_more_an_instance_for_each(
+    waiting: list[Arrived], running: int, together: int, low_latency: bool | None
+) -> None:
+    limits, free = BatchLimits(4, few=3), running == 0
+    idle = Idle(4, low_latency=free, alone=ALONE, together=together)
+    decision = Policy(limits, 4).next(Waits(waiting), running, idle, NOW)
+    if low_latency is None:
+        assert decision == FOR_A_CHANGE
+    else:
+        assert isinstance(decision, Start)
+        assert decision.low_latency is low_latency

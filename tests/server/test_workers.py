@@ -68,7 +68,7 @@ def everywhere_ready(stub_list: list[Stub]) -> set[bool]:
     return {stub.ModelReady(asked).ready for stub in stub_list}
 
 
-def becomes(ready: bool, stub_list: list[Stub]) -> bool:  # noqa: FBT001 - it reads as a sentence
+def becomes(stub_list: list[Stub], *, ready: bool) -> bool:
     """Ask until all say so: workers hear of each other a moment later than the caller."""
     end = time.monotonic() + PATIENCE_S
     while everywhere_ready(stub_list) != {ready}:
@@ -134,18 +134,18 @@ def test_requests_are_counted_together_whoever_answers_them(server: RunningServe
 
 def test_a_load_or_unload_is_heard_by_all_and_by_who_comes_later(server: RunningServer) -> None:
     with stubs(server) as found:
-        assert becomes(True, found)
+        assert becomes(found, ready=True)
         found[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=MODEL))
-        assert becomes(False, found)
+        assert becomes(found, ready=False)
     before = workers(server)
     os.kill(before[0], signal.SIGKILL)
     wait_until_ready(server)
     assert scraped(server, names.WORKER_DEATHS) == 1
     assert len(set(workers(server)) - set(before)) == 1
     with stubs(server) as found:
-        assert becomes(False, found)
+        assert becomes(found, ready=False)
         found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=MODEL))
-        assert becomes(True, found)
+        assert becomes(found, ready=True)
         with pytest.raises(grpc.RpcError, match="failed to load 'absent'"):
             found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="absent"))
 

@@ -13,7 +13,7 @@ from threading import Event, Thread
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.client.client import Client
-from nyquist.companion.page.kit import REPORT_FOLDER
+from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
 from nyquist.companion.references.repository import References
@@ -113,7 +113,7 @@ class Companion:
 
     def _start_http(self) -> None:
         settings = self._settings
-        registry, report = self._metrics.registry, settings.repository / REPORT_FOLDER
+        registry, report = self._metrics.registry, report_folder(settings.repository)
         app = application(registry, routes(self._record, registry, report))
         listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
         self.http_port = listener.port

@@ -88,7 +88,7 @@ def build_model(
     if report:
         on_station("report")
         measure_page(subject, graph).write(repository)
-    return Built(manifest, len(graph), perf_counter() - start, notes)
+    return Built(manifest, len(graph), perf_counter() - start, (*notes, *exported.costs))
 
 
 def measure_page(subject: Candidate, graph: bytes) -> ModelReport:

@@ -36,6 +36,8 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     torch.manual_seed(SEED)
     build = create_from_module if ":" in spec.architecture else create
     network = build(spec.architecture, **spec.options)
+    # channels_last would leave as shape arithmetic
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] # in no stub
     classes = class_count(spec, network.eval())
     if spec.labels and len(spec.labels) != classes:
         raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")

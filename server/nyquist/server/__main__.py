@@ -5,11 +5,13 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import uvloop
 
 from nyquist.server.app import Server
+from nyquist.server.artifact.linked_repository import linked_repository
 from nyquist.server.check import check
 from nyquist.server.command_line import flags_of, make_check_parser, make_serve_parser
 from nyquist.server.front.lifecycle import run_until_signal
@@ -39,21 +41,40 @@ async def serve(settings: Settings, metrics: Metrics | None = None) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve, or check, as the options of either command ask for; return the exit status."""
     try:
-        settings = read_settings(flags_of(options))
-        configure_logs(settings.log_level, settings.log_format)
-        for line in unknown_variables():
-            logger.warning("%s", line)
-        if options.checks:
-            return check(settings, as_json="json" in options)
-        gc.freeze()  # what is imported stays: a full collection would stop all calls to look at it
-        uvloop.run(serve(settings) if settings.workers == 1 else supervise(settings))
-        if runs_left_behind():
-            logger.error("exiting without a run that does not end")
-            logging.shutdown()
-            os._exit(0)  # or Python would wait for its thread
+        with _with_graphs(options) as settings:
+            status = _run(settings, options)
     except NyquistError as error:
         print(f"{options.prog}: error: {error}", file=sys.stderr)  # noqa: T201 - the command line
         return 1
+    if runs_left_behind():
+        logger.error("exiting without a run that does not end")
+        logging.shutdown()
+        os._exit(status)  # or Python would wait for its thread
+    return status
+
+
+@contextmanager
+def _with_graphs(options: argparse.Namespace) -> Iterator[Settings]:
+    """Read the settings; ONNX files that were named are a repository, beside those of the flags."""
+    flags, graphs = dict(flags_of(options)), options.graphs
+    if not graphs:
+        yield read_settings(flags)
+        return
+    with linked_repository(graphs) as repository:
+        folders = [str(one.parent) for file in graphs for one in (file.absolute(), file.resolve())]
+        flags["repository"] = [*flags.get("repository", ()), str(repository)]
+        flags["link_folder"] = [*flags.get("link_folder", ()), *folders]
+        yield read_settings(flags)
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    configure_logs(settings.log_level, settings.log_format)
+    for line in unknown_variables():
+        logger.warning("%s", line)
+    if options.checks:
+        return check(settings, as_json="json" in options)
+    gc.freeze()  # what is imported stays: a full collection would stop all calls to look at it
+    uvloop.run(serve(settings) if settings.workers == 1 else supervise(settings))
     return 0
 
 

@@ -274,10 +274,7 @@ class Server:
             await self._listen_on_h2corn(calls, max_request_bytes)
         else:
             await self._listen_on_grpcio(calls, max_request_bytes)
-        if self._fleet is None:
-            self._say_ready(max_request_bytes)
-        else:
-            logger.info("worker %d is ready", self._fleet.number)
+        self._say_ready(max_request_bytes)
 
     async def _listen_on_grpcio(self, calls: Calls, max_request_bytes: int) -> None:
         settings = self._settings
@@ -289,7 +286,9 @@ class Server:
     async def _listen_on_h2corn(self, calls: Calls, max_request_bytes: int) -> None:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
-        application = Application(calls, limits, settings.max_metadata_bytes)
+        application = Application(
+            calls, limits, settings.max_metadata_bytes, self._service.signature
+        )
         listening = self._listening or open_socket(settings.host, settings.port)
         listener = HttpListener(application, settings, settings, listening, settings.grace_s)
         self.port = listener.port
@@ -308,9 +307,13 @@ class Server:
             )
             for name in self._registry.names
         }
+        if self._fleet is None:
+            host = settings.metrics_host or settings.host
+            also = f"metrics on http://{host}:{self.metrics_port}/metrics"
+        else:
+            also = f"as worker {self._fleet.number} of {settings.workers}"
         say_ready(
-            f"{len(models)} models, gRPC on {settings.host}:{self.port}, metrics on "
-            f"http://{settings.metrics_host or settings.host}:{self.metrics_port}/metrics",
+            f"{len(models)} models, gRPC on {settings.host}:{self.port}, {also}",
             settings.host,
             settings,
             self._authorizer,

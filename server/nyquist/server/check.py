@@ -85,12 +85,14 @@ def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
         if isinstance(one, str):
             table.add_row(escape(folder.name), "", "[red]not served[/]")
             continue
-        taken = one.manifest.input
         table.add_row(
             escape(folder.name),
             str(one.manifest.version),
             one.engines[0].provider.removesuffix("ExecutionProvider"),
-            f"{taken.datatype} {'x'.join(map(str, taken.shape))}",
+            ", ".join(
+                f"{taken.datatype} {'x'.join(map(str, taken.shape))}"
+                for taken in one.manifest.inputs
+            ),
             _batch(one),
             f"{one.load_s:.2f} s",
         )
@@ -101,7 +103,8 @@ def _batch(one: LoadedModel) -> str:
     """Return the largest batch; of a model without one the size of its first axis."""
     if one.config.max_batch_size:
         return str(one.config.max_batch_size)
-    return "any" if one.manifest.input.batch == DYNAMIC else str(one.manifest.input.batch)
+    batch = one.manifest.inputs[0].batch
+    return "any" if batch == DYNAMIC else str(batch or "none")
 
 
 def _document(
@@ -116,8 +119,10 @@ def _document(
                 "model": folder.name,
                 "version": one.manifest.version,
                 "provider": one.engines[0].provider,
-                "datatype": one.manifest.input.datatype,
-                "shape": one.manifest.input.shape,
+                "inputs": [
+                    {"name": taken.name, "datatype": taken.datatype, "shape": taken.shape}
+                    for taken in one.manifest.inputs
+                ],
                 "max_batch_size": one.config.max_batch_size,
                 "config": MessageToDict(one.config, preserving_proto_field_name=True),
                 "load_s": one.load_s,

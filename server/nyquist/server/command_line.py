@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -11,6 +12,9 @@ from nyquist.server.settings import GROUPS, PREFIX, Settings, flag, is_secret
 
 CHECK = "Say whether the options are right and every model can be served, and serve nothing."
 EPILOG = """\
+An ONNX file that is named is served by its name without the ending, and without --repository
+nothing else is.
+
 Each option is also a variable of the environment (NYQUIST_ and its name in capitals) and a line of
 the file that --config names; flags win over the environment, the environment over the file.
 
@@ -26,13 +30,15 @@ CHECK_STATUS = """\
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest option, and never a value, which may be a secret."""
+    """Names the nearest option, and never a value, which may be a secret. Takes ONNX files too."""
 
     def parse_args(  # type: ignore[override] # argparse overloads it, for namespaces of other kinds
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Parse; an option that there is not ends the process with a line."""
         options, rest = self.parse_known_args(args, namespace)
+        options.graphs = [Path(word) for word in rest if _is_graph(word)]
+        rest = [word for word in rest if not _is_graph(word)]
         if rest:
             self.error(_what_then(rest[0]))
         return options
@@ -62,7 +68,7 @@ def flags_of(options: argparse.Namespace) -> Mapping[str, Any]:
 def _parser(prog: str, description: str, status: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
-        usage=f"{prog} [OPTION ...]",
+        usage=f"{prog} [OPTION ...] [FILE.onnx ...]",
         description=description,
         epilog=EPILOG.format(secrets="\n".join(_secret_lines()), status=status),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -138,3 +144,7 @@ def _what_then(unknown: str) -> str:
             return f"{name} is no option, did you mean {' or '.join(close)}?"
         return f"{name} is no option, see nyquist serve --help"
     return f"{name!r} is no option; they begin with --, see nyquist serve --help"
+
+
+def _is_graph(word: str) -> bool:
+    return word.endswith(".onnx") and not word.startswith("-")

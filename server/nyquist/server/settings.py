@@ -77,7 +77,7 @@ class ModelSettings(BaseModel):
         0,
         ge=0,
         description="intra-op threads of a session; 0 shares the cores out to a model's instances, "
-        "or gives each core a session of one thread where more save little time",
+        "or gives each core a session of one thread, and one of all where that is quicker",
     )
     poll_s: float = Field(
         0.0,
@@ -90,7 +90,7 @@ class NetworkSettings(BaseModel):
     """Addresses, and what listens there."""
 
     transport: Literal["h2corn", "grpcio"] = Field(
-        "grpcio", description="what carries gRPC: h2corn, for less CPU a call, or grpcio"
+        "h2corn", description="what carries gRPC: h2corn, or grpcio, which costs more CPU a call"
     )
     workers: int = Field(
         1, ge=1, le=64, description="processes that serve, where one event loop is the limit"

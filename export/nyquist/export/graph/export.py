@@ -37,11 +37,13 @@ class Exported:
         graph: the ONNX file.
         trace: of the network, with the names of modules.
         debug: the same graph before it was stripped: names of modules, source lines, paths.
+        costs: what it does that takes time and is not wrong, a sentence each.
     """
 
     graph: bytes
     trace: Trace
     debug: bytes
+    costs: tuple[str, ...] = ()
 
 
 def export_graph(
@@ -84,10 +86,12 @@ def export_graph(
     debug = model.SerializeToString(deterministic=True)
     resize_by_axes(model)
     strip_metadata(model)
-    problems = lint.lint(model, _promise(network, example, outputs, axes))
+    promise = _promise(network, example, outputs, axes)
+    problems = lint.lint(model, promise)
     if problems:
         raise ExportError("; ".join(problems))
-    return Exported(model.SerializeToString(deterministic=True), trace, debug)
+    graph = model.SerializeToString(deterministic=True)
+    return Exported(graph, trace, debug, tuple(lint.costs(model, promise)))
 
 
 def add_facts(graph: bytes, facts: Mapping[str, str]) -> bytes:

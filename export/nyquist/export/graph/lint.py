@@ -1,6 +1,7 @@
 """What can be said of an ONNX file, or of a network with open sizes, without running onnxruntime.
 
-model, promise -> rules -> a sentence for each problem, with its remedy
+model, promise -> rules  -> a sentence for each reason not to serve it, with its remedy
+               -> costs  -> a sentence for each thing that is right and slow
 """
 
 import re
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 Shape = tuple[int | None, ...]
 """Without the batch in front, which is always open; None is open too."""
 
-CONTROL_FLOW = ("If", "Loop", "Scan", "NonZero")
+DEPENDS_ON_VALUES = ("If", "Loop", "Scan", "NonZero")
 SHAPE_ARITHMETIC = ("Shape", "Size", "Range", "ConstantOfShape")
 ADAPTIVE_POOLS = (
     "adaptive_avg_pool2d",
@@ -65,6 +66,16 @@ def lint(model: onnx.ModelProto, promise: Promise, path: Path | None = None) -> 
     for rule in RULES:
         found += rule(model, promise)
     return found
+
+
+def costs(model: onnx.ModelProto, promise: Promise) -> list[str]:
+    """Return what a file does that takes time and is not wrong: parity is measured, not read off.
+
+    Args:
+        model: what is in it.
+        promise: what it is meant to be.
+    """
+    return [sentence for rule in COSTS for sentence in rule(model, promise)]
 
 
 def fixed_pools(network: nn.Module, example: Tensor) -> list[str]:
@@ -201,31 +212,32 @@ def _shape(side: str, value: onnx.ValueInfoProto, promised: Shape) -> Iterator[s
 
 def _operators(model: onnx.ModelProto, promise: Promise) -> Iterator[str]:
     counts = Counter(node.op_type for node in model.graph.node)
-    flow = [name for name in CONTROL_FLOW if counts[name]]
+    flow = [name for name in DEPENDS_ON_VALUES if counts[name]]
     if flow:
         yield (
-            f"{_counted(counts, flow)} in a classifier: rewrite what depends on values in the "
-            "network's forward; such nodes run on the CPU and rule CUDA graphs out"
+            f"{_counted(counts, flow)}: what runs depends on values; on a GPU these run on the "
+            "CPU, and CUDA graphs are ruled out"
         )
     constant = {tensor.name for tensor in model.graph.initializer}
     constant |= {name for n in model.graph.node if n.op_type == "Constant" for name in n.output}
-    computed = [
-        node
+    computed = Counter(
+        node.op_type
         for node in model.graph.node
         if node.op_type in ("Gather", "GatherND") and node.input[1] not in constant
-    ]
+    )
     shapes = [name for name in SHAPE_ARITHMETIC if counts[name]]
     if (shapes or computed) and not promise.open_sizes:
-        gathers = Counter(node.op_type for node in computed)
+        share = sum({**counts, **computed}[name] for name in (*shapes, *computed))
         yield (
-            f"{_counted({**counts, **gathers}, [*shapes, *gathers])} in a classifier: sizes are "
-            "computed at run time; put .contiguous() behind a permute (or channels_last leaves as "
-            "as_strided), and x.mean((2, 3)) for a global pool"
+            f"{_counted({**counts, **computed}, [*shapes, *computed])} of "
+            f"{len(model.graph.node)} operators ({share / len(model.graph.node):.0%}) compute "
+            "sizes or places anew for each batch, on a GPU on the CPU; .contiguous() behind a "
+            "permute, and x.mean((2, 3)) for a global pool do without"
         )
     if counts["BatchNormalization"]:
         yield (
-            f"{counts['BatchNormalization']} BatchNormalization left: fold them into the "
-            "convolutions, by eval() before the export and its optimisation"
+            f"{counts['BatchNormalization']} BatchNormalization stand by themselves, each a pass "
+            "over its map: eval() before the export folds them into the convolutions"
         )
 
 
@@ -269,10 +281,10 @@ def _metadata(model: onnx.ModelProto, _: Promise) -> Iterator[str]:
 RULES: tuple[Callable[[onnx.ModelProto, Promise], Iterator[str]], ...] = (
     _opset,
     _tensors_promised,
-    _operators,
-    _unused,
     _metadata,
 )
+
+COSTS: tuple[Callable[[onnx.ModelProto, Promise], Iterator[str]], ...] = (_operators, _unused)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -70,7 +70,7 @@ _PRECISION_LIMITS: Mapping[Precision, Limits] = {
 COLOURS = (1, 3, 4)
 """Channels of pictures, which a last size is taken for where the first is none of them."""
 
-RESERVED = ("report", "index")
+RESERVED = ("index",)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -156,7 +156,7 @@ def _text(value: Any) -> Any:  # noqa: ANN401 # likewise
 
 def _plain_name(name: str) -> str:
     if name in RESERVED:
-        raise ValueError(f"{name!r} is where the pages are; choose another name")
+        raise ValueError(f"{name!r} is the page of all models; choose another name")
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is no name of a folder; use letters, digits, '_', '-' and '.', "

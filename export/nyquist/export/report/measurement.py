@@ -250,7 +250,7 @@ def measure_spectra(subject: AnalysedNetwork) -> record.Spectra:
     modules = dict(subject.network.named_modules())
     lines = []
     for line in stride_aliasing(subject.network, subject.pictures):
-        module = modules[line.name]
+        module = modules.get(line.name)
         lines.append(
             record.StrideLine(
                 layer=line.name,

@@ -1,6 +1,6 @@
 """The pages of a model repository: an index and one for each model, whole files without links out.
 
-manifests and report/<name>.json -> ModelPage -> families -> report/<name>.html, report/index.html
+manifests and records of model_report/ -> ModelPage -> families -> a page each, and index.html
 """
 
 from collections.abc import Mapping, Set
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from nyquist.companion.page.kit import REPORT_FOLDER
+from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.kit.templates import page_templates
 from nyquist.companion.page.kit.wording import decade, milliseconds, percent, short
 from nyquist.export.report import wording
@@ -23,7 +23,7 @@ INDEX = "index"
 
 
 def write_pages(repository: Path) -> Path:
-    """Write report/<name>.html for each model of a repository, and the index; return its path.
+    """Write the report of a repository, a page a model and the index; return the path of that.
 
     Measures nothing and takes a fraction of a second, so that it runs after every build: a changed
     template is seen without building again. The same manifests and records give the same bytes.
@@ -31,7 +31,7 @@ def write_pages(repository: Path) -> Path:
     page, and its reason on the index.
 
     Args:
-        repository: holds the models, and report/<name>.json of those that were measured.
+        repository: holds the models; beside it lie the records of those that were measured.
 
     Raises:
         ArtifactError: the repository is no folder.
@@ -46,7 +46,7 @@ def write_pages(repository: Path) -> Path:
             damaged[model.name] = str(error).replace(f"{repository}/", "")
     families = group(pages)
     environment = page_environment()
-    folder = repository / REPORT_FOLDER
+    folder = report_folder(repository)
     for family in families:
         for page in family.pages:
             text = environment.get_template("model.html").render(page=page, family=family)

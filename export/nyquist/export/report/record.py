@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nyquist.companion.page.kit import REPORT_FOLDER
+from nyquist.companion.page.kit import report_folder
 
 Unit = Literal["share", "count"]
 
@@ -212,10 +212,10 @@ class StrideLine(_Frozen):
 
     Attributes:
         layer: name of the module.
-        kind: its class.
+        kind: its class, or the function that a module calls.
         stride: along the height.
         entering: of the input of the layer.
-        sampled: of what the layer computes before it drops samples.
+        sampled: of what the layer computes before it drops samples; None where that cannot be told.
         taps: of its binomial low-pass filter; None if it is no blur.
     """
 
@@ -223,7 +223,7 @@ class StrideLine(_Frozen):
     kind: str
     stride: int
     entering: float
-    sampled: float
+    sampled: float | None
     taps: int | None
 
 
@@ -319,25 +319,26 @@ class ModelReport(_Frozen):
     latency: Latency | Unmeasured
 
     def write(self, repository: Path) -> Path:
-        """Write report/<name>.json, whole, and return its path.
+        """Write model_report/<name>.json beside the repository, whole, and return its path.
 
         Raises:
             OSError: it cannot be written; what was there before is untouched.
         """
-        path = repository / REPORT_FOLDER / f"{self.name}.json"
+        path = report_folder(repository) / f"{self.name}.json"
         write_whole(path, self.model_dump_json(indent=1) + "\n")
         return path
 
 
 def read_report(repository: Path, name: str) -> ModelReport:
-    """Read report/<name>.json.
+    """Read model_report/<name>.json.
 
     Raises:
         ValueError: it is missing, or is no report of that model; the message says which.
     """
-    place = f"{REPORT_FOLDER}/{name}.json"
+    path = report_folder(repository) / f"{name}.json"
+    place = f"{path.parent.name}/{path.name}"
     try:
-        report = ModelReport.model_validate_json((repository / place).read_bytes())
+        report = ModelReport.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{place} cannot be read: {error.strerror}") from error
     except ValidationError as error:

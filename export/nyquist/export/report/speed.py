@@ -1,6 +1,6 @@
 """Latency of all models of a build, side by side, for their pages. Read without torch.
 
-artifacts -> graphs of one input together -> nyquist.export.graph.latency -> report/<name>.json
+artifacts -> graphs of one input together -> nyquist.export.graph.latency -> <name>.json
 """
 
 import platform

@@ -6,16 +6,19 @@ Frequencies are angular, radians a sample; stride s keeps what lies below pi / s
 [0.5, 0.076, 0.015]
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from nyquist.models.analysis.module_graph import evaluating
-from nyquist.models.layers.blur import BlurPool2d, blur_kernel
+from nyquist.models.layers.blur import blur_kernel
+from nyquist.models.layers.polyphase import PolyphasePair, PolyphasePool2d
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,19 @@ class StrideAliasing:
     """What one striding layer does to the spectrum.
 
     Attributes:
-        name: of the layer in its network.
-        kind: its class.
+        name: of the layer in its network; `NAME.forward` of what module NAME calls as a function.
+        kind: its class, or the function's name.
         stride: along the height.
         entering: share of the energy of its input above the new limit, mean removed, 0..1.
         sampled: the same for what it computes at stride 1, of which every stride-th sample is kept:
-            this is what aliases.
+            this is what aliases. None where that cannot be told.
     """
 
     name: str
     kind: str
     stride: int
     entering: float
-    sampled: float
-
-
-class _Strided(Protocol):
-    stride: int | tuple[int, ...]
+    sampled: float | None
 
 
 def energy_above(x: Tensor, stride: int) -> float:
@@ -127,51 +126,163 @@ def shift_error(
 
 
 def stride_aliasing(network: nn.Module, pictures: Tensor) -> tuple[StrideAliasing, ...]:
-    """Measure every striding layer of a network, in the order in which they run.
+    """Measure everything in a network that drops samples of a map, in the order in which it runs.
 
-    A striding layer is a module with an attribute `stride` above 1 that works the same with stride
-    1: convolutions, pools and blurs. One that selects among sampled grids is measured as it enters.
+    Operators are watched as they run, so that it matters neither in which module they lie nor
+    whose: convolutions, pools and slices with a stride are run once more with stride 1. A layer
+    that makes its map smaller in another way (by reshaping, by interpolation) has no figure of what
+    it samples. Our polyphase layers select among sampled grids: they sample what enters them. Maps
+    are (B, C, H, W); a head that leaves one value a channel drops nothing.
 
     Args:
         network: measured in evaluation mode; its mode is the same afterwards.
         pictures: (B, C, H, W), real ones: noise has no spectrum of its own.
     """
-    found: list[StrideAliasing] = []
-
-    def measure(name: str, module: nn.Module, x: Tensor) -> None:
-        stride = _first(cast(_Strided, module).stride)
-        entering = energy_above(x, stride)
-        dense = dense_twin(module)
-        sampled = entering if dense is None else energy_above(dense(x), stride)
-        found.append(StrideAliasing(name, type(module).__name__, stride, entering, sampled))
-
-    handles = [
-        module.register_forward_pre_hook(
-            lambda module, inputs, name=name: measure(name, module, inputs[0])
-        )
-        for name, module in network.named_modules()
-        if _first(getattr(module, "stride", 1)) > 1 and not any(True for _ in module.children())
-    ]
+    watch = _Watch()
+    handles = [watch.enter(name, module) for name, module in network.named_modules()]
+    handles += [module.register_forward_hook(watch.leave) for module in network.modules()]
     try:
-        with evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad(), watch:
             network(pictures)
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(found)
+    return tuple(watch.found)
 
 
-def dense_twin(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Return what a striding layer computes before it drops samples, None if that is its input."""
-    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | BlurPool2d):
-        return None
-    twin = copy.copy(module)  # shares the weights; its hooks are passed by
-    twin.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
-    return twin.forward
+@dataclass(frozen=True)
+class _Running:
+    """A module whose forward runs; `before` is how many lines there were when it began."""
+
+    name: str
+    module: nn.Module
+    x: object
+    before: int
 
 
-def _first(stride: int | tuple[int, ...]) -> int:
-    return stride if isinstance(stride, int) else stride[0]
+class _Watch(TorchDispatchMode):
+    """Sees every operator of a forward pass, and measures those that drop samples."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own
+        self.found: list[StrideAliasing] = []
+        self._running: list[_Running] = []
+        self._sliced: Tensor | None = None
+
+    def enter(self, name: str, module: nn.Module) -> RemovableHandle:
+        """Note, from now on, when a module begins to run."""
+
+        def begin(module: nn.Module, inputs: tuple[object, ...]) -> None:
+            x = inputs[0] if inputs else None
+            self._running.append(_Running(name, module, x, len(self.found)))
+
+        return module.register_forward_pre_hook(begin)
+
+    def leave(self, module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
+        """Say of a module that made its map smaller, by nothing that was seen, that it did."""
+        done = self._running.pop()
+        x, y = done.x, output[0] if isinstance(output, tuple) else output
+        if len(self.found) > done.before or not (_is_map(x) and _is_map(y)):
+            return
+        stride = round(x.shape[2] / y.shape[2])
+        if stride < 2 or tuple(y.shape[2:]) == (1, 1):
+            return
+        entering = energy_above(x, stride)
+        sampled = entering if isinstance(module, PolyphasePool2d | PolyphasePair) else None
+        kind = type(module).__name__
+        self.found.append(StrideAliasing(done.name or kind, kind, stride, entering, sampled))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own signature
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        function, dense_of = _DROPPING.get(func.overloadpacket.__name__, ("", None))
+        if dense_of is not None and self._running and _is_map(args[0]):
+            stride, dense = dense_of(*args)
+            if stride > 1:
+                self._measure(function, args[0], stride, dense)
+        return func(*args, **(kwargs or {}))
+
+    def _measure(
+        self, function: str, x: Tensor, stride: int, dense: Callable[[], Tensor] | None
+    ) -> None:
+        if dense is None and x is self._sliced:
+            return  # another grid of the same map
+        self._sliced = x if dense is None else None
+        running = self._running[-1]
+        name, kind, whole = f"{running.name}.forward".strip("."), function, x
+        if not any(True for _ in running.module.children()):
+            name, kind = running.name or name, type(running.module).__name__
+            if _is_map(running.x):  # before the module padded it
+                whole = running.x
+        entering = energy_above(whole, stride)
+        sampled = energy_above(x if dense is None else dense(), stride)
+        self.found.append(StrideAliasing(name, kind, stride, entering, sampled))
+
+
+_Dense: TypeAlias = tuple[int, Callable[[], Tensor] | None]
+"""The stride of an operator, and what it computes with stride 1; None if that is its input."""
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,  # noqa: FBT001 - the operator's signature
+    _output_padding: list[int],
+    groups: int,
+) -> _Dense:
+    return (1 if transposed else stride[0]), lambda: F.conv2d(
+        x, weight, bias, 1, padding, dilation, groups
+    )
+
+
+def _max_pool(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int] | None = None,
+    padding: list[int] | int = 0,
+    dilation: list[int] | int = 1,
+    *_: object,
+) -> _Dense:
+    return (stride or kernel)[0], lambda: F.max_pool2d(x, kernel, 1, padding, dilation)
+
+
+def _average_pool(
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int] | None = None,
+    padding: list[int] | int = 0,
+    *_: object,
+) -> _Dense:
+    return (stride or kernel)[0], lambda: F.avg_pool2d(x, kernel, 1, padding)
+
+
+def _slice(
+    _x: Tensor, dim: int = 0, _start: object = None, _end: object = None, step: int = 1
+) -> _Dense:
+    rows = 2
+    return (step if dim == rows else 1), None
+
+
+_DROPPING: dict[str, tuple[str, Callable[..., _Dense]]] = {
+    "convolution": ("conv2d", _convolution),
+    "max_pool2d_with_indices": ("max_pool2d", _max_pool),
+    "avg_pool2d": ("avg_pool2d", _average_pool),
+    "slice": ("slice", _slice),
+    "pixel_unshuffle": ("pixel_unshuffle", lambda _x, factor: (factor, None)),
+}
+"""By the operator's name in ATen: the function that people call, and what it is when dense."""
+
+
+def _is_map(x: object) -> TypeGuard[Tensor]:
+    return isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point()
 
 
 def _phase(size: int, shift: float) -> Tensor:

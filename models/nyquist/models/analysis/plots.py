@@ -112,9 +112,11 @@ def plot_stride_aliasing(lines: Sequence[StrideAliasing], path: Path) -> None:
     """Draw the energy above the limit, as it enters each stride and as it is sampled."""
     figure, axes = _figure(6.0, 0.55 * len(lines) + 1.4)
     places = torch.arange(len(lines)).numpy()
-    entering, sampled = (
-        [getattr(line, part) for line in lines] for part in ("entering", "sampled")
-    )
+    entering = [line.entering for line in lines]
+    sampled = [line.sampled or 0.0 for line in lines]
+    for place, line in zip(places, lines, strict=True):
+        if line.sampled is None:
+            axes.text(0.01, place + 0.2, "not known", va="center", fontsize=8)
     axes.barh(places - 0.2, entering, height=0.38, color=COLOURS[5], label="input of the layer")
     axes.barh(places + 0.2, sampled, height=0.38, color=COLOURS[1], label="what is sampled")
     axes.set_yticks(places, [f"{line.name} ({line.kind})" for line in lines], fontsize=8)

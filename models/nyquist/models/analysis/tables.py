@@ -172,8 +172,8 @@ def aliasing_table(lines: Sequence[StrideAliasing]) -> Table:
     title = "Energy above the new Nyquist limit, mean removed"
     table = new_table(title, "layer", "kind", *headers, names=2)
     for line in lines:
-        shares = (f"{line.entering:.1%}", f"{line.sampled:.1%}")
-        table.add_row(line.name, line.kind, str(line.stride), *shares)
+        sampled = "not known" if line.sampled is None else f"{line.sampled:.1%}"
+        table.add_row(line.name, line.kind, str(line.stride), f"{line.entering:.1%}", sampled)
     return table
 
 

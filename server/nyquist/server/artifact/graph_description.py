@@ -6,6 +6,7 @@ graph -> facts; config.pbtxt, completed from them as Triton completes it -> Grap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from typing import Protocol, cast, get_args
 
 from nyquist.server.artifact.graph_facts import GraphFacts, GraphTensor, read_graph_facts
@@ -17,6 +18,8 @@ from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, Datatype, Signature
 DEFAULT_MAX_BATCH_SIZE = 4
 """Of a graph with an open batch whose configuration names none; that of Triton."""
 UNKNOWN = "unknown"
+INVALID = "TYPE_INVALID"
+"""Of a tensor whose configuration names no datatype."""
 
 
 class Described(Protocol):
@@ -25,7 +28,7 @@ class Described(Protocol):
     Attributes:
         name: of the model.
         version: of the model.
-        input: of the graph.
+        inputs: of the graph, all of which a request brings.
         outputs: that a request may ask for.
         opset: of the graph.
         precision: of its arithmetic.
@@ -38,7 +41,7 @@ class Described(Protocol):
     @property
     def version(self) -> int: ...
     @property
-    def input(self) -> TensorSpec: ...
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
     @property
@@ -57,17 +60,19 @@ class GraphDescription:
 
     name: str
     version: int
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
     graph_sha256: str
+    batched: bool = True
     weight_files: tuple[str, ...] = ()
     precision: str = UNKNOWN
 
     @property
     def signature(self) -> Signature:
         """What requests and answers may name; picture files they may not."""
-        return Signature(self.name, str(self.version), self.input, self.outputs, None)
+        version = str(self.version)
+        return Signature(self.name, version, self.inputs, self.outputs, None, self.batched)
 
 
 def describe_graph(
@@ -86,51 +91,65 @@ def describe_graph(
         ArtifactError: the file is no ONNX file, contradicts the configuration, or is not served.
     """
     facts = read_graph_facts(graph)
-    tensors = _needed(facts, config)
+    inputs, outputs = _needed(facts, config)
     completed = pb.ModelConfig()
     completed.CopyFrom(config)
     completed.name, completed.platform, completed.backend = name, PLATFORM, BACKEND
     if not batch_is_set:
-        completed.max_batch_size = _batch_size(tensors, config)
+        completed.max_batch_size = _batch_size([*inputs, *outputs], config)
         if completed.max_batch_size and not config.WhichOneof("scheduling_choice"):
             completed.dynamic_batching.SetInParent()
     batched = completed.max_batch_size > 0
     said: dict[str, pb.ModelInput | pb.ModelOutput] = {one.name: one for one in config.input}
     said |= {one.name: one for one in config.output}
-    specs = [_spec(tensor, said.get(tensor.name), batched=batched) for tensor in tensors]
-    if not config.input:
-        _add(completed.input.add(), specs[0], batched=batched)
-    if not config.output:
-        for spec in specs[1:]:
-            _add(completed.output.add(), spec, batched=batched)
+    taken, given = (
+        tuple(_spec(tensor, said.get(tensor.name), batched=batched) for tensor in tensors)
+        for tensors in (inputs, outputs)
+    )
+    named = {one.name for one in config.input}
+    for spec in taken:
+        if spec.name not in named:
+            _add(completed.input.add(), spec, batched=batched)
+    for spec in () if config.output else given:
+        _add(completed.output.add(), spec, batched=batched)
     configured: list[pb.ModelInput | pb.ModelOutput] = [*completed.input, *completed.output]
+    datatypes = {spec.name: spec.datatype for spec in (*taken, *given)}
     for one in configured:
-        spec = next(spec for spec in specs if spec.name == one.name)
-        one.data_type = getattr(pb, f"TYPE_{spec.datatype}")
-    outputs, checksum = tuple(specs[1:]), sha256(graph).hexdigest()
+        one.data_type = getattr(pb, _type_name(datatypes[one.name]))
     described = GraphDescription(
-        name, version, specs[0], outputs, facts.opset, checksum, facts.weight_files
+        name=name,
+        version=version,
+        inputs=taken,
+        outputs=given,
+        opset=facts.opset,
+        graph_sha256=sha256(graph).hexdigest(),
+        batched=batched,
+        weight_files=facts.weight_files,
     )
     return described, completed
 
 
-def _needed(facts: GraphFacts, config: pb.ModelConfig) -> list[GraphTensor]:
-    """Return the input and the outputs that are served, those of the configuration in its order."""
-    if len(facts.inputs) != 1:
-        inputs = ", ".join(repr(tensor.name) for tensor in facts.inputs) or "none"
-        raise ArtifactError(f"the graph has the inputs {inputs}; models with one input are served")
+def _type_name(datatype: str) -> str:
+    """Return the name that a configuration has for a datatype of the protocol."""
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def _needed(
+    facts: GraphFacts, config: pb.ModelConfig
+) -> tuple[list[GraphTensor], list[GraphTensor]]:
+    """Return inputs and outputs that are served, outputs of the configuration in its order."""
+    if not facts.inputs:
+        raise ArtifactError("the graph has no input; models with one or more are served")
     found = {output.name: output for output in facts.outputs}
     said: list[tuple[str, pb.ModelInput | pb.ModelOutput, list[str]]] = [
-        *(("input", one, [facts.inputs[0].name]) for one in config.input),
+        *(("input", one, [tensor.name for tensor in facts.inputs]) for one in config.input),
         *(("output", one, list(found)) for one in config.output),
     ]
     for noun, tensor, known in said:
         if tensor.name not in known:
             raise ArtifactError(f"{noun} {tensor.name!r} is configured; the graph has {known}")
-        if tensor.HasField("reshape"):
-            raise ArtifactError(f"{noun} {tensor.name!r} has a reshape, which is not served")
     names = [one.name for one in config.output] or list(found)
-    return [facts.inputs[0], *(found[name] for name in names)]
+    return list(facts.inputs), [found[name] for name in names]
 
 
 def _batch_size(tensors: Sequence[GraphTensor], config: pb.ModelConfig) -> int:
@@ -138,9 +157,9 @@ def _batch_size(tensors: Sequence[GraphTensor], config: pb.ModelConfig) -> int:
     if any(not tensor.shape or tensor.shape[0] != DYNAMIC for tensor in tensors):
         return 0
     ranks = {tensor.name: len(tensor.shape or ()) for tensor in tensors}
-    dims = {one.name: one.dims for one in config.input}
-    dims |= {one.name: one.dims for one in config.output}
-    whole = any(len(sizes) == ranks[name] for name, sizes in dims.items())
+    told: list[pb.ModelInput | pb.ModelOutput] = [*config.input, *config.output]
+    dims = {one.name: _sizes(one) for one in told}
+    whole = any(len(sizes) == ranks.get(name) for name, sizes in dims.items())
     return 0 if whole else DEFAULT_MAX_BATCH_SIZE
 
 
@@ -158,39 +177,59 @@ def _spec(
             f"{tensor.name!r} is {datatype or 'no dense tensor'}, which is not served; "
             f"choices are {', '.join(get_args(Datatype))}"
         )
-    dims = list(said.dims) if said else []
-    if said and said.data_type not in (pb.TYPE_INVALID, pb.DataType.Value(f"TYPE_{datatype}")):
+    said_type = pb.DataType.Name(said.data_type) if said else INVALID
+    if said_type not in (INVALID, _type_name(datatype)):
         raise ArtifactError(
-            f"{tensor.name!r} is configured as {pb.DataType.Name(said.data_type)}, "
-            f"in the graph it is {datatype}"
+            f"{tensor.name!r} is configured as {said_type}, in the graph it is {datatype}"
         )
+    front = [DYNAMIC] if batched else []
+    dims = _sizes(said) if said else []
     if shape is None and dims:
-        shape = (DYNAMIC, *dims) if batched else tuple(dims)
-    if not shape:
+        shape = (*front, *dims)
+    if shape is None:
         raise ArtifactError(
-            f"{tensor.name!r} is a scalar, or the graph does not say its shape; "
-            "a first axis is needed, and may be named by dims in config.pbtxt"
+            f"the graph does not say the shape of {tensor.name!r}; dims in config.pbtxt may"
         )
-    if batched and shape[0] != DYNAMIC:
+    if batched and shape[:1] != (DYNAMIC,):
         raise ArtifactError(
             f"{tensor.name!r} has the shape {list(shape)} in the graph, whose first axis is no "
             "open batch; the model serves with max_batch_size: 0"
         )
-    shape = _narrowed(tensor.name, shape, [DYNAMIC, *dims] if batched else dims)
-    inner = shape[1:]
+    reshaped = said is not None and said.HasField("reshape")
+    shape = _narrowed(tensor.name, shape, [*front, *dims], said=bool(dims) or reshaped)
+    outside = (*front, *said.dims) if said and reshaped else shape
+    if _elements(outside) != _elements(shape):
+        raise ArtifactError(
+            f"{tensor.name!r} is configured as {list(outside)} with a reshape to {list(shape)}, "
+            "which has not as many elements, or not as many open axes"
+        )
+    inner = outside[1:]
     return TensorSpec(
         name=tensor.name,
         datatype=cast(Datatype, datatype),
         shape=inner,
         least=tuple(1 if size == DYNAMIC else size for size in inner),
         most=tuple(ANY_SIZE if size == DYNAMIC else size for size in inner),
-        batch=shape[0],
+        batch=outside[0] if outside else None,
+        inside=shape if reshaped else None,
     )
 
 
-def _narrowed(name: str, shape: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:
+def _sizes(said: pb.ModelInput | pb.ModelOutput) -> list[int]:
+    """Return what a configuration says of a tensor's shape in the graph."""
+    return list(said.reshape.shape if said.HasField("reshape") else said.dims)
+
+
+def _elements(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the elements of a shape, of one that has open axes those between them."""
+    return prod(size for size in shape if size != DYNAMIC), list(shape).count(DYNAMIC)
+
+
+def _narrowed(
+    name: str, shape: Sequence[int], dims: Sequence[int], *, said: bool
+) -> tuple[int, ...]:
     """Return a shape with the sizes that the configuration names for open axes."""
-    if dims in ([], [DYNAMIC]):
+    if not said:
         return tuple(shape)
     pairs = list(zip(shape, dims, strict=False))
     if len(shape) != len(dims) or any(
@@ -204,4 +243,4 @@ def _narrowed(name: str, shape: Sequence[int], dims: Sequence[int]) -> tuple[int
 
 def _add(tensor: pb.ModelInput | pb.ModelOutput, spec: TensorSpec, *, batched: bool) -> None:
     tensor.name = spec.name
-    tensor.dims.extend(spec.shape if batched else (spec.batch, *spec.shape))
+    tensor.dims.extend(spec.shape if batched else spec.whole)

@@ -193,6 +193,11 @@ class Manifest(_Frozen):
     files: dict[Annotated[str, AfterValidator(_plain_path)], str]
 
     @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The one input, as other models may have several."""
+        return (self.input,)
+
+    @property
     def graph_sha256(self) -> str:
         """Checksum of the graph, hexadecimal: what tells one build of a version from another."""
         return self.files[f"{self.version}/{MODEL_FILE}"]
@@ -202,7 +207,7 @@ class Manifest(_Frozen):
         """What requests and answers may name."""
         layout, (least, most) = self.preprocessing.layout, self.input.bounds
         picture = picture_input(self.input.datatype, least, most, layout, self.picture)
-        return Signature(self.name, str(self.version), self.input, self.outputs, picture)
+        return Signature(self.name, str(self.version), self.inputs, self.outputs, picture)
 
     def read_file(self, folder: Path, path: str, allowed: Sequence[Path] = ()) -> bytes:
         """Return the bytes of one file of the artifact, once they fit their checksum.

@@ -58,10 +58,20 @@ def read_weights(
     Raises:
         ArtifactError: one cannot be read, or is not below that folder.
     """
+    names = list(names)
+    check_weight_names(names)
+    return {name: read(f"{version}/{name}") for name in names}
+
+
+def check_weight_names(names: Iterable[str]) -> None:
+    """Refuse files of weights that are not below the folder of their graph.
+
+    Raises:
+        ArtifactError: one is not.
+    """
     for name in names:
         if not name or name.startswith("/") or ".." in Path(name).parts:
             raise ArtifactError(f"the graph has weights in {name!r}, they stay in its folder")
-    return {name: read(f"{version}/{name}") for name in names}
 
 
 def _place_of(descriptor: int) -> Path:

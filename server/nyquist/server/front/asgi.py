@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from nyquist.server.front.access import ACCESS, Access
+from nyquist.server.front.access import ACCESS
 from nyquist.server.front.bodies import Bodies, BodyLimits
 from nyquist.server.front.calls import OWN_DEADLINE, Calls, MethodHandler
 from nyquist.server.front.grpc_wire import (
@@ -24,26 +24,21 @@ from nyquist.server.front.grpc_wire import (
     status_headers,
 )
 from nyquist.server.front.message_reader import Event, MessageReader, Receive
+from nyquist.server.front.rest import Rest
+from nyquist.server.front.rest_paths import Paths, no_model
 from nyquist.server.wire.errors import NyquistError, TooLarge
+from nyquist.server.wire.signature import Signature
 
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
-GRPC = b"application/grpc"
+GRPC, GRPC_WEB = b"application/grpc", b"application/grpc-web"
 HEADERS: list[Header] = [
     (b"content-type", GRPC),
     (b"grpc-accept-encoding", b"identity, deflate, gzip"),
 ]
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
 OK: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-NOT_GRPC: Event = {
-    "type": "http.response.start",
-    "status": 415,
-    "headers": [(b"content-type", b"text/plain")],
-}
-LARGE = frozenset(
-    {OWN_DEADLINE, "/inference.GRPCInferenceService/ModelStreamInfer"}
-    | {path for path, access in ACCESS.items() if access is Access.REPOSITORY}
-)
+LARGE = frozenset({OWN_DEADLINE, "/inference.GRPCInferenceService/ModelStreamInfer"})
 """Methods whose messages may be larger than the small ones."""
 
 STREAMS = frozenset(
@@ -59,11 +54,19 @@ class Application:
         calls: what is served.
         limits: of bodies.
         max_metadata_bytes: names and values of the headers of one call.
+        signature: of a model by its name and version; raises where there is none.
     """
 
-    def __init__(self, calls: Calls, limits: BodyLimits, max_metadata_bytes: int) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        limits: BodyLimits,
+        max_metadata_bytes: int,
+        signature: Callable[[str, str], Signature] = no_model,
+    ) -> None:
         self._calls, self._limits, self._max_metadata_bytes = calls, limits, max_metadata_bytes
         self._bodies = Bodies(limits)
+        self._rest = Rest(calls, Paths(signature), self._bodies, limits, max_metadata_bytes)
         self._watches: set[_Call] = set()
 
     def end_watches(self) -> None:
@@ -77,9 +80,9 @@ class Application:
             return
         headers: Sequence[Header] = scope["headers"]
         found = dict(headers)
-        if not found.get(b"content-type", b"").startswith(GRPC):
-            await send(NOT_GRPC)
-            await send({"type": "http.response.body", "body": b"gRPC alone is served here\n"})
+        kind = found.get(b"content-type", b"")
+        if not kind.startswith(GRPC) or kind.startswith(GRPC_WEB):
+            await self._rest(scope, receive, send)
             return
         call = _Call(scope.get("client"), found, receive, send)
         try:

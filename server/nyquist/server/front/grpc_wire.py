@@ -86,7 +86,7 @@ def unpacked(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
         raise NotServed(
-            f"grpc-encoding {encoding[:20].decode('latin-1')!r} is not served; "
+            f"encoding {encoding[:20].decode('latin-1')!r} is not served; "
             "choose from identity, gzip, deflate"
         )
     inflate = zlib.decompressobj(bits)

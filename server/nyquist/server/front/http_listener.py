@@ -133,8 +133,9 @@ class HttpListener:
             bind=(f"fd://{self._socket.fileno()}",),
             lifespan="off",
             runtime_threads=1,  # a second one costs more than it brings: measured with two cores
-            http1=False,
             grpc=True,
+            max_request_body_size=0,  # bodies have limits of their own, in bytes and in time
+            timeout_request_body_idle=0,
             access_log=False,
             log_format="json",
             max_concurrent_streams=STREAMS,

@@ -26,7 +26,7 @@ from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistErro
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import FORMATS
 from nyquist.server.wire.request_head import Heads, Incoming
-from nyquist.server.wire.signature import TensorSpec
+from nyquist.server.wire.signature import Signature, TensorSpec
 
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = (
@@ -124,6 +124,14 @@ class InferenceService:
         """The same of this process, whatever the others are like."""
         return not self.draining and self._registry.ready
 
+    def signature(self, name: str, version_asked: str) -> Signature:
+        """Return what a model takes and gives.
+
+        Raises:
+            NyquistError: there is no such model or version, or it is not ready.
+        """
+        return self._resolve(name, version_asked).model.signature
+
     async def server_live(
         self, request: pb.ServerLiveRequest, context: Context
     ) -> pb.ServerLiveResponse:
@@ -171,7 +179,7 @@ class InferenceService:
             name=manifest.name,
             versions=[str(one.model.manifest.version) for one in served],
             platform=PLATFORM,
-            inputs=[_tensor_metadata(manifest.input)],
+            inputs=[_tensor_metadata(one) for one in manifest.inputs],
             outputs=[_tensor_metadata(output) for output in manifest.outputs],
             parameters={key: pb.InferParameter(string_param=fact) for key, fact in facts.items()},
         )
@@ -248,5 +256,5 @@ def _stream_error(request_id: str, message: str) -> bytes:
 
 def _tensor_metadata(tensor: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=tensor.name, datatype=tensor.datatype, shape=(tensor.batch, *tensor.shape)
+        name=tensor.name, datatype=tensor.datatype, shape=tensor.whole
     )

@@ -12,7 +12,9 @@ import grpc
 from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
+from nyquist.server.wire.envelope import ENVELOPE_BYTES
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
 
 ENCODED_PICTURE_BYTES = 4 * 1024 * 1024
@@ -21,8 +23,10 @@ ENCODED_PICTURE_BYTES = 4 * 1024 * 1024
 LEAST_REQUEST_BYTES = 4 * 1024 * 1024
 """gRPC's own default; less would save nothing."""
 
-ENVELOPE_BYTES = 64 * 1024
-"""What a request has beside its pictures: names, shapes, parameters."""
+TYPED_BYTES = {"UINT8": 2, "UINT16": 3, "UINT32": 5} | dict.fromkeys(
+    ("UINT64", "INT8", "INT16", "INT32", "INT64"), 10
+)
+"""What an element of typed contents takes at most: a varint, and of a negative number all of it."""
 
 HEALTH_ROOM = 64
 """Calls beyond the limit that gRPC lets in, so that a full server still answers for its health."""
@@ -33,20 +37,34 @@ KEEPALIVE_TIMEOUT_S = 20.0
 
 def raw_bytes(manifest: Described, batch_size: int) -> int:
     """Return the size of a batch as raw contents."""
-    tensor = manifest.input
-    return batch_size * prod(tensor.bounds[1]) * DTYPES[tensor.datatype].itemsize
+    return sum(
+        _elements(tensor, batch_size) * DTYPES[tensor.datatype].itemsize
+        for tensor in manifest.inputs
+    )
 
 
 def request_bytes(manifest: Described, max_batch_size: int) -> int:
     """Return the size of a full batch in the largest form that a request may give it.
 
-    UINT8 takes up to two bytes for an element of typed contents, or comes as picture files; the
+    Whole numbers take more in typed contents than raw, and UINT8 may come as picture files; the
     rest has the size it has raw.
     """
-    raw = raw_bytes(manifest, max_batch_size)
-    if manifest.input.datatype == "UINT8":
-        return max(2 * raw, max_batch_size * ENCODED_PICTURE_BYTES)
-    return raw
+    size = sum(
+        _elements(tensor, max_batch_size)
+        * TYPED_BYTES.get(tensor.datatype, DTYPES[tensor.datatype].itemsize)
+        for tensor in manifest.inputs
+    )
+    if manifest.inputs[0].datatype == "UINT8":
+        return max(size, max_batch_size * ENCODED_PICTURE_BYTES)
+    return size
+
+
+def _elements(tensor: TensorSpec, batch_size: int) -> int:
+    """Return how many a full batch has; strings, of any length, as many as may be."""
+    if tensor.datatype == "BYTES":
+        return ANY_SIZE
+    rows = batch_size if tensor.batch == DYNAMIC else tensor.batch or 1
+    return rows * prod(tensor.bounds[1])
 
 
 def request_limit(largest: int, settings: CallSettings) -> int:
@@ -58,7 +76,9 @@ def request_limit(largest: int, settings: CallSettings) -> int:
 def too_small_for(manifest: Described, max_batch_size: int, limit: int) -> str:
     """Return a line if the limit keeps a model from its full batch, else nothing."""
     raw = raw_bytes(manifest, max_batch_size)
-    if raw + ENVELOPE_BYTES <= limit or manifest.input.unbounded:
+    if raw + ENVELOPE_BYTES <= limit or any(
+        tensor.unbounded or tensor.datatype == "BYTES" for tensor in manifest.inputs
+    ):
         return ""
     return (
         f"{manifest.name}: a full batch of {max_batch_size} takes {raw} bytes, "

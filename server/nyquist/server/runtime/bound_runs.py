@@ -23,6 +23,8 @@ def _check_sizes(session: ort.InferenceSession) -> None:
     Raises:
         ArtifactError: it is not.
     """
+    if len(session.get_inputs()) != 1:
+        raise ArtifactError("enable_cuda_graph needs a model with one input")
     for tensor in (*session.get_inputs(), *session.get_outputs()):
         if tensor.type not in DTYPES or not all(isinstance(n, int) for n in tensor.shape[1:]):
             raise ArtifactError(

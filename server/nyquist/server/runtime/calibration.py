@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import ceil
 from typing import NamedTuple
 
 from nyquist.server.runtime.engine import Engine
@@ -19,9 +20,9 @@ SMALL_S = 0.001
 WORTH_IT = 1.8
 """How many times quicker all threads must be than one to be taken where there is one session."""
 WORTH_IT_ALONE = 1.15
-"""The same, to be taken for requests that are alone."""
+"""The same, to be had beside sessions of one thread, for when few requests wait."""
 IDEAL = 0.9
-"""The share of what as many sessions of one thread do together that they must reach otherwise."""
+"""The share of what as many threads could save that small requests must gain, for the same."""
 MOST_SESSIONS = 16
 """Each has the weights in memory; where there are more cores, they share them out."""
 MOST_SMALL = 4
@@ -41,13 +42,16 @@ class Sessions(NamedTuple):
 
     Attributes:
         engines: sessions side by side.
-        low_latency: one more, of all threads, for a request alone; for others it is too dear.
+        low_latency: one more, of all threads, for few requests; for many it is too dear.
+        few: requests that wait up to which that one has answered them all sooner than a session
+            for each.
         spread_from: pictures in a request from which on it is not small; 0 where none is.
     """
 
     engines: list[Engine]
     low_latency: Engine | None = None
     spread_from: float = 0.0
+    few: int = 1
 
 
 def open_engines(
@@ -57,11 +61,12 @@ def open_engines(
     *,
     fill_cores: bool,
 ) -> Sessions:
-    """Open one session with all threads, or sessions of one thread if those are not much slower.
+    """Open a session of one thread on each core, and one of all threads where it is quicker.
 
-    Threads that have to be woken for each layer cost CPU. Where they save little time, a session
-    on each core answers more pictures. Only where neither the model nor the operator has chosen
-    the threads.
+    Threads that have to be woken for each layer cost CPU: many requests are answered with less of
+    it by a session on each core, few of them sooner by all threads together. Which of the two a
+    request meets is decided when it is there. Only where neither the model nor the operator has
+    chosen the threads; where the model has chosen the sessions, by what one picture takes.
 
     Args:
         settings: of the first session.
@@ -77,10 +82,9 @@ def open_engines(
     picture_s = engine.time_batch(1)
     single = open_engine(replace(settings, intra_op_threads=1))
     single_s = single.time_batch(1)
-    if single_s > (IDEAL * threads if fill_cores else WORTH_IT) * picture_s:
-        found = Sessions([engine])
-    elif not fill_cores:
-        found = Sessions([single])
+    speedup = single_s / picture_s
+    if not fill_cores:
+        found = Sessions([engine if speedup > WORTH_IT else single])
     else:
         small = single_s <= SMALL_S
         count = min(threads, MOST_SMALL if small else MOST_SESSIONS)
@@ -91,14 +95,15 @@ def open_engines(
             others = list(pool.map(open_engine, more))
         found = Sessions(
             first + others,
-            engine if single_s > WORTH_IT_ALONE * picture_s and not small else None,
+            engine if speedup > (IDEAL * threads if small else WORTH_IT_ALONE) else None,
             SMALL_S / single_s if small else 0.0,
+            max(1, ceil(speedup) - 1) if each == 1 else 1,
         )
     logger.info(
         "%d sessions of %d threads%s: a picture takes %.2f ms with 1 thread, %.2f ms with %d",
         len(found.engines),
         found.engines[0].threads,
-        " and one of all for lone requests" if found.low_latency else "",
+        " and one of all for few requests" if found.low_latency else "",
         1e3 * single_s,
         1e3 * picture_s,
         threads,

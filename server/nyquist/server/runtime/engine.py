@@ -3,10 +3,12 @@
 plan -> session -> what was got -> warm -> run ... terminate -> probe
 """
 
+import ctypes
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import prod
 from time import perf_counter
 from types import MappingProxyType
 
@@ -22,10 +24,13 @@ from nyquist.server.runtime.cores import available_cores
 from nyquist.server.runtime.session_plan import CPU, CUDA, GRAPHS, TENSORRT, Execution, SessionPlan
 from nyquist.server.runtime.session_settings import SessionSettings
 from nyquist.server.wire.errors import ArtifactError, InferenceFailed, StartError
+from nyquist.server.wire.feeds import Feeds
 
 Array = NDArray[np.generic]
 
 ANY_SESSION = SessionSettings()
+STRING, BFLOAT16 = "tensor(string)", "tensor(bfloat16)"
+ONNX_BFLOAT16 = 16
 TIMING_S = 0.05
 TIMED_RUNS = 5
 
@@ -92,23 +97,30 @@ class Engine:
         elif max_batch_size and self.provider == CUDA:  # another size than before costs up to 0.5 s
             self._buckets = (max_batch_size,)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        (self._input,) = self._session.get_inputs()
-        self.input_name: str = self._input.name
-        first = self._input.shape[0] if self._input.shape else None
+        inputs = self._session.get_inputs()
+        self.input_names = tuple(one.name for one in inputs)
+        self._plain = not _is_special(self._session)
+        self._bfloat16 = {one.name for one in inputs if one.type == BFLOAT16}
+        self._by_value = self._bfloat16 or any(
+            one.type == BFLOAT16 for one in self._session.get_outputs()
+        )
+        first = inputs[0].shape[0] if inputs and inputs[0].shape else None
         self.fixed_batch: int = first if isinstance(first, int) else 0
         self._run_options = ort.RunOptions()
-        self._probe: Array | None = None
+        self._probe: Array | Feeds | None = None
 
     def padding(self, size: int) -> int:
         """Return how many empty rows `run` adds to a batch of this size; 0 on the CPU."""
         return missing_rows(size, self._buckets) if self._buckets else 0
 
-    def run(self, batch: Array) -> dict[str, Array]:
+    def run(self, batch: Array | Feeds) -> dict[str, Array]:
         """Compute every output of the graph. batch: (B, ...) -> {name: (B, ...)}.
 
         Raises:
             InferenceFailed: onnxruntime failed.
         """
+        if not self._plain or isinstance(batch, Feeds):
+            return self._run_special(batch)
         size = len(batch)
         missing = self.padding(size)
         padded = pad_batch(batch, missing) if missing else batch
@@ -116,7 +128,7 @@ class Engine:
             if self._graphs is not None:
                 outputs = self._graphs.run(padded)
             else:
-                feeds = {self._input.name: padded}
+                feeds = {self.input_names[0]: padded}
                 outputs = self._session.run(self._outputs, feeds, self._run_options)
         except Exception as error:
             raise InferenceFailed("the model failed on this batch") from error
@@ -124,13 +136,41 @@ class Engine:
             outputs = [output[:size] for output in outputs]
         return dict(zip(self._outputs, outputs, strict=True))
 
-    def warm(self, picture: Array, size: int = 1) -> dict[str, Array]:
+    def _run_special(self, batch: Array | Feeds) -> dict[str, Array]:
+        """Do as `run` with what is not one array of numbers, or does not give such."""
+        feeds = (
+            batch if isinstance(batch, Feeds) else Feeds({self.input_names[0]: batch}, len(batch))
+        )
+        size = len(feeds)
+        missing = self.padding(size)
+        arrays = feeds.padded(missing).arrays
+        try:
+            if self._by_value:
+                values = {name: self._value(name, array) for name, array in arrays.items()}
+                given = self._session.run_with_ort_values(self._outputs, values, self._run_options)
+                outputs = [_array_of(value) for value in given]
+            else:
+                outputs = self._session.run(self._outputs, arrays, self._run_options)
+        except Exception as error:
+            raise InferenceFailed("the model failed on this batch") from error
+        if missing:
+            outputs = [output[:size] for output in outputs]
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def _value(self, name: str, array: Array) -> ort.OrtValue:
+        """Return what onnxruntime takes; numpy lacks BF16, which comes as its bits."""
+        whole = np.ascontiguousarray(array)
+        if name not in self._bfloat16:
+            return ort.OrtValue.ortvalue_from_numpy(whole)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(whole, ONNX_BFLOAT16)
+
+    def warm(self, picture: Array | Feeds, size: int = 1) -> dict[str, Array]:
         """Run what will be run later, so that no request pays for its set-up.
 
         Args:
-            picture: one input.
+            picture: one input; or Feeds of one row, or of as many as the graph takes.
             size: of the batch; on CUDA each of the sizes that will be run instead; of no account
-                where the graph takes batches of one size alone.
+                where the graph takes batches of one size alone, or knows no batches.
 
         Returns:
             Every output: for that batch, or where it is one of several sizes, for one picture.
@@ -139,9 +179,12 @@ class Engine:
             InferenceFailed: the session loads but does not run (a missing cuDNN, say); this is the
                 administrator's to read, and has onnxruntime's reason.
         """
-        self._probe = np.repeat(picture[None], self.fixed_batch or 1, axis=0)
+        if isinstance(picture, Feeds):
+            self._probe = picture
+        else:
+            self._probe = np.repeat(picture[None], self.fixed_batch or 1, axis=0)
         for rows in self._buckets or (size,):
-            outputs = self._tried(self._batch(rows))
+            outputs = self.tried(self._batch(rows))
         if not self._buckets:
             return outputs
         return {
@@ -149,18 +192,27 @@ class Engine:
             for name, output in outputs.items()
         }
 
-    def _batch(self, size: int) -> Array:
+    def _batch(self, size: int) -> Array | Feeds:
         """Return so many of the picture that it was warmed with, or as many as the graph takes."""
         assert self._probe is not None  # noqa: S101 - for mypy: it is warm
-        return self._probe if self.fixed_batch else np.repeat(self._probe, size, axis=0)
+        if self.fixed_batch or size == 1:
+            return self._probe
+        if isinstance(self._probe, Feeds):
+            return self._probe.repeated(size)
+        return np.repeat(self._probe, size, axis=0)
 
-    def _tried(self, batch: Array) -> dict[str, Array]:
+    def tried(self, batch: Array | Feeds) -> dict[str, Array]:
+        """Do as `run`, with onnxruntime's own reason where it fails.
+
+        Raises:
+            InferenceFailed: it failed.
+        """
         try:
             return self.run(batch)
         except InferenceFailed as failed:
             reason = " ".join(str(failed.__cause__).split())
             raise InferenceFailed(
-                f"onnxruntime does not run the model on {batch.dtype} {list(batch.shape)}: {reason}"
+                f"onnxruntime does not run the model on {_in_words(batch)}: {reason}"
             ) from failed
 
     def time_batch(self, size: int) -> float:
@@ -169,7 +221,7 @@ class Engine:
         times: list[float] = []
         while len(times) < 2 or (len(times) < TIMED_RUNS and sum(times) < TIMING_S):
             began = perf_counter()
-            self._tried(batch)
+            self.tried(batch)
             times.append(perf_counter() - began)
         return min(times)
 
@@ -193,6 +245,30 @@ class Engine:
         self._run_options.terminate = True
         if self._graphs is not None:
             self._graphs.terminate()
+
+
+def _is_special(session: ort.InferenceSession) -> bool:
+    """Say whether a session takes anything but one array of numbers, or gives what numpy lacks."""
+    inputs = session.get_inputs()
+    types = {one.type for one in (*inputs, *session.get_outputs())}
+    one = inputs[0] if len(inputs) == 1 else None
+    return one is None or not one.shape or one.type == STRING or BFLOAT16 in types
+
+
+def _array_of(value: ort.OrtValue) -> Array:
+    if value.data_type() != BFLOAT16:
+        return value.numpy()
+    shape = value.shape()
+    held = ctypes.string_at(value.data_ptr(), 2 * prod(shape))
+    return np.frombuffer(held, np.uint16).reshape(shape)
+
+
+def _in_words(batch: Array | Feeds) -> str:
+    if not isinstance(batch, Feeds):
+        return f"{batch.dtype} {list(batch.shape)}"
+    return ", ".join(
+        f"{name}: {array.dtype} {list(array.shape)}" for name, array in batch.arrays.items()
+    )
 
 
 def open_runs(

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.scheduling.deadlines import TIMER_STEP_S, Deadlines
 from nyquist.server.scheduling.instance import Answer, Instance, Runner
 from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.scheduling.policy import ALONE, Idle, Policy, Start
-from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, RequestQueue
+from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, Pictures, RequestQueue
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -31,8 +29,6 @@ from nyquist.server.wire.errors import (
     QueueTimeout,
     Stopping,
 )
-
-Array = NDArray[Any]
 
 LAST_PROBE_S = 60.0
 OUT_OF_SERVICE = "the model is out of service: it does not answer an input that is known to be good"
@@ -80,7 +76,7 @@ class Batcher:
         first_probe_s: until an instance is probed again once a probe has failed; twice that, and so
             on, after each more that fails, up to a minute.
         last_word_s: for what is still in a thread at the end, once it has been asked to end.
-        low_latency: another instance, that is quicker and costs more: for who is alone.
+        low_latency: another instance, that is quicker and costs more: for few requests.
     """
 
     def __init__(
@@ -104,7 +100,7 @@ class Batcher:
         self._instances = [make(runner) for runner in runners]
         self._low_latency = None if low_latency is None else make(low_latency)
         self._idle, self._idle_low_latency = list(self._instances), self._low_latency
-        self._last, self._alone, self._gathers_from = 1, ALONE, -inf
+        self._last, self._alone, self._together, self._gathers_from = 1, ALONE, 0, -inf
         self._recoveries: set[asyncio.Task[None]] = set()
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -123,7 +119,9 @@ class Batcher:
             return self._instances
         return [*self._instances, self._low_latency]
 
-    async def submit(self, pictures: Array, options: RequestOptions = DEFAULT_OPTIONS) -> Outputs:
+    async def submit(
+        self, pictures: Pictures, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> Outputs:
         """Wait for the outputs of these pictures. (B, ...) -> {name: (B, ...)}.
 
         A caller that is cancelled leaves the queue at once, and its neighbours alone.
@@ -217,7 +215,7 @@ class Batcher:
             self._timer = None
         while self._idle and self._queue.count:
             free = self._idle_low_latency is not None
-            idle = Idle(len(self._idle), free, self._gathers_from, self._alone)
+            idle = Idle(len(self._idle), free, self._gathers_from, self._alone, self._together)
             now = inf if self._closing else monotonic()
             decision = self._policy.next(self._queue, len(self._running), idle, now)
             if isinstance(decision, Start):
@@ -244,6 +242,7 @@ class Batcher:
         self._last, self._alone, self._gathers_from = len(start.requests), start.alone, -inf
         if start.low_latency and self._idle_low_latency is not None:
             instance, self._idle_low_latency = self._idle_low_latency, None
+            self._together = self._last
         else:
             instance = self._idle.pop()
         batch = Batch(start.requests)
@@ -253,6 +252,8 @@ class Batcher:
     def _ended(self, instance: Instance, batch: Batch, ran: "asyncio.Future[list[Answer]]") -> None:
         """Hand out what a run gave, and see whether its instance can take the next."""
         batch.answers = answers = ran.result()
+        if instance is self._low_latency:
+            self._together = 0
         if instance.healthy and not all(isinstance(one, InferenceFailed) for one in answers):
             self._free(instance)
         else:

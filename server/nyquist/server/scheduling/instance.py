@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nyquist.server.scheduling.limits import BatchLimits
-from nyquist.server.scheduling.request_queue import Outputs, PendingRequest
+from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, Pictures
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import InferenceFailed
+from nyquist.server.wire.feeds import Feeds, merged
 
 Array = NDArray[Any]
 Answer = Outputs | InferenceFailed
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Runner(Protocol):
     """What computes: a session, say. Called in one thread, never twice at a time."""
 
-    def run(self, batch: Array) -> Outputs:
+    def run(self, batch: Any) -> Outputs:  # noqa: ANN401 - Pictures of the kind that it takes
         """Compute the outputs of a batch. (B, ...) -> {name: (B, ...)}."""
         ...
 
@@ -217,20 +218,23 @@ class Instance:
             return [outputs]
         return _share_out(outputs, parts, len(pictures))
 
-    def _merge(self, parts: list[Array]) -> Array:
+    def _merge(self, parts: list[Pictures]) -> Pictures:
         """Copy the parts into a buffer that is kept for it.
 
         A lone request is not copied, unless its pictures lie at an odd place in its bytes. Not by
         numpy: it would hand the GIL to the event loop, and wait for it again, at every part.
         """
-        first = parts[0]
+        first: Any = parts[0]
+        if isinstance(first, Feeds):
+            return merged([part for part in parts if isinstance(part, Feeds)])
         if len(parts) == 1 and first.flags.aligned:
             return first
         if self._buffer is None or self._buffer.shape[1:] != first.shape[1:]:
             rows = self._limits.max_batch_size
             self._buffer = np.empty((rows, *first.shape[1:]), first.dtype)
         target, end = self._buffer.data.cast("B"), 0
-        for part in parts:
+        arrays: list[Any] = parts  # like the first, they are no Feeds
+        for part in arrays:
             start, end = end, end + part.nbytes
             target[start:end] = part.data.cast("B")
         return self._buffer[: sum(map(len, parts))]
@@ -293,7 +297,7 @@ def _failure(error: BaseException) -> InferenceFailed:
     return failure
 
 
-def _share_out(outputs: Outputs, parts: list[Array], rows: int) -> list[Answer]:
+def _share_out(outputs: Outputs, parts: list[Pictures], rows: int) -> list[Answer]:
     """Cut each output, (rows, ...), into the rows of each part."""
     answers: list[Outputs] = [{} for _ in parts]
     for name, output in outputs.items():

@@ -54,6 +54,8 @@ class BatchLimits:
         best_size: pictures in one run from which on more do not make it cheaper; 0 is the largest.
         spread_from: pictures in a request, on average, from which on all instances work at once;
             with fewer, what is done beside the model needs a core.
+        few: requests up to which the instance of low latency answers all of them sooner than an
+            instance for each.
     """
 
     max_batch_size: int
@@ -66,6 +68,7 @@ class BatchLimits:
     max_run_s: float = DEFAULT_MAX_RUN_S
     best_size: int = 0
     spread_from: float = 0.0
+    few: int = 1
 
     def level_of(self, priority: int) -> int:
         """Return the level of a request: the default one without a priority, or too high a one."""

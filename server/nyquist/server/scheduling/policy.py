@@ -6,6 +6,9 @@ Callers that were answered together come back together, one after the other. So 
 becomes free before as many wait again goes on when nobody comes any more: few runs of many requests
 cost less than many of few. Who is alone is not kept waiting, and where the model is slower than its
 callers the next batch has gathered before an instance is free.
+
+Few who wait are answered sooner by all threads together, one batch after the other; more of them
+by an instance for each.
 """
 
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ GATHER_S = 0.0002
 EAGER = 2
 """Instances that work for small requests too, where the event loop is left a core."""
 ALONE = 4
-"""Runs in a row with nobody beside them after which a caller is taken to be alone."""
+"""Runs in a row with few waiting and nothing beside them after which it is taken to stay so."""
 
 
 class Waiting(Protocol):
@@ -44,16 +47,18 @@ class Idle(NamedTuple):
 
     Attributes:
         instances: that are free, but for the next one.
-        low_latency: whether the instance is free that only who is alone gets.
+        low_latency: whether the instance is free that only few get.
         gathers_from: when the last instance became free, on monotonic, if fewer waited then than
             had run in it; else -inf.
-        alone: the latest runs in a row that had nobody beside them.
+        alone: the latest runs in a row, of few requests, that had none beside them.
+        together: requests that run in the instance of low latency now.
     """
 
     instances: int
     low_latency: bool = False
     gathers_from: float = -inf
     alone: int = 0
+    together: int = 0
 
 
 class Start(NamedTuple):
@@ -61,8 +66,8 @@ class Start(NamedTuple):
 
     Attributes:
         requests: that leave the queue.
-        alone: the latest runs in a row, with this one, that had nobody beside them.
-        low_latency: by the instance that only who is alone gets.
+        alone: the latest runs in a row, with this one, of few requests and with none beside them.
+        low_latency: by the instance that only few get.
     """
 
     requests: list[PendingRequest]
@@ -105,6 +110,8 @@ class Policy:
             return FOR_A_CHANGE
         if running >= self._eager and waiting.pictures < self._limits.spread_from * count:
             return FOR_A_CHANGE  # another instance would only take the event loop's core
+        if idle.together and running == 1 and count + idle.together <= self._limits.few:
+            return FOR_A_CHANGE  # all threads work on what is before them, and are soon through
         if idle.gathers_from > -inf and count < self._limits.full_size:
             nobody_comes = max(idle.gathers_from, waiting.newest) + GATHER_S
             if now < nobody_comes:
@@ -112,7 +119,7 @@ class Policy:
         requests, due = self._batch(waiting, now)
         if not requests:
             return WaitUntil(due)
-        alone = idle.alone + 1 if count == 1 and not running else 0
+        alone = idle.alone + 1 if count <= self._limits.few and not running else 0
         return Start(requests, alone, idle.low_latency and alone >= ALONE)
 
     def _batch(self, waiting: Waiting, now: float) -> tuple[list[PendingRequest], float]:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy
 from nyquist.server.telemetry.current_call import current_spans
 from nyquist.server.wire.errors import QueueFull
+from nyquist.server.wire.feeds import Feeds
 
 Array = NDArray[Any]
+Pictures = Array | Feeds
 Outputs = dict[str, Array]
 
 
@@ -25,7 +27,7 @@ class PendingRequest:
     """One request.
 
     Attributes:
-        pictures: (B, ...).
+        pictures: (B, ...), or what a model takes in place of an array.
         count: B.
         answer: where its caller waits.
         level: of its priority.
@@ -36,7 +38,9 @@ class PendingRequest:
 
     __slots__ = ("answer", "arrived", "count", "level", "pictures", "spans", "waits")
 
-    def __init__(self, pictures: Array, answer: "asyncio.Future[Outputs]", level: int = 1) -> None:
+    def __init__(
+        self, pictures: Pictures, answer: "asyncio.Future[Outputs]", level: int = 1
+    ) -> None:
         self.pictures, self.count, self.answer, self.level = pictures, len(pictures), answer, level
         self.arrived, self.spans, self.waits = monotonic(), current_spans(), False
 

@@ -3,8 +3,9 @@
 folder -> version -> manifest, checksums; or graph, config.pbtxt -> engine -> warm -> LoadedModel
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from time import perf_counter
@@ -32,10 +33,12 @@ from nyquist.server.runtime.engine import Engine
 from nyquist.server.runtime.session_plan import CPU, Execution
 from nyquist.server.runtime.session_settings import SessionSettings, read_sessions
 from nyquist.server.scheduling.limits import BatchLimits, batch_limits
-from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.serving.warmup import warmup_batches
+from nyquist.server.wire.errors import ArtifactError, InferenceFailed
+from nyquist.server.wire.feeds import Feeds
 from nyquist.server.wire.framing import AXES
 from nyquist.server.wire.pb import model_config_pb2 as pb
-from nyquist.server.wire.signature import DYNAMIC, TensorSpec
+from nyquist.server.wire.signature import DYNAMIC, Signature, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
 
 MOST_UNBATCHED_BYTES = 63 * 1024 * 1024
@@ -53,7 +56,7 @@ class LoadedModel:
         labels: of the classes of each output that has any, in their order.
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
-        low_latency: one session more, for requests that are alone.
+        low_latency: one session more, for few requests.
         limits: of its batches and queue, as config.pbtxt says.
         load_s: time that loading took.
     """
@@ -97,12 +100,12 @@ def load_model(
         raise ArtifactError(f"{folder / artifact.CONFIG_FILE}: {error}") from error
     batched = limits.max_batch_size
     if not batched:
-        limits = replace(limits, max_batch_size=_most_rows(described.input), merge=False)
-    picture = np.zeros(_warm_shape(described.input, config), DTYPES[described.input.datatype])
+        limits = replace(limits, max_batch_size=_most_rows(described.inputs[0]), merge=False)
+    picture = _picture(described.signature, config)
 
     def open_engine(settings: SessionSettings) -> Engine:
         engine = Engine(files.graph, execution, batched, settings, files.weights)
-        _check_input(engine, described.input, batched)
+        _check_inputs(engine, described.inputs, batched)
         _check_outputs(engine.warm(picture), described.outputs, engine.fixed_batch or 1)
         return engine
 
@@ -116,7 +119,12 @@ def load_model(
             batched and engine.provider == CPU and not sessions.spread_from
         ):  # or it may never be needed
             engine.warm(picture, best_size)
-    limits = replace(limits, best_size=best_size, spread_from=sessions.spread_from)
+    limits = replace(
+        limits, best_size=best_size, spread_from=sessions.spread_from, few=sessions.few
+    )
+    for name, runs, sample in warmup_batches(config, described.signature, files.read):
+        for engine in [*engines, *([sessions.low_latency] if sessions.low_latency else [])]:
+            _run_sample(engine, name, runs, sample)
     load_s = perf_counter() - start
     return LoadedModel(
         described, files.labels, config, tuple(engines), sessions.low_latency, limits, load_s
@@ -132,6 +140,7 @@ class _Files:
     labels: Mapping[str, tuple[str, ...]]
     graph: bytes
     weights: Mapping[str, bytes]
+    read: Callable[[str], bytes]
 
 
 def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
@@ -155,7 +164,8 @@ def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
         lambda path: manifest.read_file(folder, path, file.allowed),
         version,
     )
-    return _Files(manifest, with_tensors(config, manifest), labelled, graph, weights)
+    read = partial(_read_plain, folder, allowed=file.allowed)
+    return _Files(manifest, with_tensors(config, manifest), labelled, graph, weights, read)
 
 
 def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
@@ -183,14 +193,28 @@ def _read_bare(folder: Path, version: int, file: ConfigFile) -> _Files:
         for output in config.output
         if output.label_filename
     }
-    return _Files(described, config, labels, graph, weights)
+    read = partial(_read_plain, folder, allowed=file.allowed)
+    return _Files(described, config, labels, graph, weights, read)
+
+
+def _read_plain(folder: Path, name: str, allowed: Sequence[Path]) -> bytes:
+    """Read a file that a configuration names."""
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise ArtifactError(f"{folder.name}: {name!r} is named, a model's files stay in its folder")
+    return read_model_file(folder, name, allowed)
+
+
+def _run_sample(engine: Engine, name: str, runs: int, sample: NDArray[Any] | Feeds) -> None:
+    try:
+        for _ in range(runs):
+            engine.tried(sample)
+    except InferenceFailed as error:
+        raise InferenceFailed(f"model_warmup {name!r}: {error}") from error
 
 
 def _read_labels(folder: Path, name: str, file: ConfigFile) -> tuple[str, ...]:
-    if name.startswith("/") or ".." in Path(name).parts:
-        raise ArtifactError(f"{file.path}: label_filename is {name!r}, it stays in the folder")
     try:
-        return tuple(read_model_file(folder, name, file.allowed).decode().splitlines())
+        return tuple(_read_plain(folder, name, file.allowed).decode().splitlines())
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{folder / name} is no UTF-8: {error}") from error
 
@@ -198,9 +222,23 @@ def _read_labels(folder: Path, name: str, file: ConfigFile) -> tuple[str, ...]:
 def _most_rows(tensor: TensorSpec) -> int:
     """Return how long the first axis may be where a model has no batch."""
     if tensor.batch != DYNAMIC:
-        return tensor.batch
+        return tensor.batch or 1
     least, _ = tensor.bounds
     return max(1, MOST_UNBATCHED_BYTES // (prod(least) * DTYPES[tensor.datatype].itemsize))
+
+
+def _picture(signature: Signature, config: pb.ModelConfig) -> NDArray[Any] | Feeds:
+    """Return what a model is warmed with: zeros, as one picture; or as one row of every input."""
+    arrays = {}
+    for tensor in signature.inputs:
+        inner = _warm_shape(tensor, config)
+        rows = () if tensor.batch is None else (1 if tensor.batch == DYNAMIC else tensor.batch,)
+        shape = tensor.to_graph((*rows, *inner))
+        empty = "" if tensor.datatype == "BYTES" else 0
+        arrays[tensor.name] = np.full(shape, empty, DTYPES[tensor.datatype])
+    if signature.plain:
+        return arrays[signature.inputs[0].name][0]
+    return Feeds(arrays, 1)
 
 
 def _warm_shape(tensor: TensorSpec, config: pb.ModelConfig) -> tuple[int, ...]:
@@ -219,17 +257,22 @@ def _warm_shape(tensor: TensorSpec, config: pb.ModelConfig) -> tuple[int, ...]:
     )
 
 
-def _check_input(engine: Engine, declared: TensorSpec, max_batch_size: int) -> None:
-    """Refuse a graph whose input has another name than is declared, or takes no such batch."""
-    if engine.input_name != declared.name:
+def _check_inputs(engine: Engine, declared: Sequence[TensorSpec], max_batch_size: int) -> None:
+    """Refuse a graph whose inputs have other names than declared, or that takes no such batch."""
+    names = [tensor.name for tensor in declared]
+    if sorted(names) != sorted(engine.input_names):
         raise ArtifactError(
-            f"input {declared.name!r} is declared; the graph has {engine.input_name!r}"
+            f"input {_quoted(names)} is declared; the graph has {_quoted(engine.input_names)}"
         )
     if max_batch_size and engine.fixed_batch not in (0, max_batch_size):
         raise ArtifactError(
             f"the graph takes batches of {engine.fixed_batch} alone, max_batch_size is "
             f"{max_batch_size}"
         )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _labelled(labels: Sequence[str], manifest: Manifest, config: pb.ModelConfig) -> list[str]:
@@ -265,16 +308,27 @@ def _check_outputs(
         ArtifactError: an output is missing, or has another datatype or shape.
     """
     for output in declared:
-        said = f"{output.datatype} {[output.batch, *output.shape]}"
+        said = f"{output.datatype} {list(output.in_graph)}"
         if output.name not in found:
             raise ArtifactError(
                 f"output {output.name!r} is declared, {said}; the graph has {', '.join(found)}"
             )
         array = found[output.name]
-        first = rows if output.batch == DYNAMIC else output.batch
-        fits = array.shape[:1] == (first,) and output.fits(array.shape[1:])
+        fits = _fits(array.shape, output, rows)
         if array.dtype != DTYPES[output.datatype] or not fits:
             raise ArtifactError(
                 f"output {output.name!r} is declared as {said}; "
                 f"for a batch of {rows} the graph gives {array.dtype} {list(array.shape)}"
             )
+
+
+def _fits(shape: tuple[int, ...], output: TensorSpec, rows: int) -> bool:
+    """Say whether a graph may give this shape for a batch of `rows`."""
+    expected = output.in_graph
+    if len(shape) != len(expected) or any(
+        said not in (DYNAMIC, size) for size, said in zip(shape, expected, strict=True)
+    ):
+        return False
+    outside = output.from_graph(shape)
+    first = rows if output.batch == DYNAMIC else output.batch
+    return not outside or (outside[0] == first and output.fits(outside[1:]))

@@ -40,12 +40,12 @@ class Inference:
 
     def message(self) -> pb.MirroredInference:
         """Copy it into a message."""
-        manifest = self.manifest
+        manifest, taken = self.manifest, self.manifest.inputs[0]
         return pb.MirroredInference(
             model_name=manifest.name,
             model_version=str(manifest.version),
             sha256=manifest.graph_sha256,
-            pictures=_tensor(manifest.input.name, manifest.input.datatype, self.pictures),
+            pictures=_tensor(taken.name, taken.datatype, self.pictures),
             outputs=[
                 _tensor(output.name, output.datatype, self.outputs[output.name])
                 for output in manifest.outputs

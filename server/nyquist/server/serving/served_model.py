@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.scheduling.batcher import Batcher, RequestOptions
 from nyquist.server.scheduling.budget import QueueBudget
+from nyquist.server.scheduling.request_queue import Pictures
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.shadow import Mirror
 from nyquist.server.telemetry.current_call import current_call
@@ -85,7 +86,7 @@ class ServedModel:
             options = RequestOptions(deadline, form.priority, form.timeout_s)
             outputs = await self._batcher.submit(pictures, options)
             computed = perf_counter()
-            if self._mirror is not None:
+            if self._mirror is not None and isinstance(pictures, np.ndarray):
                 self._mirror(pictures, outputs)
             body = self._encoded(request, form, outputs)
         except BaseException as error:
@@ -96,19 +97,16 @@ class ServedModel:
         metrics.answered(call, began, computed)
         return body
 
-    async def _decoded(
-        self, request: Incoming, deadline: float | None
-    ) -> tuple["_Form", NDArray[Any]]:
+    async def _decoded(self, request: Incoming, deadline: float | None) -> tuple["_Form", Pictures]:
         """Parse and check a request; remember its head if the next one may have it again."""
         call = decode_call(request.message, self.signature, self._limits.max_batch_size)
         priority, timeout_s = queue_options(request.message)
         pictures = await opened_pictures(call, self.signature, self._images, deadline)
         answer = AnswerForm.of(call, self.signature, len(pictures))
         call = replace(call, pictures=())
-        form = _Form(
-            pictures.shape, pictures.dtype, pictures.nbytes, call, priority, timeout_s, answer
-        )
-        if answer is not None and request.size == form.size:
+        dtype = pictures.dtype if isinstance(pictures, np.ndarray) else None
+        form = _Form(pictures.shape, dtype, pictures.nbytes, call, priority, timeout_s, answer)
+        if answer is not None and dtype is not None and request.size == form.size:
             self._forms.remember(request.head, form)
         return form, pictures
 
@@ -128,8 +126,8 @@ class ServedModel:
 class _Form:
     """A checked request but for its id and its pictures, and the form of its answer."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    shape: tuple[Any, ...]
+    dtype: np.dtype[Any] | None
     size: int
     call: InferCall
     priority: int
@@ -150,7 +148,7 @@ class _MeasuredEngine:
         self._engine, self._metrics = engine, metrics
         self.probe, self.terminate = engine.probe, engine.terminate
 
-    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run(self, batch: Pictures) -> dict[str, NDArray[Any]]:
         if rows := self._engine.padding(len(batch)):
             self._metrics.padded(rows)
         return self._engine.run(batch)

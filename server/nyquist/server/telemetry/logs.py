@@ -7,6 +7,7 @@ Nothing here prints local variables of a traceback: they hold pixels, and may ho
 
 import logging
 import sys
+import warnings
 from typing import Literal
 
 import structlog
@@ -17,6 +18,8 @@ from nyquist.server.telemetry.current_call import NO_CALL, current_call
 
 def configure_logs(level: str, format_asked: Literal["auto", "json", "console"]) -> None:
     """Send the log of the whole process to standard error, one event a line."""
+    # One for each broken tag of a picture, and each new text of one is remembered for ever.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     console = format_asked == "console" or (format_asked == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         _add_ids,

@@ -133,6 +133,8 @@ class Connection:
                 "has",
             ),
             ("WRONG_VERSION_NUMBER", "the server does not speak TLS; leave --ca out"),
+            # what a TLS alert after the handshake is to gRPC: h2corn sends one
+            ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )

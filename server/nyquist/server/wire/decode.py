@@ -1,10 +1,11 @@
 """Decode a request and check it against the model, before it is queued.
 
-ModelInferRequest -> the one input, checked -> array, or image files -> InferCall
+ModelInferRequest -> inputs, checked -> array, Feeds or image files -> InferCall
 
 Texts of errors are those that Triton's users know, where Triton has one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, NotServed
+from nyquist.server.wire.feeds import Feeds
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import ImageDecoder
-from nyquist.server.wire.signature import DYNAMIC, Signature
+from nyquist.server.wire.signature import DYNAMIC, Signature, TensorSpec
 
 RESERVED_PREFIX = "triton_"
 NOT_RESERVED = "triton_enable_empty_final_response"
@@ -45,13 +47,14 @@ class InferCall:
     """A request that fits the model.
 
     Attributes:
-        pictures: (B, *input shape), 1 <= B <= max_batch_size, a view of the request's bytes; or B
-            image files, to be decoded.
+        pictures: (B, *input shape), 1 <= B <= max_batch_size, a view of the request's bytes, as
+            the graph takes it; or B image files, to be decoded; or what the model takes in place
+            of one array of numbers.
         outputs: what to answer, in the caller's order.
         typed: answer in typed contents, because the request came in them.
     """
 
-    pictures: NDArray[Any] | tuple[bytes, ...]
+    pictures: NDArray[Any] | Feeds | tuple[bytes, ...]
     outputs: tuple[RequestedOutput, ...]
     typed: bool
 
@@ -59,22 +62,43 @@ class InferCall:
 def decode_call(
     request: pb.ModelInferRequest, signature: Signature, max_batch_size: int
 ) -> InferCall:
-    """Check a request against the model it names, and return its array and options.
+    """Check a request against the model it names, and return its arrays and options.
 
     Raises:
         InvalidRequest: input, shape, datatype, size, output or parameter is not the model's.
         NotServed: a tensor is to travel in shared memory.
     """
     _check_parameters(request)
-    tensor = _the_input(request, signature)
-    pictures: NDArray[Any] | tuple[bytes, ...]
-    if tensor.datatype == IMAGE_DATATYPE:
-        _check_file_shape(tensor, signature, max_batch_size)
-        pictures, typed = _image_files(request, tensor, signature)
+    places = _places(request, signature)
+    first = request.inputs[places[0]]
+    pictures: NDArray[Any] | Feeds | tuple[bytes, ...]
+    if signature.picture is not None and first.datatype == IMAGE_DATATYPE:
+        _check_file_shape(first, signature, max_batch_size)
+        files, typed = _elements(request, 0, first.shape[0], signature)
+        pictures = tuple(files)
     else:
-        shape = _checked_shape(tensor, signature, max_batch_size)
-        pictures, typed = _pictures(request, tensor, shape, signature)
+        found = [
+            _array(request, place, spec, signature, max_batch_size)
+            for place, spec in zip(places, signature.inputs, strict=True)
+        ]
+        typed = any(one for _, one in found)
+        pictures = _together([array for array, _ in found], signature)
     return InferCall(pictures, _requested_outputs(request, signature), typed)
+
+
+def _together(arrays: list[NDArray[Any]], signature: Signature) -> NDArray[Any] | Feeds:
+    """Return the array of a plain model, the inputs of any other by their names."""
+    if signature.plain:
+        return arrays[0]
+    names = [spec.name for spec in signature.inputs]
+    rows = [len(array) for array in arrays] if signature.batched else [1]
+    for name, size in zip(names, rows, strict=False):
+        if size != rows[0]:
+            raise InvalidRequest(
+                f"input '{name}' batch size does not match other inputs for '{signature.name}': "
+                f"got {size}, that of '{names[0]}' is {rows[0]}"
+            )
+    return Feeds(dict(zip(names, arrays, strict=True)), rows[0])
 
 
 def _check_parameters(request: pb.ModelInferRequest) -> None:
@@ -91,57 +115,83 @@ def _check_memory(tensor: Tensor) -> None:
         raise NotServed(f"shared memory is not served; send or receive '{tensor.name}' as bytes")
 
 
-def _the_input(
-    request: pb.ModelInferRequest, signature: Signature
-) -> pb.ModelInferRequest.InferInputTensor:
-    expected = signature.input
+def _places(request: pb.ModelInferRequest, signature: Signature) -> list[int]:
+    """Return where in the request each input of the model stands."""
     got = [tensor.name for tensor in request.inputs]
-    if expected.name not in got:
+    names = [spec.name for spec in signature.inputs]
+    if missing := [name for name in names if name not in got]:
         raise InvalidRequest(
-            f"expected 1 inputs but got {len(got)} inputs for model '{signature.name}'. "
-            f"Got input(s) {got}, but missing required input(s) ['{expected.name}']. "
+            f"expected {len(names)} inputs but got {len(got)} inputs for model "
+            f"'{signature.name}'. Got input(s) {got}, but missing required input(s) {missing}. "
             "Please provide all required input(s)."
         )
-    if len(got) > 1:
+    if len(got) > len(names):
         extra = sorted(got)
-        extra.remove(expected.name)
+        for name in names:
+            extra.remove(name)
+        has = f"the one input '{names[0]}'" if len(names) == 1 else f"the inputs {names}"
         raise InvalidRequest(
-            f"unexpected inference input(s) {extra} for model '{signature.name}', "
-            f"which has the one input '{expected.name}'"
+            f"unexpected inference input(s) {extra} for model '{signature.name}', which has {has}"
         )
-    tensor = request.inputs[0]
-    _check_memory(tensor)
-    image = tensor.datatype == IMAGE_DATATYPE and signature.picture is not None
-    if tensor.datatype != expected.datatype and not image:
+    for tensor in request.inputs:
+        _check_memory(tensor)
+    return [got.index(name) for name in names]
+
+
+def _array(
+    request: pb.ModelInferRequest,
+    place: int,
+    spec: TensorSpec,
+    signature: Signature,
+    max_batch_size: int,
+) -> tuple[NDArray[Any], bool]:
+    """Return an input as the graph takes it, and whether it came in typed contents."""
+    tensor = request.inputs[place]
+    if tensor.datatype != spec.datatype:
         raise InvalidRequest(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
-            f"but model '{signature.name}' expects '{expected.datatype}'"
+            f"but model '{signature.name}' expects '{spec.datatype}'"
         )
-    return tensor
+    shape = _checked_shape(tensor, spec, signature)
+    if signature.plain or signature.batched:
+        _check_batch(shape[0], signature, max_batch_size)
+    inner = spec.to_graph(shape)
+    where = f"for model '{signature.name}'"
+    if spec.datatype == "BYTES":
+        elements, typed = _elements(request, place, prod(shape), signature)
+        try:
+            return tensors.as_strings(elements, inner), typed
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"a string of input '{tensor.name}' {where} is no UTF-8: {error.reason}"
+            ) from error
+    raw, field = _contents(request, place, signature)
+    if field:
+        return _from_typed(field, tensor, inner, where), True
+    return _from_raw(raw, tensor, inner, where), False
 
 
 def _checked_shape(
-    tensor: pb.ModelInferRequest.InferInputTensor, signature: Signature, max_batch_size: int
+    tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, signature: Signature
 ) -> list[int]:
     shape = list(tensor.shape)
     where = f"for input '{tensor.name}' for model '{signature.name}'"
-    if not shape:
+    if not shape and spec.batch is not None:
         raise InvalidRequest(
             f"input '{tensor.name}' has no shape but model requires batch dimension "
             f"for '{signature.name}'"
         )
-    if min(shape) < 0:
+    if min(shape, default=0) < 0:
         raise InvalidRequest(f"All input dimensions should be specified {where}, got {shape}")
-    if not signature.input.fits(shape[1:]) or signature.input.batch not in (DYNAMIC, shape[0]):
-        least, most = signature.input.bounds
-        bounded = least != most and not signature.input.unbounded
+    first = shape[0] if shape else None
+    if not spec.fits(shape[1:]) or spec.batch not in (DYNAMIC, first):
+        least, most = spec.bounds
+        bounded = least != most and not spec.unbounded
         bounds = f" from {list(least)} to {list(most)}" if bounded else ""
-        expected = [signature.input.batch, *signature.input.shape]
         raise InvalidRequest(
-            f"unexpected shape {where}. Expected {expected}{bounds}, "
+            f"unexpected shape {where}. Expected {list(spec.whole)}{bounds}, "
             f"got {shape}. NOTE: the first dimension is the batch"
         )
-    _check_batch(shape[0], signature, max_batch_size)
     return shape
 
 
@@ -165,58 +215,41 @@ def _check_file_shape(
     _check_batch(shape[0], signature, max_batch_size)
 
 
-def _image_files(
-    request: pb.ModelInferRequest,
-    tensor: pb.ModelInferRequest.InferInputTensor,
-    signature: Signature,
-) -> tuple[tuple[bytes, ...], bool]:
-    count, where = tensor.shape[0], f"input '{tensor.name}' for model '{signature.name}'"
-    raw, typed = _contents(request, tensor, signature)
+def _elements(
+    request: pb.ModelInferRequest, place: int, count: int, signature: Signature
+) -> tuple[list[bytes], bool]:
+    """Return the BYTES elements of an input, and whether they came in typed contents."""
+    tensor = request.inputs[place]
+    where = f"input '{tensor.name}' for model '{signature.name}'"
+    raw, typed = _contents(request, place, signature)
     if typed:
         if typed != "bytes_contents":
             raise InvalidRequest(
                 f"unexpected explicit tensor data for {where}: got {typed}, "
                 "expected bytes_contents for datatype 'BYTES'"
             )
-        files = list(tensor.contents.bytes_contents)
+        elements = list(tensor.contents.bytes_contents)
     else:
         try:
-            files = tensors.parse_bytes_elements(raw, limit=count + 1)
+            elements = tensors.parse_bytes_elements(raw, limit=count + 1)
         except ValueError as error:
             what, _, found = str(error).partition(", ")
             raise InvalidRequest(f"{what} for inference {where}, {found}") from error
-    if len(files) > count:
+    if len(elements) > count:
         raise InvalidRequest(
-            f"unexpected number of string elements {len(files)} for inference {where}, "
+            f"unexpected number of string elements {len(elements)} for inference {where}, "
             f"expecting {count}"
         )
-    if len(files) < count:
+    if len(elements) < count:
         raise InvalidRequest(
-            f"expected {count} string elements for inference {where}, got {len(files)}"
+            f"expected {count} string elements for inference {where}, got {len(elements)}"
         )
-    return tuple(files), bool(typed)
+    return elements, bool(typed)
 
 
-def _pictures(
-    request: pb.ModelInferRequest,
-    tensor: pb.ModelInferRequest.InferInputTensor,
-    shape: list[int],
-    signature: Signature,
-) -> tuple[NDArray[Any], bool]:
-    where = f"for model '{signature.name}'"
-    raw, field = _contents(request, tensor, signature)
-    if field:
-        return _from_typed(field, tensor, shape, where), True
-    return _from_raw(raw, tensor, shape, where), False
-
-
-def _contents(
-    request: pb.ModelInferRequest,
-    tensor: pb.ModelInferRequest.InferInputTensor,
-    signature: Signature,
-) -> tuple[bytes, str]:
-    """Return the raw contents of the input, or the name of the typed field that holds it."""
-    where = f"for model '{signature.name}'"
+def _contents(request: pb.ModelInferRequest, place: int, signature: Signature) -> tuple[bytes, str]:
+    """Return the raw contents of an input, or the name of the typed field that holds it."""
+    tensor, where = request.inputs[place], f"for model '{signature.name}'"
     field = tensors.filled_field(tensor.contents)
     if request.raw_input_contents:
         if field is not None:
@@ -224,12 +257,12 @@ def _contents(
                 "contents field must not be specified when using raw_input_contents "
                 f"for '{tensor.name}' {where}"
             )
-        if len(request.raw_input_contents) != 1:
+        if len(request.raw_input_contents) != len(request.inputs):
             raise InvalidRequest(
-                f"expected 1 raw_input_contents, one for each input, "
+                f"expected {len(request.inputs)} raw_input_contents, one for each input, "
                 f"got {len(request.raw_input_contents)} {where}"
             )
-        return request.raw_input_contents[0], ""
+        return request.raw_input_contents[place], ""
     if field is None:
         raise InvalidRequest(
             f"unable to find data for input tensor '{tensor.name}' {where} in request."
@@ -238,7 +271,7 @@ def _contents(
 
 
 def _from_raw(
-    raw: bytes, tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str
+    raw: bytes, tensor: pb.ModelInferRequest.InferInputTensor, shape: Sequence[int], where: str
 ) -> NDArray[Any]:
     expected = prod(shape) * tensors.DTYPES[tensor.datatype].itemsize
     if len(raw) != expected:
@@ -250,7 +283,7 @@ def _from_raw(
 
 
 def _from_typed(
-    field: str, tensor: pb.ModelInferRequest.InferInputTensor, shape: list[int], where: str
+    field: str, tensor: pb.ModelInferRequest.InferInputTensor, shape: Sequence[int], where: str
 ) -> NDArray[Any]:
     expected = tensors.TYPED_FIELDS.get(tensor.datatype, "raw_input_contents")
     if field != expected:
@@ -258,16 +291,17 @@ def _from_typed(
             f"unexpected explicit tensor data for input tensor '{tensor.name}' {where}: "
             f"got {field}, expected {expected} for datatype '{tensor.datatype}'"
         )
-    elements = getattr(tensor.contents, field)
-    if len(elements) != prod(shape):
+    contents = getattr(tensor.contents, field)
+    if len(contents) != prod(shape):
         raise InvalidRequest(
             f"expected {prod(shape)} elements for input '{tensor.name}' {where}, "
-            f"got {len(elements)}"
+            f"got {len(contents)}"
         )
+    elements = np.array(contents)
     dtype = tensors.DTYPES[tensor.datatype]
     if dtype.kind in "iu":  # of which the fields take wider ones
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        wrong = [one for one in (min(elements), max(elements)) if not least <= one <= most]
+        wrong = [one for one in (elements.min(), elements.max()) if not least <= one <= most]
         if wrong:
             raise InvalidRequest(
                 f"elements of input '{tensor.name}' {where} must be in {least}..{most}, "
@@ -316,8 +350,8 @@ def _shortened(names: list[str], limit: int = 8) -> str:
 
 async def opened_pictures(
     call: InferCall, signature: Signature, images: ImageDecoder, deadline: float | None
-) -> NDArray[Any]:
-    """Return the array of a call, with image files decoded. -> (B, *input shape).
+) -> NDArray[Any] | Feeds:
+    """Return what a call brings, with image files decoded. -> (B, *input shape).
 
     Raises:
         NyquistError: as ImageDecoder.decode says.

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nyquist.server.wire import tensors
 from nyquist.server.wire.decode import InferCall
+from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.pb import inference_pb2 as pb
-from nyquist.server.wire.signature import Signature
+from nyquist.server.wire.signature import DYNAMIC, Signature, TensorSpec
 
 ID, RAW_OUTPUT = 3, 6
 """Fields of ModelInferResponse."""
@@ -29,22 +30,27 @@ def encode_response(
     Args:
         request_id: echoed.
         call: names the outputs, in the caller's order, and the style of contents.
-        arrays: each output, (B, *shape).
+        arrays: each output, as the graph has it.
         signature: of the model that answers.
         labels: of the classes of an output, in their order, where it has any.
     """
     response = pb.ModelInferResponse(
         model_name=signature.name, model_version=signature.version, id=request_id
     )
-    datatypes = {output.name: output.datatype for output in signature.outputs}
+    specs = {output.name: output for output in signature.outputs}
     for wanted in call.outputs:
-        array = arrays[wanted.name]
+        spec, array = specs[wanted.name], arrays[wanted.name]
+        array = array.reshape(spec.from_graph(array.shape))
         if wanted.classes:
-            classes = highest_classes(array, wanted.classes, labels.get(wanted.name, ()))
-            shape = (len(array), len(classes) // len(array))
+            classes = _classes(array, spec, wanted.classes, labels.get(wanted.name, ()))
+            rows = len(array) if array.ndim else 1
+            shape = (rows, len(classes) // rows)
             _add_bytes(response, wanted.name, shape, classes, typed=call.typed)
+        elif spec.datatype == "BYTES":
+            texts = [text.encode() for text in array.flat]
+            _add_bytes(response, wanted.name, array.shape, texts, typed=call.typed)
         else:
-            _add_array(response, wanted.name, datatypes[wanted.name], array, typed=call.typed)
+            _add_array(response, wanted.name, spec.datatype, array, typed=call.typed)
     return response.SerializeToString()
 
 
@@ -67,7 +73,7 @@ class AnswerForm:
         """Return the form of the answers to a call, or None if they are of another kind."""
         tensors_out = {output.name: output for output in signature.outputs}
         wanted = [tensors_out[output.name] for output in call.outputs]
-        free = any(-1 in output.shape for output in wanted)
+        free = any(-1 in output.shape or output.datatype == "BYTES" for output in wanted)
         if free or call.typed or any(output.classes for output in call.outputs):
             return None
         named = pb.ModelInferResponse(
@@ -75,7 +81,9 @@ class AnswerForm:
         ).SerializeToString()
         described, contents = pb.ModelInferResponse(), []
         for output in wanted:
-            shape = (batch, *output.shape)
+            shape = output.whole
+            if output.batch == DYNAMIC:
+                shape = (batch, *output.shape)
             described.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
             size = prod(shape) * tensors.DTYPES[output.datatype].itemsize
             contents.append((output.name, size, field_start(RAW_OUTPUT, size)))
@@ -122,6 +130,20 @@ def highest_classes(values: NDArray[Any], count: int, labels: Sequence[str]) -> 
             value = f"{row[index]:f}" if fractional else str(int(row[index]))
             elements.append(f"{value}:{index}{label and f':{label}'}".encode())
     return elements
+
+
+def _classes(
+    array: NDArray[Any], spec: TensorSpec, count: int, labels: Sequence[str]
+) -> list[bytes]:
+    """Do as `highest_classes`, for whatever an output is.
+
+    Raises:
+        InvalidRequest: it is of strings, which have no order.
+    """
+    if spec.datatype == "BYTES":
+        raise InvalidRequest(f"output '{spec.name}' is of strings and has no highest classes")
+    values = tensors.widened(array) if spec.datatype == "BF16" else array
+    return highest_classes(values if values.ndim else values[None], count, labels)
 
 
 def _add_bytes(

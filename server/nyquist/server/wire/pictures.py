@@ -9,7 +9,7 @@ The client, the companion, the build and the server all read with it, so one fil
 import asyncio
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull
+from nyquist.server.wire.errors import (
+    DeadlinePassed,
+    InvalidRequest,
+    NyquistError,
+    QueueFull,
+    Stopping,
+)
 from nyquist.server.wire.framing import PictureInput
 from nyquist.server.wire.tensors import DTYPES
 
@@ -31,6 +37,15 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 MAX_HELD_BYTES = 256 * 1024 * 1024
 MAX_THREADS = 4
+
+MAX_SCANS = 100
+"""Of a JPEG; encoders write some 10, those that look for the smallest file up to 64."""
+SCANNED = 20
+"""Times that as many pixels as may be decoded may be gone through; one scan takes a few bytes."""
+MAX_READS = 100_000
+"""Of one file: a chunk or a marker takes up to four, and a file may be made of nothing else."""
+STEP_BYTES = 4096
+"""Of a JPEG in several scans that are decoded between two looks at whether to go on."""
 
 LEAST_OVERSAMPLING = 4
 """Pixels decoded for one of the input's, along each axis, where a JPEG is decoded reduced."""
@@ -57,6 +72,8 @@ _TURNED = 5
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_SCAN = b"\xff\xda"
+"""Begins a scan; what is coded has no such bytes (ITU-T T.81, B.1.1.5)."""
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
@@ -78,7 +95,12 @@ def read_picture_files(paths: Sequence[Path], wanted: PictureInput) -> NDArray[A
     return np.stack(rows)
 
 
-def read_picture(file: bytes, wanted: PictureInput, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_picture(
+    file: bytes,
+    wanted: PictureInput,
+    max_pixels: int = MAX_PIXELS,
+    stopped: Callable[[], bool] = lambda: False,
+) -> NDArray[Any]:
     """Read one picture. bytes -> (H, W, C) or (C, H, W).
 
     EXIF orientation is heeded, transparency dropped; of an animation the first picture counts, of
@@ -88,57 +110,92 @@ def read_picture(file: bytes, wanted: PictureInput, max_pixels: int = MAX_PIXELS
         file: of any of FORMATS.
         wanted: what to make of it; where that may grow, it grows to this picture.
         max_pixels: that may be decoded. A JPEG counts as reduced as it is decoded, unless it is
-            progressive or comes in several scans: then all of it is held at once.
+            progressive or comes in several scans: then all of it is held at once. A WebP counts
+            twice, since its decoder holds it so.
+        stopped: whether nobody waits any more; asked again and again.
 
     Raises:
-        InvalidRequest: it is none of FORMATS, is damaged, or has too many pixels.
+        InvalidRequest: it is none of FORMATS, is damaged, or has too many pixels, scans or parts.
+        Stopping: `stopped` said so.
     """
     try:
-        with _opened(file, max_pixels) as picture:
+        with _opened(_Supply(file, stopped), max_pixels) as picture:
             return _read(picture, wanted, max_pixels)
-    except InvalidRequest:
+    except NyquistError:
         raise
     except Exception as error:  # a parser fed with hostile bytes raises what it likes
         raise InvalidRequest("the picture is damaged") from error
 
 
-def sized(file: bytes, wanted: PictureInput, max_pixels: int = MAX_PIXELS) -> PictureInput:
+def sized(
+    file: bytes,
+    wanted: PictureInput,
+    max_pixels: int = MAX_PIXELS,
+    stopped: Callable[[], bool] = lambda: False,
+) -> PictureInput:
     """Return the input as large as this picture is when upright, where it may grow.
 
     Raises:
-        InvalidRequest: as read_picture.
+        NyquistError: as read_picture.
     """
     if wanted.most is None:
         return wanted
     try:
-        with _opened(file, max_pixels) as picture:
+        with _opened(_Supply(file, stopped), max_pixels) as picture:
             return _grown(wanted, picture, _orientation(picture))
-    except InvalidRequest:
+    except NyquistError:
         raise
     except Exception as error:  # likewise
         raise InvalidRequest("the picture is damaged") from error
 
 
-def _opened(file: bytes, max_pixels: int) -> ImageFile:
+class _Supply(io.BytesIO):
+    """A file that is given to a decoder as long as somebody waits for the picture.
+
+    Every decoder comes back for more, so that what it does ends where its supply does.
+    """
+
+    def __init__(self, file: bytes, stopped: Callable[[], bool]) -> None:
+        super().__init__(file)
+        self.file, self._stopped, self._reads = file, stopped, 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on.
+
+        Raises:
+            InvalidRequest: it has been read too often.
+            Stopping: nobody waits any more.
+        """
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise InvalidRequest(f"the picture takes more than {MAX_READS} steps to be read")
+        if self._stopped():
+            raise Stopping("the picture is not wanted any more")
+        return super().read(size)
+
+
+def _opened(supply: _Supply, max_pixels: int) -> ImageFile:
     """Read the header of a picture, and nothing else of one that is too large to be decoded.
 
     Each format's own parser is called: `Image.open` has a limit of its own, for the whole process.
     """
+    file = supply.file
     if file.startswith(_JPEG):
-        jpeg = JpegImageFile(io.BytesIO(file))
+        jpeg = JpegImageFile(supply)
         if not _in_one_scan(jpeg, file):
             _check_size(jpeg.size, max_pixels)
+            _check_scans(jpeg.size, file.count(_SCAN), max_pixels)
+            jpeg.decodermaxblock = STEP_BYTES
         return jpeg
     if file.startswith(_PNG):
-        png = PngImageFile(io.BytesIO(file))
+        png = PngImageFile(supply)
         _check_size(png.size, max_pixels)
         png.load()  # EXIF may stand behind the pixels; damaged pixels are not broken EXIF
         return png
     if file.startswith(b"RIFF") and file[8:12] == b"WEBP":
-        _check_size(
-            _webp_size(file), max_pixels
-        )  # Pillow makes room for all of it in the next line
-        return WebPImageFile(io.BytesIO(file))
+        # Pillow makes room in the next line: for canvas, frame and copy, twice what others take.
+        _check_size(_webp_size(file), max_pixels // 2)
+        return WebPImageFile(supply)
     raise InvalidRequest(
         f"expected a file of format {', '.join(FORMATS)}, got one that begins with {file[:8]!r}"
     )
@@ -152,6 +209,16 @@ def _check_size(size: Size, max_pixels: int, of: str = "") -> None:
         )
 
 
+def _check_scans(size: Size, scans: int, max_pixels: int) -> None:
+    """Refuse what would take long: each scan goes through the whole picture, or may."""
+    most = min(MAX_SCANS, SCANNED * max_pixels // max(1, size[0] * size[1]))
+    if scans > most:
+        width, height = size
+        raise InvalidRequest(
+            f"the picture has {scans} scans, most are {most} of {width} x {height} pixels"
+        )
+
+
 def _in_one_scan(picture: JpegImageFile, file: bytes) -> bool:
     """Say whether libjpeg needs a few rows at a time, and not every coefficient of the picture.
 
@@ -160,7 +227,7 @@ def _in_one_scan(picture: JpegImageFile, file: bytes) -> bool:
     if "progressive" in picture.info or picture.fp is None:
         return False
     layers, end = picture.layers, picture.fp.tell()
-    marker = b"\xff\xda" + (6 + 2 * layers).to_bytes(2, "big") + bytes([layers])
+    marker = _SCAN + (6 + 2 * layers).to_bytes(2, "big") + bytes([layers])
     return file[: end - 3 - 2 * layers].endswith(marker)
 
 
@@ -187,19 +254,19 @@ def _orientation(picture: ImageFile) -> int:
     return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
-def _grown(wanted: PictureInput, picture: ImageFile, orientation: int) -> PictureInput:
-    width, height = picture.size[::-1] if orientation >= _TURNED else picture.size
+def _grown(wanted: PictureInput, picture: ImageFile, turn: int) -> PictureInput:
+    width, height = picture.size[::-1] if turn >= _TURNED else picture.size
     return wanted.grown(height, width)
 
 
 def _read(picture: ImageFile, wanted: PictureInput, max_pixels: int) -> NDArray[Any]:
-    orientation = _orientation(picture)
-    wanted = _grown(wanted, picture, orientation)
-    size, box = _part(picture.size, wanted, turned=orientation >= _TURNED)
+    turn = _orientation(picture)
+    wanted = _grown(wanted, picture, turn)
+    size, box = _part(picture.size, wanted, turned=turn >= _TURNED)
     box = _reduced(picture, size, box, max_pixels)
     resized = _eight_bits(picture).resize(size, _RESAMPLING[wanted.framing.interpolation], box)
-    if orientation in _UPRIGHT:
-        resized = resized.transpose(_UPRIGHT[orientation])
+    if turn in _UPRIGHT:
+        resized = resized.transpose(_UPRIGHT[turn])
     return _as_array(_on_canvas(resized.convert(_COLOUR_MODES[wanted.channels]), wanted), wanted)
 
 
@@ -266,8 +333,21 @@ def _as_array(picture: Image.Image, wanted: PictureInput) -> NDArray[Any]:
     return np.ascontiguousarray(pixels, dtype)
 
 
+class _Waiting:
+    """Whether somebody still waits for the pictures of one request."""
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def is_over(self) -> bool:
+        return self.over
+
+
 class ImageDecoder:
     """A few threads that decode, for all models. Close it.
+
+    What nobody waits for any more, since the caller has gone, a deadline has passed or the decoder
+    is closed, is given up where it stands.
 
     Args:
         max_pixels: of one picture; see read_picture.
@@ -277,6 +357,7 @@ class ImageDecoder:
     def __init__(self, max_pixels: int = MAX_PIXELS, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self._max_pixels, self._max_held_bytes = max_pixels, max_held_bytes
         self._held_bytes = 0
+        self._waiting: set[_Waiting] = set()
         threads = min(MAX_THREADS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="image")
 
@@ -302,35 +383,42 @@ class ImageDecoder:
             raise QueueFull(
                 f"Exceeds maximum of {self._max_held_bytes} bytes of pictures to be decoded"
             )
-        loop = asyncio.get_running_loop()
+        run, waiting = asyncio.get_running_loop().run_in_executor, _Waiting()
         self._held_bytes += size
+        self._waiting.add(waiting)
         try:
             async with asyncio.timeout_at(deadline):
                 if wanted.most is not None:
-                    wanted = await loop.run_in_executor(self._pool, self._sized, files[0], wanted)
+                    wanted = await run(self._pool, self._sized, files[0], wanted, waiting)
                 rows = await asyncio.gather(
                     *(
-                        loop.run_in_executor(self._pool, self._decoded, index, file, wanted)
+                        run(self._pool, self._decoded, index, file, wanted, waiting)
                         for index, file in enumerate(files)
                     )
                 )
         except TimeoutError as error:
             raise DeadlinePassed("Request timeout expired") from error
         finally:
+            waiting.over = True
+            self._waiting.discard(waiting)
             self._held_bytes -= size
         return np.stack(rows)
 
     def close(self) -> None:
-        """Give the threads back."""
+        """Give the threads back; what they still decode is given up."""
+        for waiting in self._waiting:
+            waiting.over = True
         self._pool.shutdown()
 
-    def _sized(self, file: bytes, wanted: PictureInput) -> PictureInput:
+    def _sized(self, file: bytes, wanted: PictureInput, waiting: _Waiting) -> PictureInput:
         with _named("image 0"):
-            return sized(file, wanted, self._max_pixels)
+            return sized(file, wanted, self._max_pixels, waiting.is_over)
 
-    def _decoded(self, index: int, file: bytes, wanted: PictureInput) -> NDArray[Any]:
+    def _decoded(
+        self, index: int, file: bytes, wanted: PictureInput, waiting: _Waiting
+    ) -> NDArray[Any]:
         with _named(f"image {index}"):
-            return read_picture(file, wanted, self._max_pixels)
+            return read_picture(file, wanted, self._max_pixels, waiting.is_over)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from nyquist.server.wire.envelope import NO_REQUEST, check_envelope
 from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.pb import inference_pb2 as pb
 
@@ -23,6 +24,8 @@ LAST_TAG = 15 << 3 | 7
 
 LENGTH_DELIMITED = 2
 LONGEST_HEAD = 1024
+LONGEST_REST = 2 * LONGEST_HEAD + 32
+"""What such a request has beside its raw contents: the head, its id, two tags and lengths."""
 HEADS = 256
 
 Known = TypeVar("Known")
@@ -67,7 +70,7 @@ class Incoming:
         """Find the head, if every field stands once and is whole, and there is one raw content."""
         at, copied, end = 0, 0, len(body)
         head, ids = b"", 0
-        while at < end:
+        while at < end and at - self.size <= LONGEST_REST:
             field, tag, length = at, body[at], body[at + 1]
             at += 2
             if length > 0x7F:
@@ -85,8 +88,9 @@ class Incoming:
                 continue
             head += body[copied:field]
             copied = at
-        head += body[copied:]
-        if self.start and ids < 2 and self.id_bytes.isascii() and len(head) <= LONGEST_HEAD:
+        head += body[copied : copied + LONGEST_REST]  # all of it, or more than may be
+        short = len(head) <= LONGEST_HEAD and len(self.id_bytes) <= LONGEST_HEAD
+        if self.start and ids < 2 and short and self.id_bytes.isascii():
             self.head = head
 
     @property
@@ -99,12 +103,13 @@ class Incoming:
         """The whole of it.
 
         Raises:
-            InvalidRequest: the bytes are no such message.
+            InvalidRequest: the bytes are no such message, or one that is not parsed for its size.
         """
+        check_envelope(self.body)
         try:
             return pb.ModelInferRequest.FromString(self.body)
         except DecodeError as error:
-            raise InvalidRequest("the request is no inference.ModelInferRequest") from error
+            raise InvalidRequest(NO_REQUEST) from error
 
 
 def _long_length(body: bytes, at: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ DYNAMIC = -1
 
 Datatype = Literal[
     "FP32", "FP16", "UINT8", "FP64", "BOOL", "INT8", "INT16", "INT32", "INT64",
-    "UINT16", "UINT32", "UINT64",
+    "UINT16", "UINT32", "UINT64", "BF16", "BYTES",
 ]  # fmt: skip
 ANY_SIZE = 2**31 - 1
 """Of an axis that has no bound that anybody has named."""
@@ -29,7 +29,9 @@ class TensorSpec(BaseModel):
         least: smallest size of each axis that the build proved; None for that of `shape`.
         most: greatest, likewise.
         batch: size of the axis in front; -1 where it may have any, which is the common case and
-            not written to manifests.
+            not written to manifests; None of a scalar, which has no axis.
+        inside: whole shape that the graph has in place of this one, where a configuration has a
+            `reshape`; each open axis is one of this shape, in their order. Not in manifests either.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +41,8 @@ class TensorSpec(BaseModel):
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
     least: tuple[Annotated[int, Field(gt=0)], ...] | None = None
     most: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    batch: Annotated[int, Field(exclude=True)] = DYNAMIC
+    batch: Annotated[int | None, Field(exclude=True)] = DYNAMIC
+    inside: Annotated[tuple[int, ...] | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:
@@ -58,6 +61,24 @@ class TensorSpec(BaseModel):
         return self.least or self.shape, self.most or self.shape
 
     @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape with the axis in front."""
+        return self.shape if self.batch is None else (self.batch, *self.shape)
+
+    @property
+    def in_graph(self) -> tuple[int, ...]:
+        """The whole shape that the graph has."""
+        return self.whole if self.inside is None else self.inside
+
+    def to_graph(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape in the graph of a tensor that has `shape` outside of it."""
+        return _moved(shape, self.whole, self.in_graph)
+
+    def from_graph(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape outside of the graph of a tensor that has `shape` in it."""
+        return _moved(shape, self.in_graph, self.whole)
+
+    @property
     def unbounded(self) -> bool:
         """Whether some axis may have any size whatever."""
         return ANY_SIZE in self.bounds[1]
@@ -70,6 +91,14 @@ class TensorSpec(BaseModel):
         )
 
 
+def _moved(shape: Sequence[int], source: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
+    """Return `target` with the sizes that `shape` has where `source` is open."""
+    if source == target:
+        return tuple(shape)
+    sizes = iter(size for size, said in zip(shape, source, strict=True) if said == DYNAMIC)
+    return tuple(next(sizes) if said == DYNAMIC else said for said in target)
+
+
 @dataclass(frozen=True)
 class Signature:
     """One version of a model, as callers see it.
@@ -77,14 +106,22 @@ class Signature:
     Attributes:
         name: of the model.
         version: decimal.
-        input: the one input.
+        inputs: that a request must bring.
         outputs: what a request may ask for.
         picture: what a picture file becomes that is sent in place of the input; None where none
             may.
+        batched: whether the first axes of all tensors are one batch.
     """
 
     name: str
     version: str
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     picture: PictureInput | None
+    batched: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether a request brings one array of numbers with a first axis, the common case."""
+        (first, *others) = self.inputs
+        return not others and first.datatype not in ("BYTES", "BF16") and bool(first.in_graph)

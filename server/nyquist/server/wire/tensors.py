@@ -26,7 +26,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
     "BOOL": np.dtype("?"),
+    "BF16": np.dtype("<u2"),
+    "BYTES": np.dtype(object),
 }
+"""BF16, which numpy lacks, as its bits; BYTES, in the model, as str."""
 TYPED_FIELDS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
@@ -35,8 +38,9 @@ TYPED_FIELDS = {
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     "INT64": "int64_contents",
     "BOOL": "bool_contents",
+    "BYTES": "bytes_contents",
 }
-"""The field of InferTensorContents for each datatype; FP16 has none and travels raw."""
+"""The field of InferTensorContents for each datatype; FP16 and BF16 have none and travel raw."""
 
 
 def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
@@ -44,9 +48,25 @@ def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
     return np.frombuffer(raw, DTYPES[datatype]).reshape(shape)
 
 
-def from_elements(elements: Sequence[float], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
+def from_elements(elements: NDArray[Any], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
     """Build an array from the elements of typed contents. The caller has checked their number."""
-    return np.array(elements, DTYPES[datatype]).reshape(shape)
+    return elements.astype(DTYPES[datatype]).reshape(shape)
+
+
+def as_strings(elements: Sequence[bytes], shape: Sequence[int]) -> NDArray[Any]:
+    """Return BYTES elements as the strings that a graph takes, which are UTF-8.
+
+    Raises:
+        UnicodeDecodeError: an element is none.
+    """
+    array = np.empty(len(elements), object)
+    array[:] = [element.decode() for element in elements]
+    return array.reshape(shape)
+
+
+def widened(bits: NDArray[Any]) -> NDArray[Any]:
+    """Return the values of BF16, given as bits, as float32, which holds each of them."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def filled_field(contents: pb.InferTensorContents) -> str | None:

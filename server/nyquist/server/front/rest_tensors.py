@@ -1,0 +1,326 @@
+"""Inference over HTTP: JSON, and the binary extension, to and from the messages of gRPC.
+
+JSON, and bytes behind it -> head, id, raw contents -> ModelInferRequest
+ModelInferResponse -> JSON, and bytes behind it
+
+A request's tensors are copied once, into the message that the models take; what a caller says of
+them again and again is looked up by its JSON. Formats: Open Inference Protocol v2, REST, and
+Triton's extensions of binary data and of classification.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+from pydantic_core import from_json, to_json
+
+from nyquist.server.wire import tensors
+from nyquist.server.wire.encode import field_start
+from nyquist.server.wire.errors import InvalidRequest, TooLarge
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.request_head import LONGEST_HEAD, Heads
+
+MOST_JSON_BYTES = 4 * 1024 * 1024
+"""What is read of JSON without a pause that other callers would feel."""
+
+MOST_TENSORS = 256
+MOST_AXES = 64
+ID, RAW_INPUT = 3, 7
+"""Fields of ModelInferRequest."""
+
+OF_HTTP_ALONE = ("binary_data", "binary_data_size", "binary_data_output")
+"""Parameters that say how tensors travel here, and nothing of what they are."""
+
+_LEADING_ID = re.compile(rb'\{\s*"id"\s*:\s*"([A-Za-z0-9._:/=+-]+)"\s*,')
+_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+"""What JSON's values may be, as numpy says it, for each kind of number."""
+
+
+@dataclass(frozen=True)
+class AnswerStyle:
+    """Which outputs travel as bytes behind the JSON.
+
+    Attributes:
+        named: of those that were asked for by name.
+        others: of those that were not.
+    """
+
+    named: Mapping[str, bool]
+    others: bool
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the JSON of a request says.
+
+    Attributes:
+        head: the ModelInferRequest but for its contents.
+        contents: of each input, itself or, if it lies behind the JSON, its size in bytes.
+        style: of the answer.
+    """
+
+    head: bytes
+    contents: tuple[bytes | int, ...]
+    style: AnswerStyle
+
+
+class InferRequests:
+    """Reads the bodies of inference requests, and remembers their JSON: there are few kinds."""
+
+    def __init__(self) -> None:
+        self._forms: Heads[_Form] = Heads()
+
+    def read(
+        self, model: str, version: str, body: bytes, json_bytes: int
+    ) -> tuple[bytes, AnswerStyle]:
+        """Return the bytes of a ModelInferRequest, and how its answer travels.
+
+        Args:
+            model: that the path names.
+            version: likewise; empty where it names none.
+            body: of the request.
+            json_bytes: of it that are JSON; tensors lie behind.
+
+        Raises:
+            InvalidRequest: the body is no inference request.
+            TooLarge: there is too much JSON.
+        """
+        text, at = body[:json_bytes], json_bytes
+        parts: list[bytes | memoryview] = [b""]
+        if leading := _LEADING_ID.match(text):
+            parts += (field_start(ID, len(leading[1])), leading[1])
+            text = b"{" + text[leading.end() :]
+        key = b"%d %b %b %b" % (len(model), model.encode(), version.encode(), text)
+        form = self._forms.get(key)
+        if form is None:
+            form = _read_form(model, version, text)
+            if len(key) <= LONGEST_HEAD:
+                self._forms.remember(key, form)
+        parts[0], behind = form.head, memoryview(body)
+        for content in form.contents:
+            raw: bytes | memoryview
+            if isinstance(content, int):
+                raw, at = behind[at : at + content], at + content
+            else:
+                raw = content
+            parts += (field_start(RAW_INPUT, len(raw)), raw)
+        if at != len(body):
+            raise InvalidRequest(
+                f"the inputs have {at - json_bytes} bytes behind the JSON by their "
+                f"binary_data_size, got {len(body) - json_bytes}"
+            )
+        return b"".join(parts), form.style
+
+
+def json_size(body: bytes, header_length: bytes | None) -> int:
+    """Return how much of a body is JSON.
+
+    Args:
+        body: of a request.
+        header_length: the Inference-Header-Content-Length; None where all of it is.
+
+    Raises:
+        InvalidRequest: the length is none, or beyond the end.
+    """
+    if header_length is None:
+        return len(body)
+    size = int(header_length) if header_length.isdigit() and len(header_length) < 12 else -1
+    if not 0 < size <= len(body):
+        shown = header_length[:20].decode("latin-1")
+        raise InvalidRequest(
+            f"Inference-Header-Content-Length is from 1 to the {len(body)} bytes of the body, "
+            f"got {shown!r}"
+        )
+    return size
+
+
+def read_object(text: bytes) -> dict[str, Any]:
+    """Read a JSON object; nothing at all is an empty one.
+
+    Raises:
+        InvalidRequest: it is none.
+        TooLarge: it is longer than JSON may be.
+    """
+    if len(text) > MOST_JSON_BYTES:
+        raise TooLarge(
+            f"{len(text)} bytes of JSON, there may be {MOST_JSON_BYTES}; tensors may be binary data"
+        )
+    try:
+        read = from_json(text) if text else {}
+    except ValueError as error:
+        raise InvalidRequest(f"failed to parse the request JSON: {str(error)[:200]}") from error
+    if not isinstance(read, dict):
+        raise InvalidRequest(f"the request JSON is an object, got {_kind(read)}")
+    return read
+
+
+def set_parameter(message: Message, name: str, value: object, whole: str = "int64_param") -> None:
+    """Write a parameter of JSON.
+
+    Args:
+        message: that has a field for each kind.
+        name: of the parameter.
+        value: of it.
+        whole: the field for whole numbers.
+
+    Raises:
+        InvalidRequest: it is of no kind that parameters have.
+    """
+    kinds = {bool: "bool_param", int: whole, float: "double_param", str: "string_param"}
+    try:
+        setattr(message, kinds[type(value)], value)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise InvalidRequest(
+            f"parameter '{name[:40]}' is a flag, a number or a text, got {_kind(value)}"
+        ) from error
+
+
+def write_answer(body: bytes, style: AnswerStyle) -> tuple[bytes, list[bytes]]:
+    """Return the JSON of a ModelInferResponse, and the tensors to stand behind it."""
+    response = pb.ModelInferResponse.FromString(body)
+    told: dict[str, Any] = {"id": response.id} if response.id else {}
+    told |= {"model_name": response.model_name, "model_version": response.model_version}
+    told["outputs"], behind = [], []
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        one: dict[str, Any] = {
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": list(output.shape),
+        }
+        if style.named.get(output.name, style.others):
+            one["parameters"] = {"binary_data_size": len(raw)}
+            behind.append(raw)
+        else:
+            one["data"] = _listed(raw, output.datatype)
+        told["outputs"].append(one)
+    return to_json(told, inf_nan_mode="constants"), behind
+
+
+def _read_form(model: str, version: str, text: bytes) -> _Form:
+    asked = read_object(text)
+    request = pb.ModelInferRequest(model_name=model, model_version=version)
+    request.id = _text(asked, "id", default="")
+    _fill_parameters(request, asked)
+    contents = []
+    for given in _objects(asked, "inputs"):
+        tensor = request.inputs.add(name=_text(given, "name"), datatype=_text(given, "datatype"))
+        tensor.shape.extend(_shape(given, tensor.name))
+        _fill_parameters(tensor, given)
+        contents.append(_content(given, tensor))
+    named = {}
+    for wanted in _objects(asked, "outputs"):
+        output = request.outputs.add(name=_text(wanted, "name"))
+        _fill_parameters(output, wanted)
+        named[output.name] = _parameters(wanted).get("binary_data")
+    others = _parameters(asked).get("binary_data_output") is True
+    style = {name: others if binary is None else binary is True for name, binary in named.items()}
+    return _Form(request.SerializeToString(), tuple(contents), AnswerStyle(style, others))
+
+
+def _content(
+    given: Mapping[str, Any], tensor: pb.ModelInferRequest.InferInputTensor
+) -> bytes | int:
+    """Return an input's raw contents, or their size where they lie behind the JSON."""
+    size = _parameters(given).get("binary_data_size")
+    if size is not None:
+        if type(size) is not int or size < 0:
+            raise InvalidRequest(f"binary_data_size of '{tensor.name}' is a number of bytes")
+        return size
+    if "data" not in given:
+        raise InvalidRequest(f"input '{tensor.name}' has neither data nor binary_data_size")
+    return _raw(given["data"], tensor.datatype, tensor.name, prod(tensor.shape))
+
+
+def _raw(values: object, datatype: str, name: str, count: int) -> bytes:
+    """Return the values of JSON, nested or flat, as they lie in raw contents."""
+    dtype = tensors.DTYPES.get(datatype)
+    if dtype is None and datatype != "BYTES":
+        known = ", ".join((*tensors.DTYPES, "BYTES"))
+        raise InvalidRequest(f"unknown datatype '{datatype[:20]}' of '{name}', choose from {known}")
+    try:
+        array = np.array(values)
+    except ValueError as error:  # rows of different lengths
+        raise InvalidRequest(f"data of input '{name}' is no tensor: {error}") from error
+    if array.size != count:
+        raise InvalidRequest(f"expected {count} elements for input '{name}', got {array.size}")
+    allowed = "U" if dtype is None else _KINDS[dtype.kind]
+    if array.size and array.dtype.kind not in allowed:
+        raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
+    if dtype is None:
+        return tensors.bytes_elements(str(text).encode() for text in array.ravel().tolist())
+    if dtype.kind in "iu" and array.size:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        wrong = [end for end in (array.min(), array.max()) if not least <= int(end) <= most]
+        if wrong:
+            raise InvalidRequest(
+                f"elements of input '{name}' must be in {least}..{most}, got {wrong[0]}"
+            )
+    with np.errstate(over="ignore"):  # beyond FP32 is infinity, as it is in C
+        return array.astype(dtype).tobytes()
+
+
+def _listed(raw: bytes, datatype: str) -> list[Any]:
+    """Return raw contents as JSON has them, flat."""
+    if datatype == "BYTES":
+        return [text.decode(errors="replace") for text in tensors.parse_bytes_elements(raw)]
+    listed: list[Any] = np.frombuffer(raw, tensors.DTYPES[datatype]).tolist()
+    return listed
+
+
+def _fill_parameters(
+    message: pb.ModelInferRequest
+    | pb.ModelInferRequest.InferInputTensor
+    | pb.ModelInferRequest.InferRequestedOutputTensor,
+    given: Mapping[str, Any],
+) -> None:
+    for name, value in _parameters(given).items():
+        if name not in OF_HTTP_ALONE:
+            set_parameter(message.parameters[name], name, value)
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = given.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidRequest(f"parameters is an object, got {_kind(parameters)}")
+    return parameters
+
+
+def _objects(asked: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    listed = asked.get(key, [])
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise InvalidRequest(f"{key} is a list of objects, got {_kind(listed)}")
+    if len(listed) > MOST_TENSORS:
+        raise InvalidRequest(f"there may be {MOST_TENSORS} {key}, got {len(listed)}")
+    return listed
+
+
+def _shape(given: Mapping[str, Any], name: str) -> list[int]:
+    shape = given.get("shape")
+    whole = isinstance(shape, list) and all(type(axis) is int for axis in shape)
+    if not whole or not isinstance(shape, list) or len(shape) > MOST_AXES:
+        raise InvalidRequest(f"shape of input '{name}' is a list of {MOST_AXES} axes at most")
+    if any(abs(axis) >= 2**63 for axis in shape):
+        raise InvalidRequest(f"an axis of input '{name}' is a whole number of 64 bits")
+    return shape
+
+
+def _text(given: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    text = given.get(key, default)
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{key} is a text, got {_kind(text)}")
+    return text
+
+
+def _kind(value: object) -> str:
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "a flag",
+        type(None): "nothing",
+    }
+    return kinds.get(type(value), "a number")
