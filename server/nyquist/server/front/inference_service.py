@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from operator import methodcaller
 from time import perf_counter
+from typing import Protocol
 
 import grpc
 from google.protobuf.message import Message
@@ -50,6 +51,16 @@ _STOPPING = "Server is stopping and has stopped accepting new inference requests
 logger = logging.getLogger(__name__)
 
 
+class Others(Protocol):
+    """The other processes of a server."""
+
+    def everywhere(self, name: str, alone: Behaviour) -> Behaviour:
+        """Return what answers a call for all of them; `alone` does so for this one."""
+
+    def ready(self, name: str = "") -> bool:
+        """Say whether a model, or everything, is ready in all of them."""
+
+
 class InferenceService:
     """The calls of the Open Inference Protocol, and the extensions.
 
@@ -57,6 +68,7 @@ class InferenceService:
         registry: what is served; it may change while the server runs.
         control: the calls that look after the models and the server.
         default_deadline_s: of a ModelInfer that comes without one; None leaves it without.
+        others: the other processes of this server; None is without.
 
     Attributes:
         draining: set to say that nothing here is ready, while everything is still answered.
@@ -65,9 +77,13 @@ class InferenceService:
     """
 
     def __init__(
-        self, registry: Registry, control: ControlCalls, default_deadline_s: float | None
+        self,
+        registry: Registry,
+        control: ControlCalls,
+        default_deadline_s: float | None,
+        others: Others | None = None,
     ) -> None:
-        self._registry, self._control = registry, control
+        self._registry, self._control, self._others = registry, control, others
         self._default_deadline_s = default_deadline_s
         self._names: Heads[tuple[str, int | None]] = Heads()
         self._loop = asyncio.get_running_loop()
@@ -88,7 +104,9 @@ class InferenceService:
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.model_stream_infer),
         }
         for name, (behaviour, request) in self._control.calls().items():
-            handlers[name] = _unary(behaviour, request)
+            handlers[name] = _unary(
+                self._others.everywhere(name, behaviour) if self._others else behaviour, request
+            )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def end_streams(self) -> None:
@@ -104,6 +122,11 @@ class InferenceService:
     @property
     def ready(self) -> bool:
         """Whether every model that is served answers and the server is not stopping."""
+        return self.alone_ready and (self._others is None or self._others.ready())
+
+    @property
+    def alone_ready(self) -> bool:
+        """The same of this process, whatever the others are like."""
         return not self.draining and self._registry.ready
 
     def signature(self, name: str, version_asked: str) -> Signature:
@@ -134,7 +157,10 @@ class InferenceService:
             serving = self._resolve(request.name, request.version)
         except (ModelNotFound, ModelNotReady):
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=serving.model.ready and not self.draining)
+        ready = serving.model.ready and not self.draining
+        if self._others is not None:
+            ready = ready and self._others.ready(request.name)
+        return pb.ModelReadyResponse(ready=ready)
 
     async def server_metadata(
         self, request: pb.ServerMetadataRequest, context: Context
