@@ -14,11 +14,11 @@ from typing import Any
 import grpc
 import uvloop
 
-from nyquist.server.front.asgi import OK, START, Send
+from nyquist.server.front.asgi import OK, START
 from nyquist.server.front.grpc_wire import framed
 from nyquist.server.front.http_listener import HttpListener
 from nyquist.server.front.inference_service import SERVICE
-from nyquist.server.front.message_reader import Event, Receive
+from nyquist.server.front.message_reader import Event, Receive, Send
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 
 MAX_MESSAGE_BYTES = 2**31 - 1

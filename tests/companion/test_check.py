@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from nyquist.companion.__main__ import main
 from nyquist.companion.service.validation import batches
 from nyquist.server.artifact.manifest import REFERENCE_FILE
+from tests.foreign import make_net, put_model
 from tests.processes import RunningServer, start_server
 
 
@@ -78,12 +79,44 @@ def test_a_strided_network_under_the_name_of_a_blurred_one_misses_its_consistenc
     assert "fashion_blur: shift consistency is" in out
 
 
+def test_a_model_of_batch_1_and_without_a_reference_is_moved_one_picture_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_model(tmp_path / "served", "single", make_net(batch=1), "max_batch_size: 0")
+    lone = start_server(tmp_path / "served")
+    command = ["check", "--target", lone.target, "--repository", str(tmp_path / "none")]
+    assert main([*command, "--model", "single"]) == 0
+    out = capsys.readouterr().out
+    assert lone.stop() == 0
+    assert re.search(r"single +CPU +- +- +100.00% +- +[0-9.]+ +- +no reference", out)
+
+
+def test_pictures_are_normalised_here_as_the_build_would_in_the_graph(
+    server: RunningServer, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fashion_blur takes 0..1; told that it takes something else, it gets something else."""
+    command = ["check", "--target", server.target, "--model", "fashion_blur", "--repository"]
+    assert main([*command, str(repository), "--mean", "0", "--std", "1"]) == 0
+    assert main([*command, str(repository), "--mean", "0.5", "--std", "0.25"]) == 1
+    assert "fashion_blur: parity" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "none"), "--mean", "123.7"]) == 2
+    assert "of 0..255 it is 0.4851" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "nobody"], "no model 'nobody'"),
+        (["--model", "fashion_blurr"], "no model 'fashion_blurr' at 127.0.0.1"),
+        (["--model", "fashion_blurr"], "did you mean fashion_blur?"),
+        (["--model", "fashion_blur", "--layout", "HWC"], "--layout needs --input CxHxW"),
+        (["--input", "224x224"], "--input is written CxHxW, such as 3x224x224, got '224x224'"),
         (["--repository", "/nowhere"], "there is no model repository at /nowhere"),
-        (["--target", "127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE"),
+        (
+            ["--target", "127.0.0.1:1"],
+            "127.0.0.1:1: UNAVAILABLE: nobody listens there; is a server",
+        ),
+        (["--target", "http://localhost:8001/"], "HOST:PORT without http://, localhost:8001, got"),
+        (["--target", "localhost"], "HOST:PORT, such as localhost:8001, got 'localhost'"),
     ],
 )
 def test_what_cannot_be_checked_is_exit_status_2(
@@ -96,6 +129,27 @@ def test_what_cannot_be_checked_is_exit_status_2(
     command = ["check", "--target", server.target, "--repository", str(repository), *options]
     assert main(command) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_port_of_the_metrics_is_told_from_that_of_grpc(
+    server: RunningServer, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = f"127.0.0.1:{server.metrics_port}"
+    assert main(["check", "--target", metrics, "--repository", str(repository)]) == 2
+    assert "what listens there does not speak gRPC" in capsys.readouterr().err
+
+
+def test_target_and_repository_are_those_of_the_environment_where_no_flag_says_others(
+    server: RunningServer,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NYQUIST_COMPANION_TARGET", server.target)
+    monkeypatch.setenv("NYQUIST_COMPANION_REPOSITORY", str(repository))
+    assert main(["latency", "--model", "fashion_blur", "--runs", "1", "--batch-size", "1"]) == 0
+    assert main(["latency", "--target", "127.0.0.1:1"]) == 2
+    assert "127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err
 
 
 def test_every_picture_is_in_one_batch_and_the_sizes_alternate() -> None:

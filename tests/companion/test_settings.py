@@ -29,10 +29,8 @@ def test_flags_win_over_the_environment_and_that_over_defaults(
 ) -> None:
     monkeypatch.setenv("NYQUIST_COMPANION_PORT", "9003")
     monkeypatch.setenv("NYQUIST_COMPANION_HTTP_PORT", "9004")
-    monkeypatch.setenv("NYQUIST_COMPANION_ALLOW_MODULE", "mine,yours")
     settings = read_settings({"port": "9"})
     assert (settings.port, settings.http_port, settings.history) == (9, 9004, 1440)
-    assert settings.allow_module == ("mine", "yours")
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ LOADS = [
      "'repository_name' specification is not supported"),
     (pb.RepositoryModelLoadRequest(
         model_name=MODEL, parameters={"x": pb.ModelRepositoryParameter(bool_param=True)}),
-     Code.INVALID_ARGUMENT, "unrecognized load parameter 'x'."),
+     Code.INVALID_ARGUMENT, "unrecognized load parameter 'x', there"),
     (pb.RepositoryModelLoadRequest(model_name="x"), Code.INTERNAL,
      "failed to load 'x', failed to poll from model repository"),
 ]  # fmt: skip

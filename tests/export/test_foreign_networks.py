@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nyquist.companion.references.network import Reference
+from nyquist.export.errors import ExportError
 from nyquist.export.graph.export import export_graph
 from nyquist.export.graph.ways import Way, open_session
 from nyquist.models.loading import load_network
@@ -74,6 +75,28 @@ class LastInside(nn.Module):
 def normed(norm: nn.Module) -> nn.Module:
     pool = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     return nn.Sequential(nn.Conv2d(3, 8, 3), norm, *pool)
+
+
+class Undecided(nn.Module):
+    """Does one thing or another, depending on what it sees."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.sum() > 0:
+            return image.mean((2, 3))
+        return image.amax((2, 3))
+
+
+def test_what_torch_export_objects_to_is_told_in_its_words_with_the_line_of_the_network(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ExportError) as error:
+        export_graph(Undecided().eval(), torch.randn(2, 3, 16, 16))
+    told = str(error.value)
+    assert told.startswith("torch.onnx.export: Could not guard on data-dependent expression")
+    assert "test_foreign_networks.py:" in told
+    assert told.endswith(": if image.sum() > 0:")
+    assert "\n" not in told
+    assert capfd.readouterr() == ("", "")
 
 
 def channels_last() -> nn.Module:

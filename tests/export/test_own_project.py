@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nyquist.companion.page.kit import report_folder
+from nyquist.companion.references.network import load_reference
+from nyquist.server.artifact.manifest import read_manifest
 
 NETWORKS = """
 import models
@@ -84,6 +87,28 @@ def built(project: Path) -> Path:
 def test_a_network_of_ones_own_is_built_beside_folders_of_the_same_names(built: Path) -> None:
     assert (built / "own" / "1" / "model.onnx").is_file()
     assert (report_folder(built) / "own.html").is_file()
+
+
+def test_a_network_of_ones_own_is_kept_whole_and_runs_without_its_code(
+    project: Path, built: Path
+) -> None:
+    manifest = read_manifest(built / "own", 1)
+    assert not [path for path in manifest.files if path.endswith("reference.safetensors")]
+    assert load_reference(built / "own", manifest).predict(
+        np.zeros((3, 1, 16, 16), np.float32)
+    ).shape == (3, 3)
+    assert "mynets" not in sys.modules
+
+    shutil.copy(built / "own" / "1" / "reference.pt2", project / "net.pt2")
+    elsewhere = ("--program", "net.pt2", "--name", "own", "--input", "1x16x16")
+    document = build(project, *elsewhere, "--output", "programs")
+    assert [one["name"] for one in document["built"]] == ["own"], document
+    program = read_manifest(project / "programs" / "own", 1)
+    assert program.architecture.name == "net.pt2"
+    assert program.origin.command == ("--program", "net.pt2", *elsewhere[2:])
+    assert program.files["1/reference.pt2"] == manifest.files["1/reference.pt2"]
+    assert program.figures.multiply_adds == manifest.figures.multiply_adds
+    assert build(project, *elsewhere, "--output", "programs", "--dry-run")["unchanged"] == ["own"]
 
 
 def test_nyquist_is_imported_beside_models_of_ones_own(project: Path) -> None:

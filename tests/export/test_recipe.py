@@ -137,6 +137,23 @@ def test_a_function_of_a_module_gets_the_options_that_are_given_and_no_other() -
     assert (spec.architecture, spec.options) == ("json:loads", {"a": 1.5})
 
 
+def test_a_program_stands_in_place_of_an_architecture_and_of_all_that_it_settles(
+    desk: Path,
+) -> None:
+    (desk / "net.pt2").touch()
+    program = ("--program", str(desk / "net.pt2"), "--name", "own", "--input", "3x8x8")
+    (spec,) = asked(*program)
+    assert (spec.program, spec.architecture, spec.options) == (desk / "net.pt2", "net.pt2", {})
+    assert refused(*program, "--arch", "resnet18", "--taps", "3", "--program", "gone.pt2") == (
+        "--arch: a program is a whole network; leave it out",
+        "--taps: a program is a whole network; leave it out",
+        "--program: there is no file gone.pt2; did you mean net.pt2?",
+    )
+    assert refused("--name", "own", "--input", "3x8x8", "--program", str(desk)) == (
+        f"--program: {desk} is a folder, not a file",
+    )
+
+
 def test_several_kinds_and_precisions_are_a_model_each() -> None:
     found = asked(*OWN, "--downsampling", "blur,strided", "--precision", "fp32,int8")
     assert [(spec.name, spec.precision) for spec in found] == [
@@ -319,7 +336,9 @@ def test_a_name_that_yaml_takes_for_a_number_is_told_to_be_quoted(desk: Path) ->
 
 
 def test_flags_of_a_model_without_an_architecture_are_refused() -> None:
-    assert refused("--mean", "0.5") == ("--mean: describes a model of your own; give --arch too",)
+    assert refused("--mean", "0.5") == (
+        "--mean: describes a model of your own; give --arch or --program too",
+    )
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:

@@ -1,6 +1,7 @@
 """A client in Node, made from nothing but proto/ with the packages that everybody uses for it."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,47 +12,61 @@ from PIL import Image
 from nyquist.models.samples import photograph_samples
 from tests.processes import ROOT, RunningServer
 
-NODE = Path(__file__).parent / "node"
+NODE, NODE_WEB = Path(__file__).parent / "node", Path(__file__).parent / "node_web"
 ESPRESSO = 967
 
 
-@pytest.fixture(scope="session")
-def packages() -> Path:
-    """The folder with the client's node_modules, installed when its list is new or has changed."""
+def installed(listed_in: Path) -> Path:
+    """The folder with a client's node_modules, installed when its list is new or has changed."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("there is no npm")
-    folder = ROOT / ".venvs" / "node"
-    listed, ready = (NODE / "package-lock.json").read_text(), folder / "ready"
+    folder = ROOT / ".venvs" / listed_in.name
+    listed, ready = (listed_in / "package-lock.json").read_text(), folder / "ready"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".node.lock").open("w") as lock:
+    with (folder.parent / f".{listed_in.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may want it
         if not ready.is_file() or ready.read_text() != listed:
             for name in ("package.json", "package-lock.json"):
-                shutil.copy(NODE / name, folder)
+                shutil.copy(listed_in / name, folder)
             install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             subprocess.run(install, cwd=folder, check=True, timeout=300)
             ready.write_text(listed)
     return folder
 
 
-def test_a_node_client_made_from_the_protos_finds_the_espresso_in_a_jpeg(
-    packages: Path, server: RunningServer, tmp_path: Path
-) -> None:
-    jpeg = tmp_path / "coffee.jpg"
-    Image.fromarray(photograph_samples().images[3].numpy()).save(jpeg, quality=95)
-    call = [str(ROOT / "proto"), server.target, "efficientnet_lite0", str(jpeg)]
+def printed(script: Path, packages: Path, *arguments: str) -> list[str]:
+    """Run a script to its end, and return the lines that it prints."""
     node = shutil.which("node")
     assert node is not None
     ended = subprocess.run(
-        [node, str(NODE / "classify.js"), *call],
+        [node, str(script), *arguments],
         cwd=packages,
+        env=os.environ | {"NODE_PATH": str(packages / "node_modules")},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    logit, index, label = ended.stdout.strip().split(":")
+    return ended.stdout.splitlines()
+
+
+def test_a_node_client_made_from_the_protos_finds_the_espresso_in_a_jpeg(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    jpeg = tmp_path / "coffee.jpg"
+    Image.fromarray(photograph_samples().images[3].numpy()).save(jpeg, quality=95)
+    call = (str(ROOT / "proto"), server.target, "efficientnet_lite0", str(jpeg))
+    (line,) = printed(NODE / "classify.js", installed(NODE), *call)
+    logit, index, label = line.split(":")
     assert (int(index), label) == (ESPRESSO, "espresso")
     assert float(logit) > 0
+
+
+@pytest.mark.parametrize("transport", ["h2corn"], indirect=True, scope="session")
+@pytest.mark.parametrize("form", ["binary", "text"])
+def test_a_page_gets_answers_and_errors_by_grpc_web(server: RunningServer, form: str) -> None:
+    proto = str(ROOT / "proto" / "inference.proto")
+    lines = printed(NODE_WEB / "call.js", installed(NODE_WEB), proto, server.target, form)
+    assert lines == ["nyquist", "40", "5 Request for unknown model: 'nobody' is not found"]

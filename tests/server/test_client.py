@@ -104,7 +104,7 @@ def test_a_polyphase_network_keeps_its_answer_at_every_shift(
 @pytest.mark.parametrize(
     ("picture", "model", "message"),
     [
-        (CLOTHES / "bag.png", "nobody", "NOT_FOUND: Request for unknown model: 'nobody'"),
+        (CLOTHES / "bag.png", "nobody", "no model 'nobody' at 127.0.0.1"),
         (CLOTHES / "none.png", "fashion_blur", "No such file or directory"),
         (
             ROOT / "README.md",

@@ -131,7 +131,7 @@ def test_kserve_clients_name_the_model_in_the_other_field(own: Stub) -> None:
         (pb.RepositoryModelLoadRequest(
             model_name=NAME,
             parameters={"config": pb.ModelRepositoryParameter(string_param="{}")}),
-         grpc.StatusCode.INVALID_ARGUMENT, "unrecognized load parameter 'config'."),
+         grpc.StatusCode.INVALID_ARGUMENT, "unless the server is started with --config-overrides"),
         (pb.RepositoryModelUnloadRequest(model_name="nobody"), grpc.StatusCode.NOT_FOUND,
          "Request for unknown model: 'nobody' is not found"),
         (pb.RepositoryModelUnloadRequest(

@@ -1,13 +1,12 @@
 """GPU metrics, from a stand-in for NVIDIA's management library."""
 
 import logging
-from urllib.request import urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from nyquist.server.runtime.gpu import gpu_metrics
-from nyquist.server.telemetry.listener import metrics_listener
+from nyquist.server.telemetry.listener import scraped
 from tests.nvml import GIB, FakeNvml
 
 
@@ -29,12 +28,11 @@ def test_each_device_is_told_of_and_what_it_does_not_know_is_left_out() -> None:
 
 def test_numbers_of_gpus_have_no_exponent_as_perf_analyzer_reads_them() -> None:
     registry = CollectorRegistry()
-    with gpu_metrics(FakeNvml()) as collector, metrics_listener(registry, "127.0.0.1", 0) as port:
+    with gpu_metrics(FakeNvml()) as collector:
         assert collector is not None
         registry.register(collector)
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-    assert f'\nnv_gpu_memory_total_bytes{{gpu_uuid="GPU-0"}} {80 * GIB}\n' in text
+        _, _, text = scraped(registry, {}, [])
+    assert f'\nnv_gpu_memory_total_bytes{{gpu_uuid="GPU-0"}} {80 * GIB}\n' in text.decode()
 
 
 def test_the_library_is_closed_at_the_end() -> None:

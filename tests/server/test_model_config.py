@@ -71,6 +71,7 @@ def test_without_dynamic_batching_requests_do_not_share_a_run() -> None:
         ('platform: "tensorrt_plan" max_batch_size: 8', "platform is 'tensorrt_plan'"),
         ('backend: "pytorch" max_batch_size: 8', "backend is 'pytorch', served is 'onnxruntime'"),
         ("max_batch_size: -1", "max_batch_size is -1, least is 0"),
+        ("max_batch_size: 2147483647", "max_batch_size is 2147483647, most is 65536"),
         ('default_model_filename: "../x.onnx"', "is '../x.onnx', which is no plain name"),
         ("max_batchsize: 8", "max_batchsize"),
         (

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Event
 
@@ -159,12 +160,22 @@ def test_ctrl_c_stops_without_draining(one_model: Path) -> None:
     server.reader.join()
 
 
+def health(port: int, what: str) -> int:
+    """Return the status that a server's port of metrics has for its health."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", f"/v2/health/{what}")
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
 # grpcio lets its connections go when it stops, not before.
 @pytest.mark.parametrize("transport", ["h2corn"], indirect=True, scope="session")
 def test_a_server_that_drains_lets_its_connections_go_at_once_and_answers_the_next(
     repository: Path,
 ) -> None:
     server = start_server(repository, ("--drain-s", "60", "--grace-s", "1"))
+    assert health(server.metrics_port, "ready") == 200
     connection = Connection(server.port)
     connection.open("/inference.GRPCInferenceService/ServerLive", range(1, 2))
     next(connection.frames())  # it is there
@@ -178,6 +189,7 @@ def test_a_server_that_drains_lets_its_connections_go_at_once_and_answers_the_ne
         with Client(server.target) as client:
             model = client.describe("fashion_blur")
             assert client.infer(model, fashion_samples().images[:1].numpy()).shape == (1, 10)
+        assert [health(server.metrics_port, what) for what in ("live", "ready")] == [200, 400]
         assert server.process.poll() is None
     finally:
         connection.close()

@@ -150,15 +150,28 @@ def test_the_version_policy_says_which_versions_are_served(
     during(folder.parent, script)
 
 
-def test_a_specific_version_that_is_not_there_is_named(folder: Path) -> None:
+def test_a_specific_version_that_is_not_there_is_named_and_withholds_no_other(folder: Path) -> None:
     set_config(folder, "version_policy { specific { versions: [1, 7] } }")
+
+    async def script(registry: Registry) -> None:
+        assert versions(registry) == [1]
+        assert await answer(registry, 1)
+        served, missing = await registry.index()
+        assert (served.state, missing.version, missing.state) == ("READY", "7", "UNAVAILABLE")
+        assert "no complete version 7" in missing.reason
+
+    during(folder.parent, script)
+
+
+def test_of_specific_versions_one_has_to_be_there(folder: Path) -> None:
+    set_config(folder, "version_policy { specific { versions: [6, 7] } }")
 
     async def script(registry: Registry) -> None:
         with pytest.raises(ModelNotFound, match="has no available versions"):
             registry.find(NAME, None)
         (entry,) = await registry.index()
         assert entry.state == "UNAVAILABLE"
-        assert "no complete version [7]" in entry.reason
+        assert "no complete version [6, 7]" in entry.reason
 
     during(folder.parent, script)
 
@@ -298,6 +311,37 @@ def test_polling_outlives_a_repository_that_is_away(folder: Path) -> None:
         while versions(registry) != [2]:
             await registry.wait_for_change(1)
         polling.cancel()
+
+    during(folder.parent, script)
+
+
+def test_polling_unloads_nothing_where_a_lost_mount_leaves_an_empty_folder(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        away = folder.parent.rename(folder.parent.with_name("away"))
+        folder.parent.mkdir()
+        await registry.poll()
+        assert await answer(registry)
+        folder.parent.rmdir()
+        away.rename(folder.parent)
+
+    during(folder.parent, script)
+
+
+def test_nothing_is_ready_where_one_model_is_broken_and_the_other_unloaded(
+    repository: Path, folder: Path
+) -> None:
+    copy_model(repository, folder.parent, OTHER)
+    sound = damage(folder / "1" / "model.onnx")
+
+    async def script(registry: Registry) -> None:
+        assert registry.ready
+        await registry.unload(OTHER)
+        assert not registry.ready
+        (folder / "1" / "model.onnx").write_bytes(sound)
+        await registry.load(NAME)
+        assert registry.ready
+        await registry.unload(NAME)
+        assert registry.ready  # as asked for
 
     during(folder.parent, script)
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.client.command_line import make_classify_parser
+from nyquist.client.told import told_by
 from nyquist.server.wire.connection import chosen_connection
 from nyquist.server.wire.errors import NyquistError
 
@@ -81,7 +82,8 @@ def show(
     model: RemoteModel, path: Path, answers: Sequence[Sequence[RankedClass]], console: Console
 ) -> None:
     """Print the answers for one picture file."""
-    console.print(f"{path.name}: {model.name} version {model.version}", highlight=False)
+    version = f" version {model.version}" if model.version else ""
+    console.print(f"{path.name}: {model.name}{version}", highlight=False)
     if len(answers) == 1:
         console.print(class_table(answers[0]))
         return
@@ -118,9 +120,9 @@ def run(options: argparse.Namespace) -> int:
     """Classify the pictures that the command line names; return the exit status."""
     console, documents = Console(), []
     try:
-        connection = chosen_connection(options)
+        connection, told = chosen_connection(options), told_by(vars(options))
         with Client(connection) as client:
-            model = client.describe(options.model)
+            model = client.look_up(options.model).completed(told)
             for path in options.pictures:
                 answers = classify(client, model, path, options.shift)
                 if options.json:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options
+from nyquist.server.wire.framing import FITS, INTERPOLATIONS, LAYOUTS
 
 SHIFTS = 16
 
@@ -26,7 +27,32 @@ def make_classify_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"slide each picture right by 1 to N pixels ({SHIFTS}), around the edge, and compare",
     )
+    add_model_options(parser)
     return _reaching_a_server(parser)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that say what a model takes where its server does not."""
+    group = parser.add_argument_group("what the model takes, where the server does not say")
+    group.add_argument("--input", metavar="CxHxW", help="such as 3x224x224")
+    group.add_argument(
+        "--input-type", choices=("float32", "uint8"), help="float32: 0..1, uint8: 0..255 (float32)"
+    )
+    group.add_argument(
+        "--layout", choices=LAYOUTS, help="order of the axes (CHW of float32, HWC of uint8)"
+    )
+    group.add_argument("--mean", metavar="M,...", help="subtracted from pictures of 0..1 here")
+    group.add_argument("--std", metavar="S,...", help="their divisor, likewise")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="of picture files (bicubic)")
+    group.add_argument(
+        "--crop-share", type=float, metavar="X", help="side of their centre crop (0.875)"
+    )
+    group.add_argument("--fit", choices=FITS, help="canvas: whole, on black (crop; grey: canvas)")
+    group.add_argument("--input-name", metavar="NAME", help="of the one input (input)")
+    group.add_argument("--output", metavar="NAME", help="that is the answer (logits, or the first)")
+    group.add_argument(
+        "--max-batch-size", type=int, metavar="N", help="pictures that a request may hold"
+    )
 
 
 def make_status_parser() -> argparse.ArgumentParser:
@@ -35,6 +61,9 @@ def make_status_parser() -> argparse.ArgumentParser:
         prog="nyquist status",
         description="Say what a live server serves: models, versions, providers, readiness.",
         epilog="Exit status: 0 server and models are ready, 1 one is not, or nobody answers.",
+    )
+    parser.add_argument(
+        "--model", nargs="+", default=[], metavar="NAME", help="only these; all that it lists"
     )
     return _reaching_a_server(parser)
 

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import grpc
 from rich.box import SIMPLE_HEAD
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nyquist.client.client import Client
+from nyquist.client.client import Client, IndexEntry
 from nyquist.server.wire.connection import chosen_connection
 
 READY, NOT_READY = 0, 1
@@ -41,10 +42,20 @@ class ServedVersion:
     shape: tuple[int, ...] = ()
 
 
+def named_models(client: Client, models: Sequence[str]) -> list[ServedVersion]:
+    """Ask for the latest version of each of these models. Raises grpc.RpcError."""
+    states = [(name, "READY" if client.ready(name) else "UNAVAILABLE") for name in models]
+    return _described(client, [IndexEntry(name, "", state, "") for name, state in states])
+
+
 def served_versions(client: Client) -> list[ServedVersion]:
     """Ask for every version that the server knows of. Raises grpc.RpcError."""
+    return _described(client, client.index())
+
+
+def _described(client: Client, entries: Sequence[IndexEntry]) -> list[ServedVersion]:
     found = []
-    for entry in client.index():
+    for entry in entries:
         if entry.state != "READY":
             found.append(ServedVersion(entry.name, entry.version, entry.state, entry.reason))
             continue
@@ -67,16 +78,34 @@ def run(options: argparse.Namespace) -> int:
     try:
         connection = chosen_connection(options)
         with Client(connection) as client:
-            ready, served = client.ready(), served_versions(client)
+            ready = client.ready()
+            try:
+                find = (
+                    partial(named_models, models=options.model)
+                    if options.model
+                    else served_versions
+                )
+                served, unlisted = find(client), ""
+            except grpc.RpcError as error:
+                if options.model or not _withheld(error):
+                    raise
+                served, unlisted = [], error.code().name
     except grpc.RpcError as error:
         reason = connection.explain(error)
     except ValueError as error:
         reason = str(error)
     else:
         _show(options, served, ready=ready)
+        if unlisted and not options.json:
+            sys.stdout.write(f"it does not list its models ({unlisted}); name them with --model\n")
         return READY if ready and all(one.state == "READY" for one in served) else NOT_READY
     sys.stderr.write(f"nyquist status: error: {reason}\n")
     return NOT_READY
+
+
+def _withheld(error: grpc.RpcError) -> bool:
+    """Say whether a server that answers keeps its index; Triton calls that UNAVAILABLE."""
+    return error.code() is grpc.StatusCode.UNIMPLEMENTED or "restricted" in (error.details() or "")
 
 
 def _show(options: argparse.Namespace, served: Sequence[ServedVersion], *, ready: bool) -> None:

@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nyquist.client.client import Client
+from nyquist.client.told import told_by
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
 from nyquist.companion.references.repository import References
+from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.check import (
     Follow,
     Validates,
@@ -36,7 +38,7 @@ from nyquist.companion.tables import consistency_table, description_table, laten
 from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
-from nyquist.server.wire.errors import ArtifactError, NyquistError
+from nyquist.server.wire.errors import NyquistError
 from nyquist.server.wire.pb import validation_pb2 as pb
 
 Options = argparse.Namespace
@@ -160,28 +162,18 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
     """Open what answers, and name the models that it is asked about.
 
     Raises:
-        ArtifactError: the repository lacks a model that is named.
+        ArtifactError: there is no repository, and no model is named.
     """
     if options.companion:
         with RemoteValidation(way(options)) as remote:
             yield remote, options.model or remote.models()
         return
-    references = References(options.repository, options.allow_module)
-    names = chosen(references.names(), options)
+    references = References(options.repository)
     with Client(chosen_connection(options), mirrored=False) as client:
-        yield Validation(client, references, any_graph=True), names
-
-
-def chosen(names: Sequence[str], options: Options) -> Sequence[str]:
-    """Return the models named, or all if none is.
-
-    Raises:
-        ArtifactError: the repository lacks one of them.
-    """
-    for name in options.model:
-        if name not in names:
-            raise ArtifactError(f"no model {name!r}; {options.repository} has {', '.join(names)}")
-    return options.model or names
+        for name in options.model:
+            client.look_up(name)
+        subjects = Subjects(client, references, told_by(vars(options)), options.model)
+        yield Validation(subjects, any_graph=True), subjects.names()
 
 
 def subject_of(options: Options, name: str) -> pb.Subject:
@@ -189,7 +181,7 @@ def subject_of(options: Options, name: str) -> pb.Subject:
     if not options.pictures:
         return pb.Subject(model_name=name)
     with Client(chosen_connection(options)) as client:
-        model = client.describe(name)
+        model = client.look_up(name).completed(told_by(vars(options)))
     pictures = model.read_pictures(options.pictures)
     sent = pb.Pictures(datatype=model.datatype, shape=pictures.shape, raw=pictures.tobytes())
     return pb.Subject(model_name=name, pictures=sent)

@@ -17,6 +17,7 @@ from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
 from nyquist.companion.references.repository import References
+from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.shadow_service import ShadowService
 from nyquist.companion.service.validation_service import ValidationService
 from nyquist.companion.settings import Settings
@@ -70,7 +71,8 @@ class Companion:
         self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
         self._client = connect(settings)
         self._metrics = Metrics(settings.probe_period_s)
-        self._references = References(settings.repository, settings.allow_module)
+        self._references = References(settings.repository)
+        self._subjects = Subjects(self._client, self._references, settings.told, settings.model)
         self._record = Record(
             settings.target,
             settings.history,
@@ -122,9 +124,7 @@ class Companion:
     def _start_probes(self) -> None:
         settings = self._settings
         pace = Pace(settings.core_share, self._stopped)
-        prober = Prober(
-            self._client, self._references, self._metrics, self._record, pace, self._stopped
-        )
+        prober = Prober(self._subjects, self._metrics, self._record, pace, self._stopped)
         work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
         self._run_in_thread("probe", work)
 
@@ -157,7 +157,7 @@ class Companion:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         shadow = ShadowService(self._queue, self._record, self._metrics)
         shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
-        validation = ValidationService(self._client, self._references, self._record)
+        validation = ValidationService(self._subjects, self._record)
         self._stack.push_async_callback(asyncio.to_thread, validation.close)
         validation_pb2_grpc.add_ValidationServicer_to_server(validation, calls)
         if settings.reflection != "off":

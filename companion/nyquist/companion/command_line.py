@@ -1,16 +1,26 @@
 """The command line of `nyquist companion` and `nyquist check`: its commands, and their options."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nyquist.client.command_line import add_model_options
 from nyquist.companion.settings import GROUPS, Settings
 from nyquist.server.command_line import add_option
-from nyquist.server.settings import is_secret
+from nyquist.server.settings import COMPANION_PREFIX, is_secret
 from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options
 
-METAVARS = {"target": "HOST:PORT", "allow_module": "MODULE,..."}
+METAVARS = {
+    "target": "HOST:PORT",
+    "model": "NAME,...",
+    "input": "CxHxW",
+    "mean": "M,...",
+    "std": "S,...",
+    "input_name": "NAME",
+    "output": "NAME",
+}
 CHECK_STATUS = "Exit status: 1 when a tolerance is missed, 2 when it cannot tell."
 SERVE_EPILOG = """\
 Each option is also a variable of the environment: NYQUIST_COMPANION_ and its name in capitals.
@@ -81,12 +91,15 @@ def _described(words: str) -> str:
 def add_question(command: argparse.ArgumentParser) -> None:
     """Give a command the options of all that ask about models."""
     command.add_argument(
-        "--target", default=DEFAULT_TARGET, metavar="HOST:PORT", help="server (%(default)s)"
+        "--target",
+        default=os.environ.get(f"{COMPANION_PREFIX}TARGET") or DEFAULT_TARGET,
+        metavar="HOST:PORT",
+        help="server (%(default)s)",
     )
     command.add_argument(
         "--repository",
         type=Path,
-        default=Path("model_repository"),
+        default=Path(os.environ.get(f"{COMPANION_PREFIX}REPOSITORY") or "model_repository"),
         help="folder with the references (%(default)s)",
     )
     command.add_argument(
@@ -104,13 +117,7 @@ def add_question(command: argparse.ArgumentParser) -> None:
         help="of your own, brought to what the model at --target takes (reference pictures)",
     )
     command.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    command.add_argument(
-        "--allow-module",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="run these modules for networks that were exported as MODULE:FUNCTION",
-    )
+    add_model_options(command)
     add_connection_options(command)
 
 

@@ -5,11 +5,13 @@ flags -> NYQUIST_COMPANION_* of the environment -> defaults
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from nyquist.client.client import Told
+from nyquist.client.told import told_by
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.settings import (
     COMPANION_PREFIX,
@@ -20,6 +22,7 @@ from nyquist.server.settings import (
     flag,
 )
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.framing import Fit, Interpolation, Layout
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """Several names; one variable of the environment holds them separated by commas."""
@@ -42,8 +45,32 @@ class SubjectSettings(BaseModel):
     repository: Path = Field(
         Path("model_repository"), description="folder with the references of its models"
     )
-    allow_module: Names = Field(
-        (), description="modules to run for networks that were exported as MODULE:FUNCTION"
+    model: Names = Field((), description="models that are watched; none: those of --repository")
+
+
+class ModelSettings(BaseModel):
+    """What the models take, where neither the server nor a reference says."""
+
+    input: str | None = Field(None, description="CxHxW, such as 3x224x224")
+    input_type: Literal["float32", "uint8"] | None = Field(
+        None, description="float32: 0..1, uint8: 0..255; none: float32"
+    )
+    layout: Layout | None = Field(
+        None, description="order of the axes; none: CHW of float32, HWC of uint8"
+    )
+    mean: str | None = Field(None, description="subtracted from pictures of 0..1, such as 0.5")
+    std: str | None = Field(None, description="their divisor, likewise")
+    interpolation: Interpolation | None = Field(None, description="of picture files; none: bicubic")
+    crop_share: float | None = Field(
+        None, gt=0, le=1, description="side of their centre crop; none: 0.875"
+    )
+    fit: Fit | None = Field(
+        None, description="canvas: whole, on black; none: crop, and of grey pictures canvas"
+    )
+    input_name: str | None = Field(None, description="of the one input; none: input")
+    output: str | None = Field(None, description="that is the answer; none: logits, or the first")
+    max_batch_size: int | None = Field(
+        None, gt=0, description="pictures that a request may hold; none: what the server says, or 8"
     )
 
 
@@ -102,6 +129,7 @@ class AddressSettings(BaseModel):
 
 GROUPS: tuple[type[BaseModel], ...] = (
     SubjectSettings,
+    ModelSettings,
     ProbeSettings,
     ShadowSettings,
     RecordSettings,
@@ -115,6 +143,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
 
 class Settings(
     SubjectSettings,
+    ModelSettings,
     ProbeSettings,
     ShadowSettings,
     RecordSettings,
@@ -134,16 +163,21 @@ class Settings(
     @model_validator(mode="before")
     @classmethod
     def _names_apart(cls, given: dict[str, Any]) -> dict[str, Any]:
-        modules = given.get("allow_module")
-        if isinstance(modules, str):
-            return given | {"allow_module": tuple(filter(None, modules.split(",")))}
-        return given
+        if not isinstance(names := given.get("model"), str):
+            return given
+        return given | {"model": tuple(filter(None, names.split(",")))}
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
         if self.token and self.token_file:
             raise ValueError(f"{COMPANION_PREFIX}TOKEN and {flag('token_file')} exclude each other")
+        told_by(vars(self))
         return self
+
+    @property
+    def told(self) -> Told:
+        """What is said of a model whose server does not say it."""
+        return told_by(vars(self))
 
 
 def read_settings(flags: Mapping[str, Any]) -> Settings:

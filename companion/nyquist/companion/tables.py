@@ -8,6 +8,9 @@ from rich.table import Table
 from nyquist.companion.service.check import Row
 from nyquist.server.wire.pb import validation_pb2 as pb
 
+LACKING = "-"
+"""What a server does not say, or has no reference to be held against."""
+
 
 def row_table(rows: Sequence[Row]) -> Table:
     """Lay out the rows of a check, a line a model."""
@@ -16,18 +19,25 @@ def row_table(rows: Sequence[Row]) -> Table:
         column.justify = "right"
     for row in rows:
         (shift,), (latency,) = row.consistency.measured, row.latency.measured
+        graph, compared = row.parity.graph, not row.parity.graph.no_reference
         table.add_row(
-            row.parity.graph.model_name,
-            row.parity.graph.execution_provider.removesuffix("ExecutionProvider"),
-            f"{row.parity.relative_error:.1e}",
-            f"{row.parity.argmax_agreement:.1%}",
+            graph.model_name,
+            graph.execution_provider.removesuffix("ExecutionProvider") or LACKING,
+            f"{row.parity.relative_error:.1e}" if compared else LACKING,
+            f"{row.parity.argmax_agreement:.1%}" if compared else LACKING,
             f"{shift.served:.2%}",
-            f"{shift.reference:.2%}",
+            f"{shift.reference:.2%}" if compared else LACKING,
             f"{1e3 * latency.served_s:.2f}",
-            f"{1e3 * latency.reference_s:.2f}",
-            "[red]miss[/red]" if row.misses else "[green]ok[/green]",
+            f"{1e3 * latency.reference_s:.2f}" if compared else LACKING,
+            _outcome(row),
         )
     return table
+
+
+def _outcome(row: Row) -> str:
+    if row.parity.graph.no_reference:
+        return "no reference"
+    return "[red]miss[/red]" if row.misses else "[green]ok[/green]"
 
 
 def consistency_table(reports: Sequence[pb.ConsistencyReport]) -> Table:
@@ -42,7 +52,9 @@ def consistency_table(reports: Sequence[pb.ConsistencyReport]) -> Table:
                 one.protocol,
                 str(report.pictures),
                 f"{one.served:.2%} ± {one.served_error:.2%}",
-                f"{one.reference:.2%} ± {one.reference_error:.2%}",
+                LACKING
+                if report.graph.no_reference
+                else f"{one.reference:.2%} ± {one.reference_error:.2%}",
             )
     return table
 
@@ -54,12 +66,13 @@ def latency_table(reports: Sequence[pb.LatencyReport]) -> Table:
         column.justify = "right"
     for report in reports:
         for at, one in enumerate(report.measured):
+            compared = not report.graph.no_reference
             times = (one.served_s, one.served_p95_s, one.reference_s, one.reference_p95_s)
             table.add_row(
                 "" if at else report.graph.model_name,
                 str(one.batch_size),
-                *(f"{1e3 * seconds:.2f}" for seconds in times),
-                f"{one.reference_s / one.served_s:.2f}",
+                *(f"{1e3 * seconds:.2f}" if seconds else LACKING for seconds in times),
+                f"{one.reference_s / one.served_s:.2f}" if compared else LACKING,
             )
     return table
 

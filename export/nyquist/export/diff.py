@@ -96,11 +96,13 @@ def read_version(folder: Path, number: int) -> Version:
         return manifest.read_file(folder, f"{number}/{file}")
 
     model = content(MODEL_FILE)
+    ours = f"{number}/{REFERENCE_FILE}" in manifest.files
     try:
+        graph = onnx.load_from_string(model).graph
         return Version(
             manifest,
-            load(content(REFERENCE_FILE)),
-            onnx.load_from_string(model).graph,
+            load(content(REFERENCE_FILE)) if ours else _initializers(graph),
+            graph,
             len(model),
             tuple(content(LABELS_FILE).decode().splitlines()),
         )
@@ -108,6 +110,11 @@ def read_version(folder: Path, number: int) -> Version:
         raise ArtifactError(
             f"version {number} of {folder.name!r} cannot be read: {error}"
         ) from error
+
+
+def _initializers(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Return the weights of a graph, by name: a program is not read without torch."""
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def compare(old: Version, new: Version) -> list[Change]:

@@ -41,6 +41,7 @@ def inputs_sha256(spec: ModelSpec) -> str:
     """
     described = asdict(spec) | {
         "weights": weights_sha256(spec),
+        "program": None if spec.program is None else _file_sha256(spec.program),
         "samples": _source_sha256(spec.samples),
         "calibration": _source_sha256(spec.calibration),
         "module": _module_sha256(spec.architecture),
@@ -51,8 +52,9 @@ def inputs_sha256(spec: ModelSpec) -> str:
 
 
 def weights_sha256(spec: ModelSpec) -> str | None:
-    """Return the checksum of the checkpoint, None if there is none. Raises OSError."""
-    return None if spec.weights is None else _file_sha256(spec.weights)
+    """Return the checksum of the checkpoint or program, None if there is none. Raises OSError."""
+    file = spec.weights or spec.program
+    return None if file is None else _file_sha256(file)
 
 
 @cache

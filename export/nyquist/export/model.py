@@ -24,8 +24,10 @@ from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
 from nyquist.models.loading import class_count, feature_count, network_with_notes
 from nyquist.models.outputs import OutputsNetwork
+from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.programs import write_program
 from nyquist.models.samples import read_samples, wider_photographs
-from nyquist.models.spec import INPUT, ModelSpec, Output
+from nyquist.models.spec import INPUT, ModelSpec, Output, Size
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.manifest import (
     Architecture,
@@ -70,6 +72,7 @@ def build_model(
     subject = Candidate(spec, network, read_samples(spec, spec.samples))
     on_station("export")
     exported = export_spec(subject)
+    reference = reference_file(subject)
     on_station("judge")
     derived = derive(subject, exported)
     if derived.judgement.misses:
@@ -77,7 +80,7 @@ def build_model(
         raise ExceptionGroup(f"{spec.name} is not published", reasons)
     on_station("publish")
     graph = add_facts(derived.graph, graph_facts(spec))
-    files = version_files(subject, graph, exported.debug if debug else None)
+    files = version_files(subject, graph, exported.debug if debug else None) | reference
     manifest = publish(
         repository,
         spec.name,
@@ -107,13 +110,34 @@ def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
 def export_spec(subject: Candidate) -> Exported:
     """Export the network of a spec with its outputs and its dynamic axes."""
     spec = subject.spec
-    spans = {}
-    if spec.sizes:
-        rows, columns = zip(*spec.served_sizes, strict=True)
-        down, across = spec.preprocessing.shift_axes
-        spans = {down: (min(rows), max(rows)), across: (min(columns), max(columns))}
+    spans = open_axes(spec, spec.preprocessing.shift_axes) if spec.sizes else {}
     network = OutputsNetwork(subject.preprocessed, spec.outputs).eval()
     return export_graph(network, subject.samples.images[:2], spec.outputs, spans)
+
+
+def open_axes(spec: ModelSpec, axes: tuple[int, int]) -> dict[int, Size]:
+    """Return the least and greatest size of these two axes of a batch, height and width."""
+    rows, columns = zip(*spec.served_sizes, strict=True)
+    down, across = axes
+    return {down: (min(rows), max(rows)), across: (min(columns), max(columns))}
+
+
+def reference_file(subject: Candidate) -> dict[str, bytes]:
+    """Return what the companion makes the network of: weights of ours, anyone else's whole.
+
+    Raises:
+        ExportError: torch.export cannot take it as a program.
+    """
+    spec, network = subject.spec, subject.network
+    if spec.program is not None:
+        return {artifact.PROGRAM_FILE: spec.program.read_bytes()}
+    if ":" not in spec.architecture:
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        return {artifact.REFERENCE_FILE: save(weights)}
+    prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
+    pictures = prepare(subject.samples.images[:2])
+    spans = open_axes(spec, (2, 3)) if spec.sizes and not spec.preprocessing.resize else {}
+    return {artifact.PROGRAM_FILE: write_program(network, pictures, spans)}
 
 
 def graph_facts(spec: ModelSpec) -> dict[str, str]:
@@ -131,15 +155,13 @@ def graph_facts(spec: ModelSpec) -> dict[str, str]:
 
 
 def version_files(subject: Candidate, graph: bytes, debug: bytes | None) -> dict[str, bytes]:
-    """Return every file of a version but its manifest, by name."""
+    """Return every file of a version but its manifest and reference, by name."""
     spec, network = subject.spec, subject.network
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     kept = subject.samples.spread(KEPT_SAMPLES)
     files = {
         artifact.CONFIG_FILE: model_config(spec, output_tensors(spec, network)).encode(),
         artifact.LABELS_FILE: "".join(f"{label}\n" for label in spec.labels).encode(),
         artifact.MODEL_FILE: graph,
-        artifact.REFERENCE_FILE: save(weights),
         artifact.SAMPLES_FILE: save({"images": kept.images, "labels": kept.labels}),
     }
     return files if debug is None else files | {artifact.DEBUG_FILE: debug}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nyquist.models.checkpoints import load_checkpoint
 from nyquist.models.networks.architectures import create, create_from_module
 from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.programs import read_program
 from nyquist.models.samples import read_samples
 from nyquist.models.spec import ModelSpec
 
@@ -34,17 +35,14 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
         OSError: the checkpoint cannot be read.
     """
     torch.manual_seed(SEED)
-    build = create_from_module if ":" in spec.architecture else create
-    network = build(spec.architecture, **spec.options)
-    # channels_last would leave as shape arithmetic
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] # in no stub
+    network = _fresh_network(spec)
     classes = class_count(spec, network.eval())
     if spec.labels and len(spec.labels) != classes:
         raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
     notes = _shared_labels(spec.labels)
     if spec.weights is not None:
         notes += load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
-    else:
+    elif spec.program is None:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
     left = [name for name, module in network.eval().named_modules() if module.training]
@@ -54,6 +52,16 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
             "would depend on the batch"
         )
     return network, notes
+
+
+def _fresh_network(spec: ModelSpec) -> nn.Module:
+    if spec.program is not None:
+        return read_program(spec.program.read_bytes(), spec.program.name)
+    build = create_from_module if ":" in spec.architecture else create
+    network = build(spec.architecture, **spec.options)
+    # channels_last would leave as shape arithmetic
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] # in no stub
+    return network
 
 
 def _shared_labels(labels: Sequence[str]) -> tuple[str, ...]:

@@ -88,7 +88,9 @@ class ModelSpec:
 
     Attributes:
         name: as served.
-        architecture: a name of models.list(), or module:function, which returns an nn.Module.
+        architecture: a name of models.list(), module:function, which returns an nn.Module, or the
+            name of the file of `program`.
+        program: a file of torch.export.save, in place of an architecture; has its own weights.
         options: of the architecture.
         weights: a checkpoint; None for seeded fresh weights, which only cost and speed are of.
         weights_sha256: what its bytes must have; empty for any.
@@ -128,6 +130,7 @@ class ModelSpec:
     weights_key: str = ""
     calibration: str = ""
     picture: Framing = IMAGENET
+    program: Path | None = None
 
     def __post_init__(self) -> None:
         expected = "CHW" if self.datatype == "FP32" else "HWC"

@@ -106,7 +106,13 @@ class Server:
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
         self._trace: Callable[[Call, str], None] | None = None
         logs = LogControl(logging.getLogger())
-        control = ControlCalls(self._registry, logs, self._traces, polling=settings.poll_s > 0)
+        control = ControlCalls(
+            self._registry,
+            logs,
+            self._traces,
+            polling=settings.poll_s > 0,
+            overrides=settings.config_overrides,
+        )
         self._control = control
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None, fleet
@@ -121,7 +127,7 @@ class Server:
         try:
             if self._listening is None:
                 check_port(self._settings.host, self._settings.port)
-            self._start_metrics()
+            await self._start_metrics()
             self._start_tracing()
             self._start_shadow()
             await self._load_models()
@@ -167,15 +173,20 @@ class Server:
         self._service.refuse()
         await asyncio.sleep(REFUSAL_S)
 
-    def _start_metrics(self) -> None:
+    async def _start_metrics(self) -> None:
         settings = self._settings
         budget = self._budget
         self._metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
         if self._fleet is not None:
             return
         host = settings.metrics_host or settings.host
-        listener = metrics_listener(self._metrics.registry, host, settings.metrics_port)
-        self.metrics_port = self._stack.enter_context(listener)
+        listener = metrics_listener(
+            self._metrics.registry,
+            lambda: self.port != 0 and self._service.ready,
+            host,
+            settings.metrics_port,
+        )
+        self.metrics_port = await self._stack.enter_async_context(listener)
 
     def _watch_gpus(self) -> None:
         if gpus := self._stack.enter_context(gpu_metrics()):
@@ -190,7 +201,9 @@ class Server:
         where = ", ".join(map(str, settings.repository))
         if tried and not self._registry.names:
             raise StartError(f"no model of {where} can be served")
-        if settings.load is not None or not tried:  # what comes later may need any size
+        if (
+            settings.load is not None or settings.config_overrides or not tried
+        ):  # what comes later may need any size
             self._largest_request = settings.max_message_bytes
         if not tried:
             how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
@@ -287,7 +300,11 @@ class Server:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
         application = Application(
-            calls, limits, settings.max_metadata_bytes, self._service.signature
+            calls,
+            limits,
+            settings.max_metadata_bytes,
+            self._service.signature,
+            settings.cors_origin,
         )
         listening = self._listening or open_socket(settings.host, settings.port)
         listener = HttpListener(application, settings, settings, listening, settings.grace_s)

@@ -64,6 +64,11 @@ class ModelSettings(BaseModel):
         description="model to load at the start, and no other; may be repeated; empty: nothing; "
         "none: every model",
     )
+    config_overrides: bool = Field(
+        default=False,
+        description="take a model's configuration from calls that load it, in place of its "
+        "config.pbtxt",
+    )
     link_folder: Folders = Field(
         (), description="outside the repository, where links in it may lead to; may be repeated"
     )
@@ -97,6 +102,9 @@ class NetworkSettings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
+    cors_origin: Names = Field(
+        (), description="origin of web pages whose scripts may call, or *; may be repeated"
+    )
     metrics_host: str | None = Field(
         None, description="address of the metrics; none: that of --host"
     )

@@ -18,10 +18,12 @@ PATHS = {SERVED: "served", "torch": "reference"}
 """Colour of each path."""
 
 
-def trends(history: Sequence[Point], tolerances: Tolerances) -> tuple[Chart, ...]:
+def trends(history: Sequence[Point], tolerances: Tolerances | None) -> tuple[Chart, ...]:
     """Return the charts of a version: none before its first probe."""
     if not history:
         return ()
+    if tolerances is None:
+        return consistency_chart(history, None), latency_chart(history, 1)
     return (
         parity_chart(history, tolerances.parity),
         consistency_chart(history, tolerances.consistency),
@@ -31,18 +33,18 @@ def trends(history: Sequence[Point], tolerances: Tolerances) -> tuple[Chart, ...
 
 def parity_chart(history: Sequence[Point], tolerance: float) -> Chart:
     """Show the relative error of each probe, on a logarithmic scale."""
-    errors = tuple(point.parity.relative_error for point in history)
+    errors = [point.parity.relative_error if point.parity else None for point in history]
     return draw(
         "Parity: largest difference of a logit, as a share of their spread",
         times(history),
-        [Series("of the probe", "line-1", errors)],
-        decades([*errors, tolerance], power_of_ten),
+        [Series("of the probe", "line-1", tuple(errors))],
+        decades([*(one for one in errors if one is not None), tolerance], power_of_ten),
         (tolerance, f"at most {short(tolerance)}"),
         graphs(history),
     )
 
 
-def consistency_chart(history: Sequence[Point], tolerance: float) -> Chart:
+def consistency_chart(history: Sequence[Point], tolerance: float | None) -> Chart:
     """Show the share of answers that stay, a line for each protocol."""
     protocols = sorted({name for point in history for name in point.consistency})
     series = [
@@ -58,8 +60,8 @@ def consistency_chart(history: Sequence[Point], tolerance: float) -> Chart:
         "Shift consistency: share of answers that stay",
         times(history),
         series,
-        shares([*known, tolerance]),
-        (tolerance, f"circular at least {fine_percent(tolerance)}"),
+        shares(known if tolerance is None else [*known, tolerance]),
+        None if tolerance is None else (tolerance, f"circular at least {fine_percent(tolerance)}"),
         graphs(history),
     )
 

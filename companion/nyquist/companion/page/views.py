@@ -105,9 +105,11 @@ class ModelView:
 
     @property
     def charts(self) -> tuple[Chart, ...]:
-        """Parity, consistency and latency over time; none where nothing is known."""
-        manifest = self.state.manifest
-        return trends.trends(self.history, manifest.tolerances) if manifest else ()
+        """Parity, consistency and latency over time; without a reference the last two."""
+        if self.state.manifest:
+            return trends.trends(self.history, self.state.manifest.tolerances)
+        alone = bool(self.history) and self.history[-1].parity is None
+        return trends.trends(self.history, None) if alone else ()
 
     @property
     def protocols(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,18 +20,17 @@ from nyquist.server.wire.pb import validation_pb2 as pb
 TRAINING_FILE = WEIGHTS / "fashion.json"
 
 
-def describe(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> bytes:
+def describe(folder: Path, manifest: Manifest) -> bytes:
     """Return a serialised ModelDescription, without the graph that is served and the verdict.
 
     Args:
         folder: of the model.
         manifest: of the version.
-        modules: that may be run; see load_network.
 
     Raises:
         ArtifactError: the reference cannot be read.
     """
-    network = load_network(folder, manifest, modules)
+    network = load_network(folder, manifest)
     architecture = manifest.architecture
     described = pb.ModelDescription(
         architecture=architecture.name,
@@ -52,13 +50,13 @@ def describe(folder: Path, manifest: Manifest, modules: Collection[str] = ()) ->
     return described.SerializeToString()
 
 
-def describe_apart(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> bytes:
+def describe_apart(folder: Path, manifest: Manifest) -> bytes:
     """Do the same in a process of its own, for seconds.
 
     Tracing a network replaces parts of PyTorch for the whole process, and other threads compute.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(describe, folder, manifest, modules).result()
+        return pool.submit(describe, folder, manifest).result()
 
 
 def picture_shape(manifest: Manifest) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """The network of an artifact, in PyTorch, and the pictures that it is judged on."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from nyquist.models.networks.architectures import create, create_from_module
+from nyquist.models.networks.architectures import create
 from nyquist.models.preprocessing import PreprocessedNetwork
+from nyquist.models.programs import read_program
 from nyquist.models.samples import Samples
 from nyquist.models.spec import Preprocessing
-from nyquist.server.artifact.manifest import REFERENCE_FILE, SAMPLES_FILE, Manifest
+from nyquist.server.artifact.manifest import PROGRAM_FILE, REFERENCE_FILE, SAMPLES_FILE, Manifest
 from nyquist.server.wire.errors import ArtifactError
 
 
@@ -36,39 +36,41 @@ class Reference:
         return logits.numpy()
 
 
-def load_reference(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> Reference:
+def load_reference(folder: Path, manifest: Manifest) -> Reference:
     """Build what an artifact was made from, behind its preprocessing; see load_network."""
     described = manifest.preprocessing
     preprocessing = Preprocessing(
         described.layout, described.mean, described.scale, described.resize
     )
-    return Reference(PreprocessedNetwork(load_network(folder, manifest, modules), preprocessing))
+    return Reference(PreprocessedNetwork(load_network(folder, manifest), preprocessing))
 
 
-def load_network(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> nn.Module:
+def load_network(folder: Path, manifest: Manifest) -> nn.Module:
     """Build the network that an artifact was made from, with its weights.
 
     Args:
         folder: of the model, the one that holds config.pbtxt.
         manifest: of the version wanted.
-        modules: whose code may be run for a network that is made by module:function; a manifest
-            alone may not choose what is imported.
 
     Raises:
-        ArtifactError: the weights are damaged, or are not those of the architecture named; or that
-            is of a module which is not allowed.
+        ArtifactError: the reference is damaged, or has weights that are not those of the
+            architecture named; or there is none, since the artifact is of an older build.
     """
     architecture = manifest.architecture
-    module, own, _ = architecture.name.partition(":")
-    if own and module not in modules:
+    if f"{manifest.version}/{PROGRAM_FILE}" in manifest.files:
+        content = manifest.read_file(folder, f"{manifest.version}/{PROGRAM_FILE}")
+        try:
+            return read_program(content, f"{PROGRAM_FILE} of {manifest.name!r}")
+        except ValueError as error:
+            raise ArtifactError(str(error)) from error
+    if ":" in architecture.name:
         raise ArtifactError(
-            f"{manifest.name!r} is made by {architecture.name!r}; "
-            f"allow that module to run with --allow-module {module}"
+            f"{manifest.name!r} is of {architecture.name}, which is not imported here, and its "
+            f"artifact has no {PROGRAM_FILE}: build it again"
         )
     weights = _read_tensors(folder, manifest, REFERENCE_FILE)
     try:
-        build = create_from_module if own else create
-        network = build(architecture.name, **architecture.options)
+        network = create(architecture.name, **architecture.options)
         network.load_state_dict(weights)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ArtifactError(

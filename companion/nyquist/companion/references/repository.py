@@ -4,7 +4,6 @@ name, version, sha256 of the served graph -> manifest -> same graph? -> weights 
 """
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,8 +17,10 @@ from nyquist.companion.references.description import describe_apart
 from nyquist.companion.references.network import Reference, load_reference, load_samples
 from nyquist.models.spec import Preprocessing
 from nyquist.server.artifact.layout import complete_versions, model_folders, read_config
-from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, read_manifest
+from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, Tolerances, read_manifest
 from nyquist.server.wire.errors import ArtifactError, NyquistError
+from nyquist.server.wire.framing import Layout
+from nyquist.server.wire.signature import TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -36,26 +37,32 @@ class Unverifiable(NyquistError):
 
 @dataclass(frozen=True)
 class LoadedReference:
-    """A version that can be verified.
+    """What is known of a version: its pictures, and what its answers to them are held against.
 
     Attributes:
-        manifest: what it is.
-        reference: its network in PyTorch.
+        manifest: what it is; None where nothing but the server's answers is known.
+        reference: its network in PyTorch; None where there is no reference.
         pictures: reference images, as the input wants them, (N, ...).
         labels: of its classes; empty where it has none.
         max_batch_size: pictures that a request may hold.
+        input: what it takes.
+        layout: order of the axes of one picture.
+        tolerances: that it is held to; None where nobody says any.
     """
 
-    manifest: Manifest
-    reference: Reference
+    manifest: Manifest | None
+    reference: Reference | None
     pictures: NDArray[Any]
     labels: tuple[str, ...]
     max_batch_size: int
+    input: TensorSpec
+    layout: Layout
+    tolerances: Tolerances | None
 
     @property
     def axes(self) -> tuple[int, int]:
         """Axes of height and width in a batch."""
-        return Preprocessing(self.manifest.preprocessing.layout).shift_axes
+        return Preprocessing(self.layout).shift_axes
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -73,14 +80,17 @@ class References:
 
     Args:
         repository: folder of the artifacts, looked at again for each question.
-        modules: that may be run; see load_reference.
     """
 
-    def __init__(self, repository: Path, modules: Collection[str] = ()) -> None:
-        self._repository, self._modules = repository, modules
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
         self._known: dict[tuple[str, int], LoadedReference] = {}
         self._described: dict[tuple[str, int], tuple[Manifest, bytes]] = {}
         self._lock = Lock()
+
+    def exist(self) -> bool:
+        """Say whether there is a repository."""
+        return self._repository.is_dir()
 
     def names(self) -> list[str]:
         """Return the models of the repository. Raises ArtifactError if it is no folder."""
@@ -91,8 +101,9 @@ class References:
 
         Args:
             name: of the model.
-            version: that is served.
-            sha256: of the graph that is served; None takes the reference for any.
+            version: that is served; 0 is the latest, for a server that has no versions.
+            sha256: of the graph that is served; empty where the server does not say, and None takes
+                the reference for any: then its answers alone tell whether it is that graph.
 
         Raises:
             Unverifiable: there is none; the message says why.
@@ -101,10 +112,10 @@ class References:
         with self._lock:
             try:
                 manifest = self._manifest(folder, version)
-                if sha256 is not None and manifest.graph_sha256 != sha256:
+                if sha256 and manifest.graph_sha256 != sha256:
                     raise Unverifiable(
                         f"the server runs a graph of {name!r} version {version} with sha256 "
-                        f"{sha256 or 'unknown'}, the reference is of {manifest.graph_sha256}"
+                        f"{sha256}, the reference is of {manifest.graph_sha256}"
                     )
                 return self._loaded(folder, manifest)
             except ArtifactError as error:
@@ -114,25 +125,26 @@ class References:
                     f"the reference of {name!r} version {version} cannot be used"
                 ) from error
 
-    def describe(self, known: LoadedReference) -> bytes:
-        """Return a serialised ModelDescription of a reference; see `description.describe_apart`."""
-        manifest = known.manifest
+    def describe(self, manifest: Manifest) -> bytes:
+        """Return a serialised ModelDescription of a version; see `description.describe_apart`."""
         key = (manifest.name, manifest.version)
         if self._described.get(key, (None, b""))[0] != manifest:
             folder = self._repository / manifest.name
-            self._described[key] = manifest, describe_apart(folder, manifest, self._modules)
+            self._described[key] = manifest, describe_apart(folder, manifest)
         return self._described[key][1]
 
     def loaded(self, name: str, version: int, sha256: str) -> LoadedReference:
         """Return the same without a look at the files, where it was loaded before."""
         with self._lock:
             known = self._known.get((name, version))
-        if known is not None and known.manifest.graph_sha256 == sha256:
+        if known is not None and known.manifest and known.manifest.graph_sha256 == sha256:
             return known
         return self.get(name, version, sha256)
 
     def _manifest(self, folder: Path, version: int) -> Manifest:
         has = complete_versions(folder) if folder.is_dir() else []
+        if not version and has:
+            version = has[-1]
         if version not in has:
             raise Unverifiable(
                 f"there is no reference of {folder.name!r} version {version}, "
@@ -144,17 +156,20 @@ class References:
         key = (manifest.name, manifest.version)
         known = self._known.get(key)
         if known is None or known.manifest != manifest:
-            known = self._known[key] = load_known(folder, manifest, self._modules)
+            known = self._known[key] = load_known(folder, manifest)
         return known
 
 
-def load_known(folder: Path, manifest: Manifest, modules: Collection[str] = ()) -> LoadedReference:
+def load_known(folder: Path, manifest: Manifest) -> LoadedReference:
     """Load what a version is verified with. Raises ArtifactError if a file is damaged."""
     labels = manifest.read_file(folder, f"{manifest.version}/{LABELS_FILE}")
     return LoadedReference(
         manifest=manifest,
-        reference=load_reference(folder, manifest, modules),
+        reference=load_reference(folder, manifest),
         pictures=np.ascontiguousarray(load_samples(folder, manifest).images.numpy()),
         labels=tuple(labels.decode().splitlines()),
         max_batch_size=read_config(folder, manifest).max_batch_size,
+        input=manifest.input,
+        layout=manifest.preprocessing.layout,
+        tolerances=manifest.tolerances,
     )

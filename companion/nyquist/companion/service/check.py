@@ -51,8 +51,13 @@ class Row:
 
     @property
     def misses(self) -> tuple[str, ...]:
-        """The tolerances that are missed, in words; empty if the model is as it should be."""
+        """The tolerances that are missed, in words; empty if the model is as it should be.
+
+        Without a reference nothing was promised.
+        """
         parity = self.parity
+        if parity.graph.no_reference:
+            return ()
         return (
             *parity_misses(parity.relative_error, parity.max_abs_error, parity.tolerance),
             *misses_of(self.consistency),
@@ -63,7 +68,7 @@ def check_model(validation: Validates, subject: pb.Subject, follow: Follow) -> R
     """Compare a served model with its reference.
 
     Raises:
-        NyquistError: there is no reference.
+        NyquistError: its reference is of another graph, or damaged.
         grpc.RpcError: the server does not serve it, or fails.
     """
     parity = pb.CheckParityRequest(subject=subject)

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nyquist.client.client import Client, RemoteModel
-from nyquist.companion.measures.parity import compare
+from nyquist.companion.measures.parity import Predict, compare
 from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consistency
-from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, References
+from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, Unverifiable
+from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.watch.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, ModelNotFound, ModelNotReady, NyquistError
@@ -38,7 +39,7 @@ class Paths:
     Attributes:
         client: of the live server.
         remote: the model as the server describes it.
-        known: its reference.
+        known: what it is held against.
     """
 
     client: Client
@@ -50,8 +51,15 @@ class Paths:
         return self.client.infer(self.remote, pictures)
 
     def reference(self, pictures: NDArray[Any]) -> NDArray[Any]:
-        """Ask PyTorch. (B, ...) -> (B, C)."""
+        """Ask PyTorch. (B, ...) -> (B, C). Raises Unverifiable if there is no reference."""
+        if self.known.reference is None:
+            raise Unverifiable(f"no reference of {self.remote.name!r}")
         return self.known.reference.predict(pictures)
+
+    @property
+    def sides(self) -> Sequence[Predict]:
+        """The ways that there are: the server, and PyTorch where there is a reference."""
+        return (self.served, self.reference) if self.known.reference else (self.served,)
 
     def graph(self) -> pb.Graph:
         """Say what is looked at."""
@@ -60,6 +68,7 @@ class Paths:
             model_version=self.remote.version,
             sha256=self.remote.sha256,
             execution_provider=self.remote.provider,
+            no_reference=self.known.reference is None,
         )
 
     def pictures(self, subject: pb.Subject) -> NDArray[Any]:
@@ -70,7 +79,7 @@ class Paths:
         """
         if not subject.HasField("pictures"):
             return self.known.pictures
-        sent, wanted = subject.pictures, self.known.manifest.input
+        sent, wanted = subject.pictures, self.known.input
         count, *shape = sent.shape or (0,)
         if sent.datatype != wanted.datatype or not wanted.fits(shape) or count < 1:
             raise InvalidRequest(
@@ -87,32 +96,33 @@ class Validation:
     """Answers nyquist.v1.Validation in this process; each method as its stub, for one call.
 
     Args:
-        client: of the live server.
-        references: of its models.
+        subjects: the models of the live server, and what they are held against.
         any_graph: compare whatever graph is served with the reference of its version, where the
             companion that runs calls another graph than the reference's unverifiable.
     """
 
-    def __init__(self, client: Client, references: References, *, any_graph: bool = False) -> None:
-        self._client, self._references, self._any_graph = client, references, any_graph
+    def __init__(self, subjects: Subjects, *, any_graph: bool = False) -> None:
+        self._subjects, self._any_graph = subjects, any_graph
 
     def paths(self, subject: pb.Subject) -> Paths:
         """Find the two ways to the answers of a model.
 
         Raises:
-            NyquistError: the server does not serve it, or there is no reference.
+            NyquistError: the server does not serve it, or its reference is of another graph.
         """
         if not subject.model_name:
             raise InvalidRequest("subject.model_name is empty; name a model that is served")
-        remote = self._client.describe(subject.model_name, subject.model_version)
-        sha256 = None if self._any_graph else remote.sha256
-        return Paths(
-            self._client, remote, self._references.get(remote.name, int(remote.version), sha256)
-        )
+        client = self._subjects.client
+        remote = client.describe(subject.model_name, subject.model_version)
+        known = self._subjects.known(remote, any_graph=self._any_graph)
+        return Paths(client, self._subjects.completed(remote, known), known)
 
     def check_parity(self, request: pb.CheckParityRequest) -> Iterator[pb.CheckParityResponse]:
         """Send all pictures through both paths, in batches of every size."""
         paths = self.paths(request.subject)
+        if paths.known.reference is None:
+            yield pb.CheckParityResponse(report=pb.ParityReport(graph=paths.graph()))
+            return
         pictures = paths.pictures(request.subject)
         parts = list(batches(pictures, paths.known.batch_sizes))
         served, reference = [], []
@@ -121,7 +131,7 @@ class Validation:
             served.append(paths.served(part))
             reference.append(paths.reference(part))
         parity = compare(np.concatenate(reference), np.concatenate(served))
-        tolerance = paths.known.manifest.tolerances.parity
+        tolerance = paths.known.tolerances.parity if paths.known.tolerances else 0.0
         report = pb.ParityReport(
             graph=paths.graph(),
             pictures=len(pictures),
@@ -143,14 +153,14 @@ class Validation:
         fitting = fitting_protocols(paths.known, pictures)
         names = _chosen_protocols(request.protocols, list(fitting))
         pairs = _within("pairs", request.pairs or DEFAULT_PAIRS, MAX_PAIRS)
-        sides = (paths.served, paths.reference)
+        sides = paths.sides
         trials = {
             name: [
                 ShiftTrials(pictures, fitting[name], pairs=pairs, seed=request.seed) for _ in sides
             ]
             for name in names
         }
-        total = 2 * pairs * len(pictures) * len(names)
+        total = len(sides) * pairs * len(pictures) * len(names)
         for each in trials.values():
             for predict, side in zip(sides, each, strict=True):
                 while side.left:
@@ -175,28 +185,28 @@ class Validation:
         total = len(sizes) * (WARM_RUNS + runs)
         for at, size in enumerate(sizes):
             batch = pictures[np.arange(size) % len(pictures)]
-            seconds = np.empty((WARM_RUNS + runs, 2))
+            seconds = np.empty((WARM_RUNS + runs, len(paths.sides)))
             for run in range(len(seconds)):
                 progress = pb.Progress(done=at * len(seconds) + run, total=total)
                 yield pb.CompareLatencyResponse(progress=progress)
-                for side, predict in enumerate((paths.served, paths.reference)):
+                for side, predict in enumerate(paths.sides):
                     start = perf_counter()
                     predict(batch)
                     seconds[run, side] = perf_counter() - start
             median, p95 = np.quantile(seconds[WARM_RUNS:], (0.5, 0.95), axis=0)
-            report.measured.add(
-                batch_size=size,
-                served_s=median[0],
-                reference_s=median[1],
-                served_p95_s=p95[0],
-                reference_p95_s=p95[1],
-            )
+            measured = report.measured.add(batch_size=size)
+            measured.served_s, measured.served_p95_s = median[0], p95[0]
+            if paths.known.reference:
+                measured.reference_s, measured.reference_p95_s = median[1], p95[1]
         yield pb.CompareLatencyResponse(report=report)
 
     def describe_model(self, request: pb.DescribeModelRequest) -> Iterator[pb.ModelDescription]:
         """Say what a model is, in one step of seconds."""
         paths = self.paths(request.subject)
-        described = pb.ModelDescription.FromString(self._references.describe(paths.known))
+        if paths.known.manifest is None:
+            raise Unverifiable(f"no reference of {paths.remote.name!r}")
+        about = self._subjects.references.describe(paths.known.manifest)
+        described = pb.ModelDescription.FromString(about)
         described.graph.CopyFrom(paths.graph())
         yield described
 
@@ -223,19 +233,17 @@ def as_ours(error: grpc.RpcError) -> NyquistError:
 def _consistency_report(
     paths: Paths, pictures: int, trials: dict[str, list[ShiftTrials]]
 ) -> pb.ConsistencyReport:
-    tolerance = paths.known.manifest.tolerances.consistency
+    tolerance = paths.known.tolerances.consistency if paths.known.tolerances else 0.0
     report = pb.ConsistencyReport(
         graph=paths.graph(), pictures=pictures, tolerance=tolerance, holds=True
     )
     for name, sides in trials.items():
-        served, reference = (one.consistency or Consistency(0.0, 0.0, 0) for one in sides)
-        report.measured.add(
-            protocol=name,
-            served=served.share,
-            served_error=served.standard_error,
-            reference=reference.share,
-            reference_error=reference.standard_error,
-        )
+        served, *reference = (one.consistency or Consistency(0.0, 0.0, 0) for one in sides)
+        measured = report.measured.add(protocol=name)
+        measured.served, measured.served_error = served.share, served.standard_error
+        for of_reference in reference:
+            measured.reference = of_reference.share
+            measured.reference_error = of_reference.standard_error
         if name == CIRCULAR:
             report.holds = served.share >= tolerance
     return report

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from nyquist.client.client import Client
-from nyquist.companion.references.repository import References
+from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.validation import Validation, as_ours
 from nyquist.companion.watch.record import Record
 from nyquist.server.front.calls import Context
@@ -26,13 +25,12 @@ class ValidationService(stubs.ValidationServicer):
     """Runs checks for callers, a step of each in turn, in one thread. Close it.
 
     Args:
-        client: of the server.
-        references: of its models.
+        subjects: models of the server, and what they are held against.
         record: that knows the verdicts.
     """
 
-    def __init__(self, client: Client, references: References, record: Record) -> None:
-        self._validation = Validation(client, references)
+    def __init__(self, subjects: Subjects, record: Record) -> None:
+        self._validation = Validation(subjects)
         self._record = record
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="validation")
         self._running = 0

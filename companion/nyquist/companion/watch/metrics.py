@@ -145,10 +145,11 @@ class Metrics(CallMetrics):
             self._last_probe,
         )
 
-    def know(self, key: Key, tolerances: Tolerances) -> None:
-        """Start the series of a version whose reference is known."""
-        self._parity_tolerance.labels(*key).set(tolerances.parity)
-        self._consistency_tolerance.labels(*key).set(tolerances.consistency)
+    def know(self, key: Key, tolerances: Tolerances | None) -> None:
+        """Start the series of a version that can be asked."""
+        if tolerances:
+            self._parity_tolerance.labels(*key).set(tolerances.parity)
+            self._consistency_tolerance.labels(*key).set(tolerances.consistency)
         for counter in (self._received, self._dropped, self._checked):
             counter.labels(*key)
 

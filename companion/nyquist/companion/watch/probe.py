@@ -15,17 +15,19 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.client.client import Client, RemoteModel
+from nyquist.client.client import RemoteModel
 from nyquist.companion.measures.parity import Parity, Predict, compare
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.measures.tolerances import consistency_misses, parity_misses
-from nyquist.companion.references.repository import LoadedReference, References, Unverifiable
+from nyquist.companion.references.repository import LoadedReference, Unverifiable
+from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.record import (
     PROBE,
     SERVED,
     TORCH,
+    UNVERSIONED,
     Disagreement,
     Key,
     ModelState,
@@ -44,24 +46,26 @@ logger = logging.getLogger(__name__)
 TURNS_A_PROBE = 1
 """Batches of each size that a probe compares."""
 
+NO_REFERENCE = "no reference: its shift consistency is measured, its answers are held against none"
+
 
 @dataclass(frozen=True)
 class Compared:
     """What one probe measured.
 
     Attributes:
-        parity: over all its pictures.
+        parity: over all its pictures; None without a reference.
         latency_s: of each batch, by backend and batch size, in seconds.
         pictures: that were sent, (N, ...).
         served: logits of the server, (N, C).
-        reference: logits of PyTorch, (N, C).
+        reference: logits of PyTorch, (N, C); None without a reference.
     """
 
-    parity: Parity
+    parity: Parity | None
     latency_s: Mapping[tuple[str, int], list[float]]
     pictures: NDArray[Any]
     served: NDArray[Any]
-    reference: NDArray[Any]
+    reference: NDArray[Any] | None
 
 
 @dataclass
@@ -70,7 +74,7 @@ class ProbedModel:
 
     Attributes:
         remote: as the server describes it.
-        known: its reference.
+        known: what it is held against.
         trials: of shifts, by protocol.
         turn: probes so far.
     """
@@ -89,7 +93,7 @@ class ProbedModel:
     @property
     def key(self) -> Key:
         """Name and version."""
-        return self.remote.name, self.remote.version
+        return key_of(self.remote)
 
     @property
     def consistency(self) -> dict[str, Consistency]:
@@ -108,9 +112,11 @@ class ProbedModel:
             for size, end in zip(sizes, ends, strict=True)
         ]
 
-    def finding(self, parity: Parity) -> Finding:
-        """Hold the figures against the manifest's tolerances."""
-        tolerances = self.known.manifest.tolerances
+    def finding(self, parity: Parity | None) -> Finding | None:
+        """Hold the figures against the tolerances; None where there are none to hold them to."""
+        tolerances = self.known.tolerances
+        if parity is None or tolerances is None:
+            return None
         circular = self.consistency.get(CIRCULAR)
         return Finding(
             parity=parity.relative_error <= tolerances.parity,
@@ -119,11 +125,10 @@ class ProbedModel:
 
 
 class Prober:
-    """Probes every served version of every model of the repository, in one thread.
+    """Probes every served version of every model that is looked at, in one thread.
 
     Args:
-        client: of the server.
-        references: of the models.
+        subjects: models of the server, and what they are held against.
         metrics: that show what was found.
         record: that keeps it.
         pace: of the work.
@@ -132,14 +137,13 @@ class Prober:
 
     def __init__(
         self,
-        client: Client,
-        references: References,
+        subjects: Subjects,
         metrics: Metrics,
         record: Record,
         pace: Pace,
         stopped: Event,
     ) -> None:
-        self._client, self._references = client, references
+        self._client, self._subjects = subjects.client, subjects
         self._metrics, self._record = metrics, record
         self._pace, self._stopped = pace, stopped
         self._probed: dict[Key, ProbedModel] = {}
@@ -173,7 +177,7 @@ class Prober:
             self._metrics.probes["failed"].inc()
             return
         served: set[Key] = set()
-        for name in self._references.names():
+        for name in self._subjects.names():
             served |= self._probe_model(name)
         for key in self._standings.keys() - served:
             self._forget(key)
@@ -197,7 +201,8 @@ class Prober:
             self._client.ready()
             up, reason = True, ""
         except grpc.RpcError as error:
-            up, reason = False, _in_words(error)
+            up = error.code() is grpc.StatusCode.UNIMPLEMENTED  # it is there, and has no health
+            reason = "" if up else _in_words(error)
         self._metrics.server_up.set(up)
         if up is not before.up:
             self._record.note_server(ServerState(before.target, up, time(), reason))
@@ -211,45 +216,54 @@ class Prober:
         """Probe the versions of one model, and return those that are served."""
         try:
             versions = self._client.describe(name).versions
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
+        except (grpc.RpcError, ValueError) as error:
+            if not _gone(error):
                 self._metrics.probes["failed"].inc()
                 logger.warning("%s cannot be probed: %s", name, _in_words(error))
             return {key for key in self._standings if key[0] == name and not _gone(error)}
+        versions = versions or ("",)
         for version in versions:
             try:
                 self._probe_version(self._client.describe(name, version))
-            except grpc.RpcError as error:
+            except (grpc.RpcError, ValueError) as error:
                 self._metrics.probes["failed"].inc()
                 logger.warning("%s version %s: %s", name, version, _in_words(error))
-        return {(name, version) for version in versions}
+        return {(name, version or UNVERSIONED) for version in versions}
 
     def _probe_version(self, remote: RemoteModel) -> None:
-        key = (remote.name, remote.version)
+        key = key_of(remote)
         try:
             subject = self._subject(remote)
-        except Unverifiable as error:
+        except (Unverifiable, ValueError) as error:
             self._unverifiable(remote, str(error))
             return
         while not self._stopped.is_set():
             compared = self._compare(subject)
-            if self._client.describe(*key).sha256 != remote.sha256:
+            if self._client.describe(remote.name, remote.version).sha256 != remote.sha256:
                 return  # reloaded meanwhile: these answers are of neither graph
             self._judge(subject, compared)
             standing = self._standings[key]
-            if standing.verdict is Verdict.FAILING or not standing.bad_parity:
+            if (
+                standing.verdict in (Verdict.FAILING, Verdict.UNVERIFIABLE)
+                or not standing.bad_parity
+            ):
                 return  # else ask again at once: one bad answer is no proof, and a period is long
 
     def _subject(self, remote: RemoteModel) -> ProbedModel:
         """Return what is probed of a version: as before, or afresh if anything has changed."""
-        known = self._references.get(remote.name, int(remote.version), remote.sha256)
-        key = (remote.name, remote.version)
+        known = self._subjects.known(remote)
+        key = key_of(remote)
         subject = self._probed.get(key)
-        if subject is None or subject.known is not known or subject.remote.sha256 != remote.sha256:
-            logger.info("probing %s version %s, sha256 %s", *key, remote.sha256)
+        if (
+            subject is None
+            or subject.known.manifest is not known.manifest
+            or subject.remote.sha256 != remote.sha256
+        ):
+            logger.info("probing %s version %s, sha256 %s", *key, remote.sha256 or "not told")
             self._metrics.forget_figures(key)
-            self._metrics.know(key, known.manifest.tolerances)
-            subject = self._probed[key] = ProbedModel(remote, known)
+            self._metrics.know(key, known.tolerances)
+            whole = self._subjects.completed(remote, known)
+            subject = self._probed[key] = ProbedModel(whole, known)
         return subject
 
     def _served(self, subject: ProbedModel) -> Predict:
@@ -261,9 +275,10 @@ class Prober:
         latency_s: dict[tuple[str, int], list[float]] = {}
         answers: dict[str, list[NDArray[Any]]] = {SERVED: [], TORCH: []}
         paths: dict[str, Predict] = {
-            SERVED: lambda pictures: self._client.infer(subject.remote, pictures),
-            TORCH: subject.known.reference.predict,
+            SERVED: lambda pictures: self._client.infer(subject.remote, pictures)
         }
+        if subject.known.reference:
+            paths[TORCH] = subject.known.reference.predict
         batches = subject.next_batches()
         for batch in batches:
             for backend, predict in paths.items():
@@ -271,8 +286,10 @@ class Prober:
                 answers[backend].append(logits)
                 latency_s.setdefault((backend, len(batch)), []).append(seconds)
                 self._metrics.took(subject.key, backend, len(batch), seconds)
-        reference, served = np.concatenate(answers[TORCH]), np.concatenate(answers[SERVED])
-        pictures = np.concatenate(batches)
+        pictures, served = np.concatenate(batches), np.concatenate(answers[SERVED])
+        if not answers[TORCH]:
+            return Compared(None, latency_s, pictures, served, None)
+        reference = np.concatenate(answers[TORCH])
         return Compared(compare(reference, served), latency_s, pictures, served, reference)
 
     def _judge(self, subject: ProbedModel, compared: Compared) -> None:
@@ -280,9 +297,10 @@ class Prober:
         key, parity, now = subject.key, compared.parity, time()
         finding = subject.finding(parity)
         standing = self._standings.get(key, Standing()).after(finding)
-        self._metrics.parity(key, PROBE, parity)
+        if parity:
+            self._metrics.parity(key, PROBE, parity)
         self._metrics.probes["ok"].inc()
-        if not finding.parity:
+        if finding and not finding.parity:
             self._record.note_disagreement(worst_of(subject, compared, now))
         seen = Seen(parity, subject.consistency)
         self._stand(subject.remote, standing, reason_of(subject, parity), subject.known, seen)
@@ -299,7 +317,7 @@ class Prober:
         )
 
     def _unverifiable(self, remote: RemoteModel, reason: str) -> None:
-        key = (remote.name, remote.version)
+        key = key_of(remote)
         self._probed.pop(key, None)
         self._metrics.forget(key)
         standing = self._standings.get(key, Standing()).after(None)
@@ -314,7 +332,7 @@ class Prober:
         seen: Seen,
     ) -> None:
         """Show where a version stands, and say so in the log when its verdict changes."""
-        key, now = (remote.name, remote.version), time()
+        key, now = key_of(remote), time()
         before = self._standings.get(key, Standing()).verdict
         verdict = standing.verdict or Verdict.UNVERIFIABLE
         self._standings[key] = standing
@@ -326,7 +344,7 @@ class Prober:
         self._record.note_model(
             ModelState(
                 name=remote.name,
-                version=remote.version,
+                version=key[1],
                 sha256=remote.sha256,
                 provider=remote.provider,
                 verdict=verdict,
@@ -352,25 +370,33 @@ class Prober:
 
 def worst_of(subject: ProbedModel, compared: Compared, now: float) -> Disagreement:
     """Return the picture of a probe whose answers lie furthest apart."""
-    apart = np.nan_to_num(np.abs(compared.reference - compared.served), nan=np.inf).max(axis=1)
+    reference = compared.served if compared.reference is None else compared.reference
+    apart = np.nan_to_num(np.abs(reference - compared.served), nan=np.inf).max(axis=1)
     at = int(apart.argmax())
     return Disagreement(
         time_s=now,
         model=subject.remote.name,
-        version=subject.remote.version,
+        version=subject.key[1],
         sha256=subject.remote.sha256,
         source=PROBE,
-        layout=subject.known.manifest.preprocessing.layout,
+        layout=subject.known.layout,
         picture=compared.pictures[at].copy(),
         served=compared.served[at].copy(),
-        reference=compared.reference[at].copy(),
+        reference=reference[at].copy(),
         labels=subject.known.labels,
     )
 
 
-def reason_of(subject: ProbedModel, parity: Parity) -> str:
+def key_of(remote: RemoteModel) -> Key:
+    """Return name and version, as the record, the metrics and the page have them."""
+    return remote.name, remote.version or UNVERSIONED
+
+
+def reason_of(subject: ProbedModel, parity: Parity | None) -> str:
     """Say in words which tolerances a version misses; nothing if it misses none."""
-    allowed = subject.known.manifest.tolerances
+    allowed = subject.known.tolerances
+    if parity is None or allowed is None:
+        return NO_REFERENCE
     circular = subject.consistency.get(CIRCULAR)
     misses = [*parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)]
     if circular:
@@ -383,9 +409,11 @@ def _timed(predict: Predict, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:
     return predict(batch), perf_counter() - start
 
 
-def _gone(error: grpc.RpcError) -> bool:
-    return error.code() is grpc.StatusCode.NOT_FOUND
+def _gone(error: grpc.RpcError | ValueError) -> bool:
+    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.NOT_FOUND
 
 
-def _in_words(error: grpc.RpcError) -> str:
+def _in_words(error: grpc.RpcError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
     return f"{error.code().name}: {error.details()}"

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.references.subjects import number_of
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
 
 Key = tuple[str, str]
 """Name and version of a model."""
+
+UNVERSIONED = "none"
+"""Version of a model whose server has none: to Prometheus an empty label is a missing one."""
 
 PROBE, SHADOW = "probe", "shadow"
 SERVED, TORCH = "onnxruntime", "torch"
@@ -46,13 +50,13 @@ class ModelState:
     Attributes:
         name: of the model.
         version: of it.
-        sha256: of the graph that is served.
-        provider: execution provider that runs it.
+        sha256: of the graph that is served; empty where the server does not say.
+        provider: execution provider that runs it; likewise.
         verdict: on it.
         since_s: when the verdict became this one, in Unix time.
         reason: why it is not healthy, in words; empty if it is.
         probed_s: when it was last probed, in Unix time.
-        manifest: of its reference; None if it is unverifiable.
+        manifest: of its reference; None if it is unverifiable, or has none.
         probe: what the probes have seen.
         shadow: what live traffic has shown; None before there was any.
     """
@@ -83,7 +87,7 @@ class Point:
         time_s: when, in Unix time.
         sha256: of the graph that was served then.
         verdict: after it.
-        parity: that it measured.
+        parity: that it measured; None without a reference.
         consistency: shares by protocol, as they were known then.
         latency_s: median time of a batch, by backend (BACKENDS) and batch size, in seconds.
     """
@@ -91,7 +95,7 @@ class Point:
     time_s: float
     sha256: str
     verdict: Verdict
-    parity: Parity
+    parity: Parity | None
     consistency: Mapping[str, float]
     latency_s: Mapping[tuple[str, int], float]
 
@@ -180,7 +184,9 @@ class Record:
         """Return every version that is served, by name and number."""
         with self._lock:
             return tuple(
-                sorted(self._models.values(), key=lambda state: (state.name, int(state.version)))
+                sorted(
+                    self._models.values(), key=lambda state: (state.name, number_of(state.version))
+                )
             )
 
     def history(self, name: str, version: str) -> tuple[Point, ...]:

@@ -21,6 +21,7 @@ from nyquist.companion.measures.parity import Parity, compare, pooled
 from nyquist.companion.measures.shift_consistency import Consistency, consistency_of
 from nyquist.companion.measures.shifts import Pictures, shift_circularly, shift_with_zeros
 from nyquist.companion.references.repository import LoadedReference, References, Unverifiable
+from nyquist.companion.references.subjects import number_of
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.record import SHADOW, Disagreement, Key, Record, Seen
@@ -145,13 +146,15 @@ class ShadowWorker:
         key = (inference.model_name, inference.model_version)
         known = self._references.loaded(key[0], number_of(key[1]), inference.sha256)
         pictures, served = decoded(inference, known)
+        if known.reference is None or known.tolerances is None:
+            raise Unverifiable(f"no reference of {key[0]!r}")
         reference = known.reference.predict(pictures)
         if not np.isfinite(reference).all():
             return  # a caller's NaN or infinity, which no graph need answer alike
         parity = compare(reference, served)
         window = self._window(key, inference.sha256)
         window.add(parity)
-        if parity.relative_error > known.manifest.tolerances.parity:
+        if parity.relative_error > known.tolerances.parity:
             at = int(np.nan_to_num(np.abs(reference - served), nan=np.inf).max(axis=1).argmax())
             self._disagree(inference, known, pictures[at], served[at], reference[at])
         self._move(key, known, pictures, served, window)
@@ -207,7 +210,7 @@ class ShadowWorker:
                 version=inference.model_version,
                 sha256=inference.sha256,
                 source=SHADOW,
-                layout=known.manifest.preprocessing.layout,
+                layout=known.layout,
                 picture=picture.copy(),
                 served=served.copy(),
                 reference=reference.copy(),
@@ -223,7 +226,7 @@ def decoded(inference: pb.MirroredInference, known: LoadedReference) -> tuple[Pi
     Raises:
         InvalidRequest: it is not what the model takes and gives.
     """
-    wanted = known.manifest.input
+    wanted = known.input
     pictures = _array(inference.pictures)
     if inference.pictures.datatype != wanted.datatype or not wanted.fits(pictures.shape[1:]):
         raise InvalidRequest(
@@ -234,11 +237,6 @@ def decoded(inference: pb.MirroredInference, known: LoadedReference) -> tuple[Pi
         if tensor.name == LOGITS:
             return pictures, _array(tensor)
     raise InvalidRequest(f"outputs are {[one.name for one in inference.outputs]}, without {LOGITS}")
-
-
-def number_of(version: str) -> int:
-    """Return the number of a version, or 0, which none has, if it is no number."""
-    return int(version) if version.isascii() and version.isdecimal() else 0
 
 
 def _array(tensor: pb.MirroredInference.Tensor) -> Pictures:

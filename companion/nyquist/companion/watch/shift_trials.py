@@ -101,6 +101,6 @@ def fitting_protocols(known: LoadedReference, pictures: Pictures) -> dict[str, S
     crop = (size[0] - CROP_REACH + 1, size[1] - CROP_REACH + 1)
     cut = list(pictures.shape[1:])
     cut[axes[0] - 1], cut[axes[1] - 1] = crop
-    if known.manifest.input.fits(cut):
+    if known.input.fits(cut):
         protocols["crops"] = random_crops(crop, axes, reach=CROP_REACH)
     return protocols

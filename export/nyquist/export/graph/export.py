@@ -6,9 +6,11 @@ torch.onnx.export -> resize without shape arithmetic -> strip -> lint -> bytes
 import contextlib
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -25,6 +27,8 @@ OPSET = 18
 """The newest at which Pad, MaxPool, ReduceMean, Conv, Gemm and Reshape match their CUDA kernels."""
 
 MAX_BATCH = 1024
+NOT_THE_NETWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+"""Where files of a traceback begin that are torch's, the build's, or made by torch as it traces."""
 LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one protobuf message beside the graph."""
 
@@ -143,10 +147,17 @@ def _run_exporter(
 
 
 def _reason(error: BaseException) -> str:
-    """Return what the exporter objects to, without its report and stack."""
-    cause = error.__cause__ or error
+    """Return what torch.export objects to in its own words, and the line of the network's code."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return " ".join(lines[:6]) if lines else type(cause).__name__
+    places = [
+        f"; at {frame.filename}:{frame.lineno}: {frame.line}"
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if not frame.filename.startswith(NOT_THE_NETWORK)
+    ]
+    return (lines or [type(cause).__name__])[0] + (places or [""])[-1]
 
 
 def resize_by_axes(model: onnx.ModelProto) -> None:
@@ -183,13 +194,17 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence what the exporter says of packages that are not used here (torchvision, pytree)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence what the exporter says of packages that are not used, and graphs that it prints."""
+    below = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    unread = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(unread),
+            contextlib.redirect_stderr(unread),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(below)

@@ -26,7 +26,8 @@ def command_of(spec: ModelSpec) -> tuple[str, ...]:
     known = zoo_specs().get(name)
     if known is not None and relaxed(known, spec.precision) == spec:
         return ("--only", name, *precision)
-    return ("--arch", spec.architecture, "--name", name, *_own_arguments(spec), *precision)
+    source = "--arch" if spec.program is None else "--program"
+    return (source, spec.architecture, "--name", name, *_own_arguments(spec), *precision)
 
 
 def _own_arguments(spec: ModelSpec) -> Iterator[str]:

@@ -229,7 +229,8 @@ class Recipe(BaseModel):
 
     Attributes:
         name: as served; of a family, what its kind of downsampling is appended to.
-        arch: of ARCHITECTURES, or module:function.
+        arch: of ARCHITECTURES, or module:function; empty for a program.
+        program: a file of torch.export.save, in place of an architecture.
         downsampling: one kind, or several: a model for each.
         options: others of the architecture.
         weights: a checkpoint; `{downsampling}` in it is the kind. None: seeded fresh ones.
@@ -255,7 +256,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, BeforeValidator(_text), AfterValidator(_plain_name)]
-    arch: Annotated[str, AfterValidator(_architecture)]
+    arch: Annotated[str, AfterValidator(_architecture)] = ""
+    program: str | None = None
     downsampling: Annotated[tuple[Kind, ...], Many] = ()
     taps: int | None = None
     options: dict[str, Annotated[Any, AfterValidator(_option)]] = {}
@@ -348,18 +350,38 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
     if recipe.weights_key and recipe.weights is None:
         message = "chooses an entry of a checkpoint; give weights too"
         yield Problem(("weights_key",), message, ("weights",))
+    yield from _source_contradictions(recipe)
     yield from _file_problems(recipe, base)
     labels, problems = _read_labels(recipe, base)
     yield from problems
     for field, source in (("samples", recipe.samples), ("calibration", recipe.calibration)):
         yield from _source_problems(field, source, labels, base)
-    if ":" not in recipe.arch:
+    if recipe.arch and ":" not in recipe.arch:
         yield from _option_problems(recipe, labels)
+
+
+def _source_contradictions(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what is wrong between an architecture and a program."""
+    if not recipe.arch and recipe.program is None:
+        yield Problem(("arch",), "is missing; or give program, a file of torch.export.save")
+    if recipe.program is None:
+        return
+    settled = {
+        "arch": recipe.arch,
+        "downsampling": recipe.downsampling,
+        "taps": recipe.taps,
+        "options": recipe.options,
+        "weights": recipe.weights,
+    }
+    for field, value in settled.items():
+        if value:
+            yield Problem((field,), "a program is a whole network; leave it out", ("program",))
 
 
 def _file_problems(recipe: Recipe, base: Path) -> Iterator[Problem]:
     for kind in recipe.downsampling or (None,):
-        for field, path in (("weights", recipe.weights), ("labels", recipe.labels)):
+        files = {"weights": recipe.weights, "labels": recipe.labels, "program": recipe.program}
+        for field, path in files.items():
             message = "" if path is None else _file_problem(_in_family(path, kind, base))
             if message:
                 yield Problem((field,), message)
@@ -447,7 +469,7 @@ def _options(
         options["downsampling"] = kind
     if recipe.taps is not None:
         options["taps"] = recipe.taps
-    if ":" not in recipe.arch:
+    if recipe.arch and ":" not in recipe.arch:
         options.setdefault("in_channels", recipe.input[0])
         if labels:
             options.setdefault("num_classes", len(labels))
@@ -464,7 +486,8 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
         [
             ModelSpec(
                 name=f"{recipe.name}_{kind}" if many else recipe.name,
-                architecture=recipe.arch,
+                architecture=recipe.arch or Path(recipe.program or "").name,
+                program=None if recipe.program is None else base / recipe.program,
                 options=_options(recipe, kind, labels),
                 weights=None if recipe.weights is None else _in_family(recipe.weights, kind, base),
                 weights_sha256=recipe.weights_sha256,

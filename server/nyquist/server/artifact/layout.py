@@ -3,12 +3,15 @@
 repository -> folders of models -> versions, with a manifest or bare -> config.pbtxt
 """
 
+import json
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+from google.protobuf import json_format
 
 from nyquist.server.artifact.manifest import (
     BESIDE_A_GRAPH,
@@ -24,6 +27,9 @@ from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
 _BATCH_SIZE = re.compile(rb"^[^#\n]*\bmax_batch_size\s*:", re.MULTILINE)
+
+OVERRIDE = Path("the config of the load")
+MOST_NESTED = 32
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +113,7 @@ class ConfigFile:
     """A model's config.pbtxt, read and parsed once for all its versions.
 
     Attributes:
-        path: of the file.
+        path: of the file; of what a load brings in its place, words for it.
         config: what it says.
         sha256: of its bytes; empty where there is no such file.
         batch_is_set: whether it says a max_batch_size, were it 0.
@@ -203,6 +209,27 @@ def read_config_file(folder: Path, allowed: Sequence[Path] = ()) -> ConfigFile:
     config = parse_model_config(content, path)
     said = bool(_BATCH_SIZE.search(content))
     return ConfigFile(path, config, sha256(content).hexdigest(), said, tuple(allowed))
+
+
+def overriding_config(text: str, allowed: Sequence[Path] = ()) -> ConfigFile:
+    """Read a configuration that a load brings in place of config.pbtxt: JSON of the same schema.
+
+    Args:
+        text: of the JSON.
+        allowed: folders in which links may end; see `read_model_file`.
+
+    Raises:
+        ArtifactError: it is no such JSON.
+    """
+    try:
+        keys = json.loads(text).keys()  # Parse takes an array for an empty object
+        config = json_format.Parse(text, pb.ModelConfig(), max_recursion_depth=MOST_NESTED)
+    except (json_format.ParseError, AttributeError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())
+        raise ArtifactError(f"{OVERRIDE} is no JSON of a ModelConfig: {line}") from error
+    said = not keys.isdisjoint(("max_batch_size", "maxBatchSize"))
+    digest = sha256(text.encode()).hexdigest()
+    return ConfigFile(OVERRIDE, config, digest, said, tuple(allowed))
 
 
 def read_config(folder: Path, manifest: Manifest) -> pb.ModelConfig:

@@ -27,9 +27,12 @@ MODEL_FILE = "model.onnx"
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 REFERENCE_FILE = "reference.safetensors"
+"""The weights of a network of ours."""
+PROGRAM_FILE = "reference.pt2"
+"""Anyone else's network, whole: a file of torch.export.save."""
 SAMPLES_FILE = "samples.safetensors"
 DEBUG_FILE = "debug.onnx"
-BESIDE_A_GRAPH = (LABELS_FILE, REFERENCE_FILE, SAMPLES_FILE)
+BESIDE_A_GRAPH = (LABELS_FILE, REFERENCE_FILE, PROGRAM_FILE, SAMPLES_FILE)
 """What the version of an artifact has, and a graph that was put there by hand has not."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -66,10 +69,11 @@ Option = Scalar | list[Scalar]
 
 
 class Architecture(_Frozen):
-    """How to build the PyTorch network again.
+    """What the PyTorch network is.
 
     Attributes:
-        name: for `nyquist.models.networks.architectures.create`, or module:function.
+        name: for `nyquist.models.networks.architectures.create`; or where anyone else's came
+            from, a module:function or the name of a file, of which the artifact has the program.
         options: of that call.
     """
 

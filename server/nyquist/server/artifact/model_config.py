@@ -12,6 +12,7 @@ from nyquist.server.wire.pb import model_config_pb2 as pb
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
+MOST_BATCH_SIZE = 65_536
 HONOURED = {
     "": {
         "name", "platform", "max_batch_size", "input", "output", "dynamic_batching",
@@ -54,6 +55,10 @@ def check_model_config(config: pb.ModelConfig, path: Path) -> None:
         raise ArtifactError(f"{path}: backend is {config.backend!r}, served is {BACKEND!r}")
     if config.max_batch_size < 0:
         raise ArtifactError(f"{path}: max_batch_size is {config.max_batch_size}, least is 0")
+    if config.max_batch_size > MOST_BATCH_SIZE:
+        raise ArtifactError(
+            f"{path}: max_batch_size is {config.max_batch_size}, most is {MOST_BATCH_SIZE}"
+        )
     file = config.default_model_filename
     if file and (Path(file).name != file or file == ".."):
         raise ArtifactError(f"{path}: default_model_filename is {file!r}, which is no plain name")

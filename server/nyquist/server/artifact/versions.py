@@ -22,8 +22,11 @@ def wanted_versions(
 ) -> list[int]:
     """Return the versions that a policy asks for: the latest one where it says nothing.
 
+    Those that it names stay named where only some of them are there: the others fail when they are
+    loaded, and withhold none.
+
     Raises:
-        ArtifactError: there is none, or one that the policy names is not there.
+        ArtifactError: none of them is there.
     """
     there = sorted(complete)
     wanted = there
@@ -31,10 +34,9 @@ def wanted_versions(
         wanted = sorted(set(policy.specific.versions))
     elif not policy.HasField("all"):
         wanted = there[-(policy.latest.num_versions or 1) :]
-    missing = [number for number in wanted if number not in there]
-    if missing:
+    if wanted and not set(wanted) & set(there):
         raise ArtifactError(
-            f"{name} has no complete version {missing}, which its version_policy names; has {there}"
+            f"{name} has no complete version {wanted}, which its version_policy names; has {there}"
         )
     if not wanted:
         raise ArtifactError(

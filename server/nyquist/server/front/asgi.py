@@ -7,9 +7,9 @@ once for every transport; here are only the ways in and out.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 
@@ -23,13 +23,12 @@ from nyquist.server.front.grpc_wire import (
     parse_timeout,
     status_headers,
 )
-from nyquist.server.front.message_reader import Event, MessageReader, Receive
+from nyquist.server.front.message_reader import Event, MessageReader, Receive, Send
+from nyquist.server.front.plain_http import PlainHttp
 from nyquist.server.front.rest import Rest
 from nyquist.server.front.rest_paths import Paths, no_model
 from nyquist.server.wire.errors import NyquistError, TooLarge
 from nyquist.server.wire.signature import Signature
-
-Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 GRPC, GRPC_WEB = b"application/grpc", b"application/grpc-web"
 HEADERS: list[Header] = [
@@ -55,6 +54,7 @@ class Application:
         limits: of bodies.
         max_metadata_bytes: names and values of the headers of one call.
         signature: of a model by its name and version; raises where there is none.
+        cors_origins: of pages whose scripts may call.
     """
 
     def __init__(
@@ -63,10 +63,12 @@ class Application:
         limits: BodyLimits,
         max_metadata_bytes: int,
         signature: Callable[[str, str], Signature] = no_model,
+        cors_origins: Sequence[str] = (),
     ) -> None:
         self._calls, self._limits, self._max_metadata_bytes = calls, limits, max_metadata_bytes
         self._bodies = Bodies(limits)
-        self._rest = Rest(calls, Paths(signature), self._bodies, limits, max_metadata_bytes)
+        rest = Rest(calls, Paths(signature), self._bodies, limits, max_metadata_bytes)
+        self._plain_http = PlainHttp(self, rest, cors_origins)
         self._watches: set[_Call] = set()
 
     def end_watches(self) -> None:
@@ -82,7 +84,7 @@ class Application:
         found = dict(headers)
         kind = found.get(b"content-type", b"")
         if not kind.startswith(GRPC) or kind.startswith(GRPC_WEB):
-            await self._rest(scope, receive, send)
+            await self._plain_http(scope, receive, send)
             return
         call = _Call(scope.get("client"), found, receive, send)
         try:
@@ -92,17 +94,20 @@ class Application:
         except ConnectionError:
             return  # the caller has gone, and nobody is left to hear of it
         finally:
-            self._watches.discard(call)
-            call.close()
+            if call.timer is not None:
+                call.timer.cancel()
 
     async def _answer(self, path: str, headers: Sequence[Header], call: "_Call") -> None:
         """Admit a call, and end it with its status whatever becomes of it."""
-        reader = MessageReader(call, self._bodies, self._most(path))
+        limits = self._limits
+        most = limits.message_bytes if path in LARGE else limits.small_bytes
+        reader = MessageReader(call, self._bodies, most)
         try:
             handler = self._calls.handler(path, Metadata(headers), call.peer_address)
             try:
                 self._check(headers)
-                call.read_timeout(starts_timer=path != OWN_DEADLINE)
+                if call.timeout is not None:
+                    call.read_timeout(call.timeout, starts_timer=path != OWN_DEADLINE)
             except NyquistError as refusal:
                 handler = self._calls.refusing(path, refusal)
             await self._handle(path, handler, call, reader)
@@ -118,9 +123,6 @@ class Application:
                 raise
             await call.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
-    def _most(self, path: str) -> int:
-        return self._limits.message_bytes if path in LARGE else self._limits.small_bytes
-
     def _check(self, headers: Sequence[Header]) -> None:
         if sum(map(len, chain.from_iterable(headers))) > self._max_metadata_bytes:
             raise TooLarge(f"the metadata is larger than {self._max_metadata_bytes} bytes")
@@ -129,8 +131,10 @@ class Application:
         self, path: str, handler: MethodHandler, call: "_Call", reader: MessageReader
     ) -> None:
         parse, call.serialize = handler.request_deserializer, handler.response_serializer
-        request: Any = reader.messages(parse)
-        if not handler.request_streaming:
+        request: Any = None  # a refusal reads none
+        if handler.request_streaming:
+            request = reader.messages(parse)
+        else:
             try:
                 body = await reader.message()
             except NyquistError as refusal:
@@ -151,7 +155,10 @@ class Application:
         if not handler.request_streaming:
             call.watch()
             self._watches.add(call)
-        await _send_each(behaviour(request, call), call)
+        try:
+            await _send_each(behaviour(request, call), call)
+        finally:
+            self._watches.discard(call)
 
 
 async def _send_each(answers: Any, call: "_Call") -> None:  # noqa: ANN401 - either kind
@@ -172,6 +179,8 @@ class _Call:
         expired: whether its deadline ended it.
         stopped: whether the server's stop did.
         details: of the status that it was aborted with.
+        timeout: the caller's, as it came; None where there is none.
+        timer: that ends it by that; None where the method does so itself.
         serialize: makes bytes of an answer; None where it is bytes.
     """
 
@@ -180,28 +189,26 @@ class _Call:
     ) -> None:
         self.peer_address, self.receive, self._send = peer, receive, send
         self.encoding = found.get(b"grpc-encoding", b"identity")
-        self._timeout = found.get(b"grpc-timeout")
+        self.timeout = found.get(b"grpc-timeout")
         self.expired, self.stopped, self.details = False, False, ""
         self.serialize: Callable[[Any], bytes] | None = None
         self._code = grpc.StatusCode.UNKNOWN
         self._started = False
         self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    def read_timeout(self, *, starts_timer: bool) -> None:
+    def read_timeout(self, timeout: bytes, *, starts_timer: bool) -> None:
         """Take up the caller's deadline, and end the call by it unless the method does so itself.
 
         Raises:
             InvalidRequest: what it sent is no time.
         """
-        if self._timeout is None:
-            return
         loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + parse_timeout(self._timeout)
+        self._deadline = loop.time() + parse_timeout(timeout)
         if starts_timer:
             self._task = asyncio.current_task()
-            self._timer = loop.call_at(self._deadline, self._expire)
+            self.timer = loop.call_at(self._deadline, self._expire)
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the caller's deadline; None where it has none."""
@@ -261,11 +268,6 @@ class _Call:
     def watch(self) -> None:
         """Remember the task of the call, for what reads beside it."""
         self._task = asyncio.current_task()
-
-    def close(self) -> None:
-        """Let go of the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
 
     def end_watch(self) -> None:
         """End what is watched because the server stops."""

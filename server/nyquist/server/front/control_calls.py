@@ -42,11 +42,19 @@ class ControlCalls:
         logs: of the process.
         traces: what is traced.
         polling: the repository is looked at from time to time, so that callers must not.
+        overrides: whether a load may bring a configuration.
     """
 
     def __init__(
-        self, registry: Registry, logs: LogControl, traces: TraceSettings, *, polling: bool
+        self,
+        registry: Registry,
+        logs: LogControl,
+        traces: TraceSettings,
+        *,
+        polling: bool,
+        overrides: bool = False,
     ) -> None:
+        self._overrides = overrides
         self._registry, self._logs, self._polling = registry, logs, polling
         self._traces = traces
         self._stopping = False
@@ -118,13 +126,31 @@ class ControlCalls:
     ) -> pb.RepositoryModelLoadResponse:
         """Load a model, or what has changed of it; answer once it is served."""
         name = self._model_to_change(request.repository_name, request.model_name)
-        for key in request.parameters:
-            raise InvalidRequest(
-                f"unrecognized load parameter '{key[:40]}'. Settings and files are read from the "
-                "repository alone."
-            )
-        await self._registry.load(name)
+        await self._registry.load(name, self._override(request.parameters))
         return pb.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
+
+    def _override(self, parameters: Mapping[str, pb.ModelRepositoryParameter]) -> str:
+        """Return the configuration that a load brings; empty where it brings none."""
+        for key in parameters:
+            if key.startswith("file:"):
+                raise NotServed(
+                    f"load parameter '{key[:40]}': files are read from the repository alone"
+                )
+            if key != "config":
+                raise InvalidRequest(
+                    f"unrecognized load parameter '{key[:40]}', there is 'config' alone"
+                )
+        if "config" not in parameters:
+            return ""
+        if not self._overrides:
+            raise InvalidRequest(
+                "load parameter 'config' is not taken: configurations are read from the "
+                "repository alone, unless the server is started with --config-overrides"
+            )
+        config: str = parameters["config"].string_param
+        if not config:
+            raise InvalidRequest("load parameter 'config' takes JSON as its string_param")
+        return config
 
     async def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context

@@ -33,6 +33,11 @@ class Metadata:
     def __init__(self, headers: Sequence[Header]) -> None:
         self._headers = headers
 
+    def texts(self, key: str) -> list[str]:
+        """Return the values of a key that is text, and read no other."""
+        name = key.encode()
+        return [value.decode("latin-1") for found, value in self._headers if found == name]
+
     def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
         for key, value in self._headers:
             if not key.endswith(b"-bin"):

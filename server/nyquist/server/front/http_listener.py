@@ -16,6 +16,7 @@ from h2corn import Server as H2Server
 from nyquist.server.front.asgi import Application
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.front.tls import Renewal, certificate_files
+from nyquist.server.telemetry.banner import keep_quiet
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class HttpListener:
 
     async def start(self) -> None:
         """Accept connections from now on."""
+        keep_quiet()
         server = H2Server(self._application, self._config())
         task = asyncio.create_task(server.serve())
         self._serving[task] = server

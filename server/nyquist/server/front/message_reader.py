@@ -14,6 +14,8 @@ from nyquist.server.wire.errors import InvalidRequest, TooLarge
 
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+App: TypeAlias = Callable[[Event, Receive, Send], Awaitable[None]]
 
 SETTLING_S = 0.05
 INFLATED_HERE = 4096
@@ -112,9 +114,12 @@ class MessageReader:
         return True
 
     def _lone_message(self) -> bytes | None:
-        """Return the message that came whole and alone, as nearly all do."""
+        """Return the message that came whole and alone, as nearly all do.
+
+        Whether the caller has said by then that it was the last one is of no account.
+        """
         chunk, size = self._left, len(self._left) - PREFIX_BYTES
-        if size < 0 or size > self._max_bytes or not self._ended or chunk[0]:
+        if size < 0 or size > self._max_bytes or chunk[0]:
             return None
         return (
             chunk[PREFIX_BYTES:] if int.from_bytes(chunk[1:PREFIX_BYTES], "big") == size else None

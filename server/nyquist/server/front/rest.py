@@ -5,9 +5,8 @@ path -> the call of gRPC that it stands for -> admission -> body -> its message 
 The handlers, and what stands before them, are those of gRPC: tokens, limits, deadlines, metrics.
 """
 
-from collections.abc import Awaitable, Callable
 from itertools import chain
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 from pydantic_core import to_json
@@ -17,11 +16,9 @@ from nyquist.server.front.bodies import Bodies, BodyLimits
 from nyquist.server.front.calls import OWN_DEADLINE, Calls
 from nyquist.server.front.grpc_wire import Metadata
 from nyquist.server.front.http_body import read_body
-from nyquist.server.front.message_reader import Event, Receive
+from nyquist.server.front.message_reader import Event, Receive, Send
 from nyquist.server.front.rest_paths import JSON, Answer, Endpoint, Paths, Request
 from nyquist.server.wire.errors import ModelNotFound, NyquistError, TooLarge
-
-Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 CODES: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,

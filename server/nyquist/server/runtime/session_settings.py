@@ -12,6 +12,9 @@ from typing import Literal
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.pb import model_config_pb2 as pb
 
+MOST_INSTANCES = 64
+"""Of a model: each is a thread, and has the weights in memory."""
+
 Device = Literal["auto", "gpu", "cpu"]
 Options = Mapping[str, str]
 
@@ -58,6 +61,10 @@ def read_sessions(config: pb.ModelConfig) -> tuple[SessionSettings, ...]:
     common = _common(config)
     groups = list(config.instance_group) or [pb.ModelInstanceGroup()]
     placed = [place for group in groups for place in _placements(group)]
+    if len(placed) > MOST_INSTANCES:
+        raise ArtifactError(
+            f"instance_group asks for {len(placed)} instances, most is {MOST_INSTANCES}"
+        )
     return tuple(
         replace(common, device=device, device_id=device_id, instances=len(placed))
         for device, device_id in placed
@@ -96,11 +103,30 @@ SWITCH = {"0": "0", "1": "1", "false": "0", "true": "1"}
 ENTRIES = {
     key: _Option(key, SWITCH)
     for key in (
+        "optimization.enable_gelu_approximation",
+        "session.disable_aot_function_inlining",
+        "session.disable_double_qdq_remover",
+        "session.disable_prepacking",
+        "session.disable_quant_qdq",
+        "session.enable_quant_qdq_cleanup",
+        "session.force_spinning_stop",
+        "session.inter_op.allow_spinning",
         "session.intra_op.allow_spinning",
+        "session.qdqisint8allowed",
         "session.set_denormal_as_zero",
+        "session.strict_shape_type_inference",
         "session.use_device_allocator_for_initializers",
+        "session.x64quantprecision",
     )
-} | {"session.intra_op.spin_duration_us": _Option("session.intra_op.spin_duration_us")}
+} | {
+    key: _Option(key)
+    for key in (
+        "session.dynamic_block_base",
+        "session.inter_op.spin_duration_us",
+        "session.intra_op.spin_duration_us",
+    )
+}
+"""Those that choose how a graph is computed; none that writes files, or reads them."""
 INTRA_OP_THREADS = {"intra_op_thread_count": _Option("intra_op_thread_count")}
 BRANCHES = {
     "execution_mode": _Option("execution_mode", {"0": "0", "1": "1"}),
@@ -224,8 +250,10 @@ def _placements(group: pb.ModelInstanceGroup) -> list[tuple[Device, int]]:
             f"instance_group.kind is {group.kind}, "
             "choices are KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL"
         )
-    if group.count < 0:
-        raise ArtifactError(f"instance_group.count is {group.count}, least is 1")
+    if not 0 <= group.count <= MOST_INSTANCES:
+        raise ArtifactError(
+            f"instance_group.count is {group.count}, choices are 1 to {MOST_INSTANCES}"
+        )
     if group.gpus and group.kind == pb.ModelInstanceGroup.KIND_CPU:
         raise ArtifactError("instance_group.gpus contradicts KIND_CPU")
     if min(group.gpus, default=0) < 0:

@@ -141,7 +141,8 @@ class Batcher:
             raise Stopping("Server is stopping and has stopped accepting new inference requests")
         if self._useless:
             raise InferenceFailed(OUT_OF_SERVICE)
-        level = self._limits.level_of(options.priority)
+        limits = self._limits
+        level = limits.level_of(options.priority) if options.priority else limits.default_level
         request = PendingRequest(pictures, self._loop.create_future(), level)
         self._budget.take(pictures.nbytes)
         try:
@@ -150,7 +151,7 @@ class Batcher:
             self._budget.give_back(pictures.nbytes)
             raise
         self._note_change()
-        timer = self._timer_of(request, options)
+        timer = self._timer_of(request, options) if limits.timed else None
         if options.deadline is not None:
             self._deadlines.watch(request, options.deadline)
         try:
@@ -304,8 +305,8 @@ class Batcher:
         self._note_change()
 
     def _hand_out(self, batch: Batch) -> None:
+        self._budget.give_back(sum(request.pictures.nbytes for request in batch.requests))
         for request, answer in zip(batch.requests, batch.answers or (), strict=True):
-            self._budget.give_back(request.pictures.nbytes)
             if isinstance(answer, InferenceFailed):
                 _fail(request, answer)
             elif not request.answer.done():

@@ -75,6 +75,11 @@ class BatchLimits:
         return priority if 1 <= priority <= len(self.levels) else self.default_level
 
     @cached_property
+    def timed(self) -> bool:
+        """Whether a request may wait only so long, at any level."""
+        return any(level.timeout_s for level in self.levels)
+
+    @cached_property
     def full_size(self) -> int:
         """Pictures that end the wait for company."""
         return max(self.preferred_sizes, default=self.run_size)

@@ -97,7 +97,7 @@ def load_model(
     try:
         limits, (first, *others) = batch_limits(config), read_sessions(config)
     except ArtifactError as error:
-        raise ArtifactError(f"{folder / artifact.CONFIG_FILE}: {error}") from error
+        raise ArtifactError(f"{file.path}: {error}") from error
     batched = limits.max_batch_size
     if not batched:
         limits = replace(limits, max_batch_size=_most_rows(described.inputs[0]), merge=False)
@@ -149,10 +149,11 @@ def _read_files(folder: Path, version: int | None, file: ConfigFile) -> _Files:
         policy = pb.ModelVersionPolicy()
         there = file.versions(folder)
         version = wanted_versions(there, policy, folder.name, file.model_file)[-1]
-    if version not in complete_versions(folder) and version in bare_versions(
-        folder, file.model_file
-    ):
-        return _read_bare(folder, version, file)
+    if version not in complete_versions(folder):
+        bare = bare_versions(folder, file.model_file)
+        if version in bare:
+            return _read_bare(folder, version, file)
+        raise ArtifactError(f"{folder} has no complete version {version}")
     manifest = read_manifest(folder, version, file.allowed)
     config = file.checked(manifest)
     path = f"{version}/{artifact.LABELS_FILE}"

@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nyquist.server.artifact.layout import ConfigFile, model_folders, read_config_file
+from nyquist.server.artifact.layout import (
+    OVERRIDE,
+    ConfigFile,
+    model_folders,
+    overriding_config,
+    read_config_file,
+)
 from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
 from nyquist.server.runtime.arena import give_memory_back
 from nyquist.server.serving.loading import LoadedModel
@@ -105,6 +111,12 @@ class _Model:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def failed(self) -> bool:
+        """Whether a load of it has failed, and no other has succeeded since."""
+        reasons = {self.reason, *(version.reason for version in self.versions.values())}
+        return bool(reasons - {"", UNLOADED})
+
+    @property
     def serving(self) -> list[Serving]:
         """What is served, the highest version first."""
         numbers = sorted(self.versions, reverse=True)
@@ -156,8 +168,11 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Whether everything that is served answers."""
-        return all(one.model.ready for model in self._models.values() for one in model.serving)
+        """Whether everything that is served answers, and not all that should be has failed."""
+        models = self._models.values()
+        if not self.names and any(model.failed for model in models):
+            return False
+        return all(one.model.ready for model in models for one in model.serving)
 
     def readiness(self) -> dict[str, bool]:
         """Say for each model that is known whether some version of it answers."""
@@ -255,10 +270,14 @@ class Registry:
                 logger.error("model %s is not served: %s", name, error)  # noqa: TRY400 - one line is all
         return len(wanted)
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, config: str = "") -> None:
         """Load a model, or what has changed of it since it was loaded.
 
         A caller who leaves does not stop it half-way.
+
+        Args:
+            name: of the model.
+            config: JSON in place of its config.pbtxt, until it is loaded again; empty: none.
 
         Raises:
             LoadFailed: it is not there or cannot be loaded; what was served still is.
@@ -270,7 +289,7 @@ class Registry:
         if name not in folders:
             raise _not_there(name)
         try:
-            await self._finish(self._bring_up(folders[name]))
+            await self._finish(self._bring_up(folders[name], config))
         except StartError as error:
             raise self._failed(name, self._public(error)) from error
 
@@ -290,6 +309,12 @@ class Registry:
             folders = await self._folders()
         except NyquistError as error:
             logger.error("the repository cannot be looked at: %s", error)  # noqa: TRY400 - one line is all
+            return
+        if not folders and self.names:
+            logger.error(
+                "the repository holds no model any more, as where a mount is lost: what is "
+                "served is served on"
+            )
             return
         for folder in folders:
             try:
@@ -336,12 +361,12 @@ class Registry:
             return
         await self._bring_up(folder)
 
-    async def _bring_up(self, folder: Path) -> None:
+    async def _bring_up(self, folder: Path, config: str = "") -> None:
         """Do as `_load_wanted` does, and count it if it fails."""
         with self._metrics.load_failures.labels(folder.name).count_exceptions():
-            await self._load_wanted(folder)
+            await self._load_wanted(folder, config)
 
-    async def _load_wanted(self, folder: Path) -> None:
+    async def _load_wanted(self, folder: Path, config: str) -> None:
         """Load the wanted versions; once all of them are served, retire the others.
 
         Raises:
@@ -353,7 +378,7 @@ class Registry:
             model.reason = ""
             try:
                 model.seen = await asyncio.to_thread(mark_of, folder)
-                file = await asyncio.to_thread(read_config_file, folder, self._link_folders)
+                file = await asyncio.to_thread(self._config_file, folder, config)
                 wanted = await asyncio.to_thread(_wanted, folder, file)
             except NyquistError as error:
                 model.reason = self._public(error)
@@ -372,7 +397,7 @@ class Registry:
         """Swap in a version if its files have changed; return why not, where it fails."""
         version = self._models[folder.name].versions.setdefault(number, _Version())
         try:
-            mark = await asyncio.to_thread(mark_of, folder, number)
+            mark = await asyncio.to_thread(_mark, folder, number, file)
             old = version.serving
             if old and old.mark == mark and old.model.ready:
                 return ""
@@ -399,6 +424,11 @@ class Registry:
             del loaded, old
             await asyncio.to_thread(_collect_and_give_back)
         return ""
+
+    def _config_file(self, folder: Path, config: str) -> ConfigFile:
+        if config:
+            return overriding_config(config, self._link_folders)
+        return read_config_file(folder, self._link_folders)
 
     async def _take_down(self, name: str) -> None:
         model = self._models[name]
@@ -454,6 +484,11 @@ def _wanted(folder: Path, file: ConfigFile) -> list[int]:
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
     return wanted_versions(there, file.config.version_policy, folder.name, file.model_file)
+
+
+def _mark(folder: Path, number: int, file: ConfigFile) -> Mark:
+    """Return the mark of a version, with that of the configuration that a load brought for it."""
+    return (*mark_of(folder, number), *([(file.sha256, 0, 0, 0)] if file.path == OVERRIDE else []))
 
 
 def _entries(name: str, model: _Model) -> list[IndexEntry]:

@@ -5,7 +5,7 @@ metadata -> bind_call -> current_call: request id, trace context
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Protocol, TypeAlias
@@ -65,16 +65,21 @@ class Call:
     @property
     def trace(self) -> TraceContext | None:
         """The W3C trace context that it came with."""
-        for key, value in self._metadata:
-            if key == TRACE_PARENT and isinstance(value, str):
-                return parse_trace_parent(value)
-        return None
+        sent = self._texts(TRACE_PARENT)
+        return parse_trace_parent(sent[0]) if sent else None
 
     @property
     def ids(self) -> dict[str, str]:
         """What a line of the log says of it."""
         ids = {"request_id": self.request_id}
         return ids | {"trace_id": self.trace.trace_id} if self.trace else ids
+
+    def _texts(self, key: str) -> list[str]:
+        """Return the texts that came with a key; where the metadata can, reading no other."""
+        texts: Callable[[str], list[str]] | None = getattr(self._metadata, "texts", None)
+        if texts is not None:
+            return texts(key)
+        return [text for name, text in self._metadata if name == key and isinstance(text, str)]
 
     def sent(self, key: str) -> bool:
         """Say whether it came with a key, whatever the value."""

@@ -5,6 +5,7 @@ options, NYQUIST_TOKEN -> Connection -> channel, metadata ... error -> a line th
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ NO_SHADOW = "x-nyquist-no-shadow"
 """Sent with calls that are not to be mirrored: the companion's own would come back to it."""
 
 TOKEN_VARIABLE = "NYQUIST_TOKEN"  # noqa: S105 - where one is found, not one
+
+_PORT = re.compile(r":[0-9]{1,5}$")
+_OF_GRPC = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|vsock):")
+"""Targets as gRPC itself writes them, which need no port."""
 
 _CLOSED = (
     "if the server has TLS, name its authority with --ca; if it asks callers for a certificate, "
@@ -45,7 +50,8 @@ class Connection:
         certified_name: a name that the server's certificate has, if the target's is not among them.
 
     Raises:
-        WrongConnection: certificate and key do not come together, or come without TLS.
+        WrongConnection: the target is no host:port; certificate and key do not come together, or
+            come without TLS.
     """
 
     target: str = DEFAULT_TARGET
@@ -57,6 +63,7 @@ class Connection:
     certified_name: str = ""
 
     def __post_init__(self) -> None:
+        _check_target(self.target)
         if (self.client_certificate is None) != (self.client_key is None):
             raise WrongConnection("--client-certificate and --client-key come together")
         if self.client_certificate and self.ca is None:
@@ -135,6 +142,16 @@ class Connection:
             ("WRONG_VERSION_NUMBER", "the server does not speak TLS; leave --ca out"),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
             ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
+            (
+                "Connection refused",
+                f"nobody listens there; is a server running at {self.target}? Start one with "
+                "nyquist serve",
+            ),
+            (
+                "parsing HTTP/2",
+                "what listens there does not speak gRPC; metrics and pages have ports of their "
+                "own, gRPC usually 8001",
+            ),
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )
@@ -171,6 +188,20 @@ def chosen_connection(options: argparse.Namespace) -> Connection:
         token=os.environ.get(TOKEN_VARIABLE, ""),
         token_file=options.token_file,
     )
+
+
+def _check_target(target: str) -> None:
+    """Refuse what gRPC would take for the name of a host, to say only that it finds none."""
+    scheme, _, rest = target.partition("://")
+    if rest and scheme in ("http", "https", "grpc", "grpcs"):
+        rest = rest.strip("/")
+        raise WrongConnection(
+            f"a target is HOST:PORT without {scheme}://, "
+            f"{rest if _PORT.search(rest) else f'such as {DEFAULT_TARGET}'}, got {target!r}"
+        )
+    if not _PORT.search(target) and not _OF_GRPC.match(target):
+        usual = DEFAULT_TARGET.rpartition(":")[2]
+        raise WrongConnection(f"a target is HOST:PORT, such as {target}:{usual}, got {target!r}")
 
 
 def _pem(path: Path | None, option: str, kind: str) -> bytes | None:

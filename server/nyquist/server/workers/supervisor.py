@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -93,7 +93,7 @@ class Supervisor(Collector):
         """
         self._loop = asyncio.get_running_loop()
         stop = stop_signal(self._kill)
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             host, port = self._address
             try:
                 listening = stack.enter_context(open_socket(host, port))
@@ -104,7 +104,9 @@ class Supervisor(Collector):
                 ) from error
             registry = CollectorRegistry()
             registry.register(self)
-            metrics_port = stack.enter_context(metrics_listener(registry, *self._metrics_address))
+            metrics_port = await stack.enter_async_context(
+                metrics_listener(registry, self._ready, *self._metrics_address)
+            )
             try:
                 starting = self._run(self._start(listening))
                 both: set[asyncio.Future[Any]] = {starting, stop}
@@ -142,6 +144,9 @@ class Supervisor(Collector):
             if answer is not None:
                 worker.scrape = answer
         return merged_metrics([self._past, *(worker.scrape for worker in members)])
+
+    def _ready(self) -> bool:
+        return not (self._stopping or self._missing())
 
     def _serving(self) -> int:
         return len(self._members())
@@ -277,10 +282,13 @@ class Supervisor(Collector):
         except TimeoutError:
             return None
 
-    def _tell_lacking(self) -> None:
+    def _missing(self) -> set[str]:
+        """Return the models that are not ready in every worker; "" where not everything is."""
         missing = lacking(one.readiness for one in self._workers.values())
-        if len(self._workers) < self._count:
-            missing.add("")
+        return missing | {""} if len(self._workers) < self._count else missing
+
+    def _tell_lacking(self) -> None:
+        missing = self._missing()
         for worker in self._members():
             worker.channel.send("lacking", missing)
 
