@@ -106,13 +106,14 @@ class Server:
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
         self._trace: Callable[[Call, str], None] | None = None
         logs = LogControl(logging.getLogger())
-        control = self._control = ControlCalls(
+        control = ControlCalls(
             self._registry,
             logs,
             self._traces,
             polling=settings.poll_s > 0,
             overrides=settings.config_overrides,
         )
+        self._control = control
         self._service = InferenceService(
             self._registry, control, settings.default_deadline_s or None, fleet
         )
@@ -146,10 +147,7 @@ class Server:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        if self._listener is not None:  # which answers what it has let in
-            self._service.end_streams()
-        else:
-            await self._refuse()
+        await self._refuse()
         await self._stack.aclose()
         logger.info(
             "stopped: %d requests accepted, %d finished",
@@ -221,7 +219,7 @@ class Server:
             await asyncio.sleep(GIVE_BACK_S)
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
-        manifest, engine = loaded.described, loaded.engines[0]
+        manifest, engine = loaded.manifest, loaded.engines[0]
         fell_back = any(instance.fell_back for instance in loaded.engines)
         metrics = self._metrics.model(manifest.name, str(manifest.version))
         metrics.describe(
@@ -321,7 +319,7 @@ class Server:
         settings = self._settings
         models = {
             name: ", ".join(
-                f"version {one.model.described.version} on {one.model.provider}"
+                f"version {one.model.manifest.version} on {one.model.provider}"
                 for one in self._registry.served(name)
             )
             for name in self._registry.names

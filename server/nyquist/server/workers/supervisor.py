@@ -104,8 +104,9 @@ class Supervisor(Collector):
                 ) from error
             registry = CollectorRegistry()
             registry.register(self)
-            metrics = metrics_listener(registry, self._ready, *self._metrics_address)
-            metrics_port = await stack.enter_async_context(metrics)
+            metrics_port = await stack.enter_async_context(
+                metrics_listener(registry, self._ready, *self._metrics_address)
+            )
             try:
                 starting = self._run(self._start(listening))
                 both: set[asyncio.Future[Any]] = {starting, stop}
@@ -144,11 +145,11 @@ class Supervisor(Collector):
                 worker.scrape = answer
         return merged_metrics([self._past, *(worker.scrape for worker in members)])
 
+    def _ready(self) -> bool:
+        return not (self._stopping or self._missing())
+
     def _serving(self) -> int:
         return len(self._members())
-
-    def _ready(self) -> bool:
-        return self._serving() > 0 and not self._stopping
 
     def _members(self) -> list[_Worker]:
         return [one for one in self._workers.values() if one.member.is_set()]
@@ -281,10 +282,13 @@ class Supervisor(Collector):
         except TimeoutError:
             return None
 
-    def _tell_lacking(self) -> None:
+    def _missing(self) -> set[str]:
+        """Return the models that are not ready in every worker; "" where not everything is."""
         missing = lacking(one.readiness for one in self._workers.values())
-        if len(self._workers) < self._count:
-            missing.add("")
+        return missing | {""} if len(self._workers) < self._count else missing
+
+    def _tell_lacking(self) -> None:
+        missing = self._missing()
         for worker in self._members():
             worker.channel.send("lacking", missing)
 
