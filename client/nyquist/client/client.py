@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from nyquist.client.told import Told
 from nyquist.server.wire import tensors
 from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
 from nyquist.server.wire.framing import AXES, DATATYPES, DYNAMIC, PictureInput, told_picture_input
@@ -26,31 +27,6 @@ from nyquist.server.wire.pictures import read_picture_files
 MAX_MESSAGE_BYTES = 2**31 - 1  # the server has the limit that counts
 DEFAULT_TIMEOUT_S = 30.0
 LOGITS = "logits"
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a caller says of a model whose server does not.
-
-    Attributes:
-        input: name of the one input.
-        datatype: of the input, as the protocol spells it.
-        shape: of one picture, without the batch.
-        output: that is asked for; empty for the first that comes.
-        max_batch_size: pictures that a request may hold; 0 where nobody says.
-        picture: what a picture file becomes.
-        mean: subtracted from pictures of 0..1 before they are sent; one, or one for each channel.
-        std: divisor of the same, likewise.
-    """
-
-    input: str = "input"
-    datatype: str = ""
-    shape: tuple[int, ...] = ()
-    output: str = ""
-    max_batch_size: int = 0
-    picture: PictureInput | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from nyquist.client.client import Told
-from nyquist.client.told import told_by
+from nyquist.client.told import Told, told_by
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.settings import (
     COMPANION_PREFIX,

@@ -219,32 +219,34 @@ class Server:
             await asyncio.sleep(GIVE_BACK_S)
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
-        manifest, engine = loaded.manifest, loaded.engines[0]
+        described, engine = loaded.described, loaded.engines[0]
         fell_back = any(instance.fell_back for instance in loaded.engines)
-        metrics = self._metrics.model(manifest.name, str(manifest.version))
+        metrics = self._metrics.model(described.name, str(described.version))
         metrics.describe(
-            manifest.graph_sha256,
-            manifest.opset,
+            described.graph_sha256,
+            described.opset,
             engine.provider,
-            precision=manifest.precision,
+            precision=described.precision,
             fell_back=fell_back,
         )
         metrics.queue_limit.set(sum(level.max_size for level in loaded.limits.levels))
-        self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
+        self._metrics.load_duration.labels(described.name, str(described.version)).set(
+            loaded.load_s
+        )
         batch_size = loaded.limits.max_batch_size
-        self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
-        if line := too_small_for(manifest, batch_size, self._settings.max_message_bytes):
+        self._largest_request = max(self._largest_request, request_bytes(described, batch_size))
+        if line := too_small_for(described, batch_size, self._settings.max_message_bytes):
             logger.warning("%s", line)
         if fell_back and self._execution.provider == "cuda":
-            logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
+            logger.warning("%s: CUDA was asked for and is not to be had", described.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
-            manifest.name,
-            manifest.version,
+            described.name,
+            described.version,
             engine.provider,
             loaded.load_s,
         )
-        mirror = self._shadow.of(manifest, metrics) if self._shadow else None
+        mirror = self._shadow.of(described, metrics) if self._shadow else None
         return ServedModel(loaded, metrics, self._images, self._budget, mirror)
 
     def _start_tracing(self) -> None:
@@ -319,7 +321,7 @@ class Server:
         settings = self._settings
         models = {
             name: ", ".join(
-                f"version {one.model.manifest.version} on {one.model.provider}"
+                f"version {one.model.described.version} on {one.model.provider}"
                 for one in self._registry.served(name)
             )
             for name in self._registry.names

@@ -6,7 +6,8 @@ RemoteModel -> reference of that graph, or none of that name -> LoadedReference 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nyquist.client.client import Client, RemoteModel, Told
+from nyquist.client.client import Client, RemoteModel
+from nyquist.client.told import Told
 from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, References
 from nyquist.models.samples import photographs
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec

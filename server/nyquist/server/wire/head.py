@@ -1,5 +1,6 @@
 """What the numbers of an answer mean: classes, labels that may each apply, or an embedding.
 
+>>> import numpy as np
 >>> Head("multi-label").words(np.array([2.0, -1.0, 0.5]), ("cat", "dog", "grass"))
 'cat, grass'
 """
@@ -7,17 +8,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # numpy is imported where arrays come, for the sake of what handles none: --help
+    import numpy as np
+    from numpy.typing import NDArray
 
 HeadKind = Literal["classes", "binary", "multi-label", "embedding"]
 Values = Literal["logits", "probabilities"]
 
 KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
-LEAST = float(np.finfo(np.float32).tiny)
-"""Of a probability whose logarithm is taken."""
+LEAST = 2.0**-126
+"""Of a probability whose logarithm is taken: the least normal float32."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ class Head:
         odds = self.threshold / (1 - self.threshold)
         return self.threshold if self.values == "probabilities" else log(odds)
 
-    def probabilities(self, numbers: NDArray[Any]) -> NDArray[Any]:
+    def probabilities(self, numbers: "NDArray[Any]") -> "NDArray[Any]":
         """Turn the numbers into probabilities, along the last axis. Not of an embedding."""
+        import numpy as np
+
         if self.values == "probabilities":
             return numbers
         if self.labelled:
@@ -75,7 +79,7 @@ class Head:
         powers = np.exp(numbers - numbers.max(axis=-1, keepdims=True))
         return cast("NDArray[Any]", powers / powers.sum(axis=-1, keepdims=True))
 
-    def class_logits(self, numbers: NDArray[Any]) -> NDArray[Any]:
+    def class_logits(self, numbers: "NDArray[Any]") -> "NDArray[Any]":
         """Return logits of classes that exclude each other, (B, C).
 
         A binary head has two: class 1 is what its number is of, class 0 its absence. Adding the
@@ -84,6 +88,8 @@ class Head:
         Raises:
             ValueError: its labels do not exclude each other, or it has none.
         """
+        import numpy as np
+
         if not self.has_classes:
             raise ValueError(f"a head of kind {self.kind} has no classes")
         if self.values == "logits":
@@ -98,8 +104,8 @@ class Head:
         return np.concatenate([np.full_like(logits, border), logits], axis=1)
 
     def same(
-        self, first: NDArray[Any], second: NDArray[Any], slack: float = 0.0
-    ) -> NDArray[np.float64]:
+        self, first: "NDArray[Any]", second: "NDArray[Any]", slack: float = 0.0
+    ) -> "NDArray[np.float64]":
         """Say of each picture whether two answers are the same, both (N, n). -> (N,), 0..1.
 
         1 or 0 for classes and labels, all labels of a picture together; for embeddings their
@@ -110,6 +116,8 @@ class Head:
             second: beside it.
             slack: what numbers may be off by rounding: no answer differs within it.
         """
+        import numpy as np
+
         if self.kind == "embedding":
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             cosine = (first * second).sum(axis=1) / np.maximum(lengths, LEAST)
@@ -126,8 +134,10 @@ class Head:
             alike |= highest[:, -1] - highest[:, 0] <= 2 * slack
         return alike.astype(np.float64)
 
-    def words(self, numbers: NDArray[Any], labels: Sequence[str]) -> str:
+    def words(self, numbers: "NDArray[Any]", labels: Sequence[str]) -> str:
         """Name the answer of one picture, (n,), by labels, or by places where there are none."""
+        import numpy as np
+
         if self.kind == "embedding":
             return "an embedding"
 
