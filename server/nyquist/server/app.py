@@ -147,7 +147,10 @@ class Server:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._refuse()
+        if self._listener is not None:  # which answers what it has let in
+            self._service.end_streams()
+        else:
+            await self._refuse()
         await self._stack.aclose()
         logger.info(
             "stopped: %d requests accepted, %d finished",
