@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from nyquist.companion.service.remote import RemoteValidation
 from nyquist.companion.service.validation import Validation
 from nyquist.companion.settings import Settings, read_settings
 from nyquist.companion.tables import consistency_table, description_table, latency_table, row_table
+from nyquist.server.artifact.manifest import NO_PYTORCH
 from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
@@ -64,6 +65,7 @@ def check(options: Options) -> int:
         "parity: largest difference of a logit, as a share of the logits' spread\n"
         "shift: answers that hold under circular shifts; ms: median of one picture"
     )
+    print_lone([row.parity.graph for row in rows])
     print_misses(misses)
     return 1 if misses else 0
 
@@ -83,6 +85,7 @@ def consistency(options: Options) -> int:
         print_json([as_json(report) for report in reports])
     else:
         Console().print(consistency_table(reports))
+        print_lone([one.graph for one in reports])
         print_misses(misses)
     return 1 if misses else 0
 
@@ -101,6 +104,7 @@ def latency(options: Options) -> int:
         print_json([as_json(report) for report in reports])
     else:
         Console().print(latency_table(reports))
+        print_lone([one.graph for one in reports])
     return 0
 
 
@@ -201,6 +205,13 @@ def as_json(report: Message) -> dict[str, Any]:
 def print_json(value: object) -> None:
     """Print a value for other programs."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_lone(graphs: Iterable[pb.Graph]) -> None:
+    """Print a line for each model whose figures "of torch" are those of its own ONNX file."""
+    for graph in graphs:
+        if graph.no_pytorch:
+            Console().print(f"{graph.model_name}: {NO_PYTORCH}", highlight=False, soft_wrap=True)
 
 
 def print_misses(misses: Sequence[tuple[str, str]]) -> None:

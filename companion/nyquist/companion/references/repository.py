@@ -17,7 +17,13 @@ from nyquist.companion.references.description import describe_apart
 from nyquist.companion.references.network import Reference, load_reference, load_samples
 from nyquist.models.spec import Preprocessing
 from nyquist.server.artifact.layout import complete_versions, model_folders, read_config
-from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, Tolerances, read_manifest
+from nyquist.server.artifact.manifest import (
+    LABELS_FILE,
+    NO_PYTORCH,
+    Manifest,
+    Tolerances,
+    read_manifest,
+)
 from nyquist.server.wire.errors import ArtifactError, NyquistError
 from nyquist.server.wire.framing import Layout
 from nyquist.server.wire.signature import TensorSpec
@@ -58,6 +64,11 @@ class LoadedReference:
     input: TensorSpec
     layout: Layout
     tolerances: Tolerances | None
+
+    @property
+    def no_pytorch(self) -> bool:
+        """Whether the reference is an ONNX file, of which there is no network in PyTorch."""
+        return self.manifest is not None and self.manifest.reference == NO_PYTORCH
 
     @property
     def axes(self) -> tuple[int, int]:

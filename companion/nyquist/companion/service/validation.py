@@ -69,6 +69,7 @@ class Paths:
             sha256=self.remote.sha256,
             execution_provider=self.remote.provider,
             no_reference=self.known.reference is None,
+            no_pytorch=self.known.no_pytorch,
         )
 
     def pictures(self, subject: pb.Subject) -> NDArray[Any]:
