@@ -22,6 +22,8 @@ from nyquist.client.client import Client
 from nyquist.client.told import told_by
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
+from nyquist.companion.references.given import read_reference
+from nyquist.companion.references.network import Reference
 from nyquist.companion.references.repository import References
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.check import (
@@ -64,6 +66,10 @@ def check(options: Options) -> int:
         "parity: largest difference of a logit, as a share of the logits' spread\n"
         "shift: answers that hold under circular shifts; ms: median of one picture"
     )
+    for graph in (row.parity.graph for row in rows):
+        if graph.reference not in ("", Reference.words):
+            words = f"{graph.model_name}: held against an {graph.reference}"
+            console.print(words, highlight=False, soft_wrap=True)
     print_misses(misses)
     return 1 if misses else 0
 
@@ -165,14 +171,17 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         ArtifactError: there is no repository, and no model is named.
     """
     if options.companion:
+        if options.reference:
+            raise ValueError("--reference is read here, where --companion asks elsewhere: give one")
         with RemoteValidation(way(options)) as remote:
             yield remote, options.model or remote.models()
         return
     references = References(options.repository)
+    given = options.reference and read_reference(options.reference, options.output or "")
     with Client(chosen_connection(options), mirrored=False) as client:
         for name in options.model:
             client.look_up(name)
-        subjects = Subjects(client, references, told_by(vars(options)), options.model)
+        subjects = Subjects(client, references, told_by(vars(options)), options.model, given)
         yield Validation(subjects, any_graph=True), subjects.names()
 
 

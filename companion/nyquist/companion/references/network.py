@@ -26,6 +26,8 @@ class Reference:
         network: takes a batch of served inputs, gives logits.
     """
 
+    words = "PyTorch"
+
     def __init__(self, network: nn.Module) -> None:
         self._network = network.eval()
 
