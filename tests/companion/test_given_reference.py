@@ -1,6 +1,7 @@
 """A server that is held against a file: a program of torch.export, or an ONNX file."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,18 @@ def test_a_file_that_cannot_be_held_against_is_exit_status_2(
     assert main(command(foreign, files / file, *options)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_an_onnx_file_alone_needs_onnxruntime(
+    foreign: RunningServer,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(command(foreign, files / "net.onnx")) == 2
+    assert "net.onnx needs onnxruntime: install nyquist-serving[cpu]" in capsys.readouterr().err
+    assert main(command(foreign, files / "net.pt2")) == 0
 
 
 def test_a_companion_says_that_its_reference_is_not_pytorch(

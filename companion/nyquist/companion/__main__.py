@@ -239,7 +239,8 @@ def run(options: Options) -> int:
     except grpc.RpcError as error:
         reason = way(options).explain(error)
     errors = Console(stderr=True)
-    errors.print(f"{options.prog}: error: {reason}", highlight=False, soft_wrap=True)
+    words = f"{options.prog}: error: {reason}"
+    errors.print(words, highlight=False, markup=False, soft_wrap=True)  # [cpu] is no style
     return 2
 
 

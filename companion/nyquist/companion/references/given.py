@@ -7,7 +7,6 @@ net.onnx -> onnxruntime, not optimised, in one thread -> OnnxReference
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from nyquist.companion.references.network import Reference
@@ -35,12 +34,16 @@ class OnnxReference:
         output: that answers; empty, or one that it lacks: `logits`, or its first.
 
     Raises:
-        StartError: onnxruntime cannot read it, or it takes several inputs.
+        StartError: onnxruntime is not there or cannot read it, or it takes several inputs.
     """
 
     words = "ONNX file, not PyTorch"
 
     def __init__(self, path: Path, output: str = "") -> None:
+        try:
+            import onnxruntime as ort  # here, because a companion does without it otherwise
+        except ImportError as error:
+            raise StartError(f"{path} needs onnxruntime: install nyquist-serving[cpu]") from error
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = options.inter_op_num_threads = 1
