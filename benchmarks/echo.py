@@ -16,7 +16,7 @@ import uvloop
 
 from nyquist.server.front.asgi import OK, START
 from nyquist.server.front.grpc_wire import framed
-from nyquist.server.front.http_listener import HttpListener
+from nyquist.server.front.http_listener import HttpListener, open_socket
 from nyquist.server.front.inference_service import SERVICE
 from nyquist.server.front.message_reader import Event, Receive, Send
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
@@ -37,8 +37,8 @@ async def serve_h2corn(port: int, answer: bytes) -> None:
         await send(OK)
 
     application: Any = answer_each  # without what only a listener that closes asks for
-    here = ("127.0.0.1", port, 0.0)
-    listener = HttpListener(application, CallSettings(), ListenerSecurity(), *here)
+    listening = open_socket("127.0.0.1", port)
+    listener = HttpListener(application, CallSettings(), ListenerSecurity(), listening, 0.0)
     await listener.start()
     await asyncio.Event().wait()
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nyquist.__main__ import main
-from nyquist.client.classify import softmax
 from nyquist.client.client import Client
 from nyquist.companion.__main__ import subject_of
 from nyquist.companion.command_line import make_parser
@@ -19,6 +18,7 @@ from nyquist.models.fashion import load_sample, place_centred
 from nyquist.models.samples import read_samples
 from nyquist.models.zoo import specs
 from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.wire.head import CLASSES
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import ROOT, RunningServer
 from tests.requests import image_request, logits
@@ -92,7 +92,7 @@ def test_one_file_has_one_answer_on_every_way_in(
 
     assert main(["classify", str(file), "--model", name, "--target", server.target]) == 0
     *label, probability = capsys.readouterr().out.splitlines()[4].split()
-    shares = softmax(by_server[0])
+    shares = CLASSES.probabilities(by_server[0])
     assert " ".join(label) == specs()[name].labels[shares.argmax()]
     assert probability == f"{shares.max():.3f}"
 
@@ -116,9 +116,9 @@ def test_an_espresso_is_one_however_the_camera_was_held(
         logits(stub.ModelInfer(image_request([FILES[name]], model.name))),
         reference.predict(by_the_companion(server, model.name, path).copy()),
     )
-    assert [softmax(answer.astype(np.float64))[0, ESPRESSO] > 0.9 for answer in answers] == [
-        True
-    ] * 3
+    assert [
+        CLASSES.probabilities(answer.astype(np.float64))[0, ESPRESSO] > 0.9 for answer in answers
+    ] == [True] * 3
 
 
 def test_a_photograph_of_the_data_set_arrives_as_the_build_placed_it(

@@ -56,7 +56,7 @@ def test_one_perturbed_weight_is_a_miss_and_exit_status_1(
     assert main(["check", "--target", server.target, "--repository", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert re.search(
-        r"fashion_avg_pool: parity: logits differ by 0.00\d+ of their .* \(0.001\), at most 0.0001",
+        r"fashion_avg_pool: parity: answers differ by 0.00\d+ of their .*\(0.001\), at most 0.0001",
         out,
     )
 

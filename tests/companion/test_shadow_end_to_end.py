@@ -41,7 +41,7 @@ def test_live_traffic_is_mirrored_and_compared_and_the_companions_own_is_not(
         assert metrics[f"nyquist_shadow_received_total{LIVE}"] <= asked  # none of the probe's
         live = f'model="{MODEL}",source="shadow",version="1"'
         assert metrics[f"nyquist_parity_relative_error{{{live}}}"] < 1e-4
-        assert metrics[f"nyquist_parity_argmax_agreement_ratio{{{live}}}"] == 1
+        assert metrics[f"nyquist_parity_agreement_ratio{{{live}}}"] == 1
     finally:
         assert companion.stop() == 0
         server.stop()

@@ -40,6 +40,7 @@ ALL = (
 OVER_HTTP = (
     Client("tritonclient 2.73.0 http", "tritonclient-http-2.73.0", "triton_http.py"),
     Client("tritonclient 2.73.0 http aio", "tritonclient-http-2.73.0", "triton_http_aio.py"),
+    Client("kserve 0.21.0 http", "kserve-0.21.0", "kserve_http.py"),
 )
 """Those that need what h2corn alone serves."""
 

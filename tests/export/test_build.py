@@ -121,7 +121,7 @@ def test_the_built_repository_is_the_one_that_is_served(folder: Path, repository
 
 
 def test_the_server_loads_what_was_built(folder: Path) -> None:
-    assert load_model(folder, Execution(provider="cpu")).manifest == read_manifest(folder, 1)
+    assert load_model(folder, Execution(provider="cpu")).described == read_manifest(folder, 1)
 
 
 def test_the_configuration_is_in_the_schema_that_triton_documents(folder: Path) -> None:

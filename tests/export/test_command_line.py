@@ -179,7 +179,6 @@ def test_a_network_that_takes_other_pictures_or_gives_no_logits_is_refused(
         "def colour(): return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())\n"
         "def maps(): return nn.Conv2d(1, 2, 3)\n"
         "def text(): return 'resnet'\n"
-        "def binary(): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 1))\n"
         "class Restless(nn.BatchNorm2d):\n"
         "    def train(self, mode=True): return super().train(True)\n"
         "def restless(): return nn.Sequential(Restless(1), nn.Flatten(), nn.Linear(1024, 2))\n"
@@ -188,7 +187,6 @@ def test_a_network_that_takes_other_pictures_or_gives_no_logits_is_refused(
     for function, message in (
         ("colour", r"does not take pictures \(2, 1, 32, 32\)"),
         ("maps", r"must give logits \(batch, classes\), it gave \(2, 2, 30, 30\)"),
-        ("binary", r"gives one logit; .* give \(batch, 2\), such as torch\.cat"),
         ("restless", "stays in training mode after eval\\(\\): 0; its answers"),
         ("text", "returned a str, not a torch.nn.Module"),
         ("missing", "has no function 'missing'"),

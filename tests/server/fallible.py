@@ -11,7 +11,7 @@ from nyquist.server.front.access import Authorizer, Tokens
 from nyquist.server.front.asgi import Application
 from nyquist.server.front.bodies import BodyLimits
 from nyquist.server.front.calls import CallLimits, Calls
-from nyquist.server.front.http_listener import HttpListener
+from nyquist.server.front.http_listener import HttpListener, open_socket
 from nyquist.server.settings import Settings
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import ArtifactError, InvalidRequest, NotServed
@@ -145,7 +145,7 @@ async def _on_grpcio(calls: Calls) -> AsyncIterator[int]:
 async def _on_h2corn(calls: Calls) -> AsyncIterator[int]:
     settings = Settings()
     application = Application(calls, BodyLimits(4 * 2**20), settings.max_metadata_bytes)
-    listener = HttpListener(application, settings, settings, "127.0.0.1", 0, grace_s=1)
+    listener = HttpListener(application, settings, settings, open_socket("127.0.0.1", 0), grace_s=1)
     await listener.start()
     try:
         yield listener.port

@@ -3,15 +3,19 @@
 The next one goes when the client has come back to the last: in Kubernetes, minReadySeconds.
 
 python -m tests.server.restarts --repository DIR --restarts 10 --client health
+python -m tests.server.restarts --repository DIR --restarts 4 --nginx --client plain
 """
 
 import argparse
 import json
 import socket
+import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -43,7 +47,46 @@ CLIENTS: dict[str, dict[str, Any]] = {
     },
 }
 CLIENTS["both"] = CLIENTS["health"] | CLIENTS["retry"]
-"""What a client has to be told: to ask each replica for its health, to try again, or both."""
+CLIENTS["plain"] = {}
+"""What a client has to be told: to ask each replica for its health, to try again, both, nothing."""
+
+
+FAIL_S = 1
+"""For which nginx leaves out a replica that it could not connect to."""
+NGINX = """
+worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/errors;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}/1; proxy_temp_path {folder}/2;
+  fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+  upstream replicas {{ {replicas} keepalive 16; }}
+  server {{
+    listen 127.0.0.1:{port} http2;
+    location / {{
+      grpc_pass grpc://replicas;
+      grpc_next_upstream error timeout http_502 http_503 non_idempotent;
+    }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def nginx(ports: list[int]) -> Iterator[int]:
+    """Run nginx in front of replicas, and yield its port."""
+    (port,) = free_ports(1)
+    replicas = " ".join(f"server 127.0.0.1:{one} fail_timeout={FAIL_S};" for one in ports)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "nginx.conf")
+        file.write_text(NGINX.format(folder=folder, replicas=replicas, port=port), "utf-8")
+        process = subprocess.Popen(["nginx", "-c", str(file)])  # noqa: S607 - where it is installed
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                grpc.channel_ready_future(channel).result(timeout=30)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def free_ports(count: int) -> list[int]:
@@ -120,15 +163,44 @@ def black_picture() -> bytes:
     return request.SerializeToString()
 
 
-def restart_in_turn(repository: Path, restarts: int, client: str, callers: int) -> Counter[str]:
-    """Restart one replica after the other, each under load, and return what the callers got."""
+def restart_in_turn(
+    repository: Path,
+    restarts: int,
+    client: str,
+    callers: int,
+    *,
+    transport: str | None = None,
+    behind_nginx: bool = False,
+) -> Counter[str]:
+    """Restart one replica after the other, each under load, and return what the callers got.
+
+    Args:
+        repository: that both serve.
+        restarts: of either in turn.
+        client: one of CLIENTS.
+        callers: that call one request after the other.
+        transport: of the replicas; None for the default.
+        behind_nginx: the callers know nginx alone.
+    """
     ports = free_ports(2)
 
     def start(port: int) -> RunningServer:
-        return start_server(repository, ("--port", str(port), "--drain-s", "1"))
+        carried = ("--transport", transport) if transport else ()
+        return start_server(repository, ("--port", str(port), "--drain-s", "1", *carried))
 
     replicas = [start(port) for port in ports]
-    callers_of_both = Callers(ports, client, callers)
+    with ExitStack() as stack:
+        called = [stack.enter_context(nginx(ports))] if behind_nginx else ports
+        return _restarted(start, replicas, ports, Callers(called, client, callers), restarts)
+
+
+def _restarted(
+    start: Callable[[int], RunningServer],
+    replicas: list[RunningServer],
+    ports: list[int],
+    callers_of_both: Callers,
+    restarts: int,
+) -> Counter[str]:
     try:
         callers_of_both.answer_more(100)
         for restart in range(restarts):
@@ -153,9 +225,16 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("--client", choices=CLIENTS, default="health")
     parser.add_argument("--callers", type=int, default=4)
+    parser.add_argument("--transport", choices=("grpcio", "h2corn"))
+    parser.add_argument("--nginx", action="store_true")
     options = parser.parse_args()
     outcomes = restart_in_turn(
-        options.repository, options.restarts, options.client, options.callers
+        options.repository,
+        options.restarts,
+        options.client,
+        options.callers,
+        transport=options.transport,
+        behind_nginx=options.nginx,
     )
     sys.stdout.write(f"{options.restarts} restarts, client {options.client}: {dict(outcomes)}\n")
     return 0 if set(outcomes) == {"OK"} else 1

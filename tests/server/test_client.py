@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nyquist.client.classify import main, slide, softmax
+from nyquist.client.classify import main, slide
 from nyquist.client.client import Client
 from nyquist.models.samples import photograph_samples
 from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.wire.head import CLASSES
 from tests.processes import ROOT, RunningServer, start_server
 from tests.tiny import write_mean_model
 
@@ -149,5 +150,5 @@ def test_sliding_rolls_around_the_edge() -> None:
 
 
 def test_softmax_is_what_it_is_by_hand_and_does_not_overflow() -> None:
-    probabilities = softmax(np.array([1000.0, 1000.0 + np.log(3.0)]))
+    probabilities = CLASSES.probabilities(np.array([1000.0, 1000.0 + np.log(3.0)]))
     assert probabilities.tolist() == pytest.approx([0.25, 0.75])

@@ -155,7 +155,7 @@ def test_a_configuration_may_name_some_tensors_of_an_artifact_in_any_order(
 ) -> None:
     net = make_net(also="e")
     loaded = load_model(put_artifact(repository, tmp_path, net, [Y, E], LETTERS, config), ON_CPU)
-    assert [output.name for output in loaded.manifest.outputs] == ["y", "e"]
+    assert [output.name for output in loaded.described.outputs] == ["y", "e"]
     assert {output.name for output in loaded.config.output} == {"y", "e"}
     assert loaded.config.input[0].name == "x"
     assert dict(loaded.labels) == {"y": tuple(LETTERS)}

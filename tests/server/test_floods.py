@@ -19,7 +19,7 @@ import pytest
 from nyquist.server.front.asgi import Application
 from nyquist.server.front.bodies import BodyLimits
 from nyquist.server.front.calls import CallLimits, Calls
-from nyquist.server.front.http_listener import HttpListener
+from nyquist.server.front.http_listener import HttpListener, open_socket
 from nyquist.server.settings import Settings
 from nyquist.server.telemetry.metrics import Metrics
 from tests.processes import RunningServer, start_server
@@ -167,7 +167,9 @@ def test_a_message_that_does_not_come_ends_with_a_status() -> None:
         calls.add_generic_rpc_handlers(Fallible().handlers())
         settings = Settings()
         application = Application(calls, BodyLimits(MIB, first_s=0.1), MIB)
-        listener = HttpListener(application, settings, settings, "127.0.0.1", 0, grace_s=1)
+        listener = HttpListener(
+            application, settings, settings, open_socket("127.0.0.1", 0), grace_s=1
+        )
         await listener.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{listener.port}") as channel:

@@ -343,12 +343,12 @@ def test_an_axis_that_the_graph_leaves_open_takes_any_size_or_that_of_the_config
     for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         axis.dim_param = "side"
     bare = load_model(put_model(tmp_path, "open", model), ON_CPU)
-    assert bare.manifest.inputs[0].shape == (3, -1, -1)
-    assert bare.manifest.inputs[0].fits((3, 5, 999))
+    assert bare.described.inputs[0].shape == (3, -1, -1)
+    assert bare.described.inputs[0].fits((3, 5, 999))
     config = 'input { name: "x" dims: [3, 8, 16] }'
     fixed_size = load_model(put_model(tmp_path, "sized", model, config), ON_CPU)
-    assert fixed_size.manifest.inputs[0].shape == (3, 8, 16)
-    assert not fixed_size.manifest.inputs[0].fits((3, 5, 999))
+    assert fixed_size.described.inputs[0].shape == (3, 8, 16)
+    assert not fixed_size.described.inputs[0].fits((3, 5, 999))
 
 
 def test_a_model_of_open_size_is_warmed_with_the_size_that_its_warm_up_names(
@@ -441,7 +441,7 @@ def test_an_artifact_that_still_lacks_its_manifest_is_not_served_as_a_bare_graph
     source = repository / "fashion_strided"
     manifest = json.loads((source / "1" / "manifest.json").read_text())
     folder = put_model(tmp_path, "fashion_strided", onnx.load(source / "1" / "model.onnx"))
-    assert load_model(folder, ON_CPU).manifest.inputs[0].shape == (1, 48, 48)
+    assert load_model(folder, ON_CPU).described.inputs[0].shape == (1, 48, 48)
     for path in (one for one in manifest["files"] if one.startswith("1/") and "model" not in one):
         (folder / path).write_bytes((source / path).read_bytes())
         with pytest.raises(ArtifactError, match="has no complete version"):

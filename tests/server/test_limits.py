@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from nyquist.server.artifact.graph_description import GraphDescription
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.front.transport import channel_options, request_bytes, request_limit
 from nyquist.server.runtime.engine import Engine
@@ -21,6 +22,7 @@ from nyquist.server.settings import Settings
 from nyquist.server.wire import tensors
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
+from nyquist.server.wire.signature import Datatype, TensorSpec
 from tests.artifacts import copy_model
 from tests.processes import RunningServer, run, start_server
 from tests.requests import fashion_request
@@ -110,6 +112,21 @@ def test_the_largest_request_comes_from_the_input_and_the_batch(
     manifest = read_manifest(repository / name, 1)
     settings = Settings(max_message_bytes=cap)
     assert request_limit(request_bytes(manifest, batch), settings) == limit
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "field"),
+    [("INT8", -1, "int"), ("UINT16", 65535, "uint"), ("INT64", -1, "int64")],
+)
+def test_typed_contents_of_whole_numbers_have_the_room_that_they_take(
+    datatype: Datatype, value: int, field: str
+) -> None:
+    tensor = TensorSpec(name="x", datatype=datatype, shape=(2000, 1000))
+    described = GraphDescription("net", 1, (tensor,), (tensor,), 17, "0")
+    request = pb.ModelInferRequest()
+    contents = request.inputs.add(name="x", datatype=datatype, shape=[1, 2000, 1000]).contents
+    getattr(contents, f"{field}_contents").extend([value] * 2_000_000)
+    assert request.ByteSize() <= request_limit(request_bytes(described, 1), Settings())
 
 
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused(

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -420,6 +421,21 @@ def test_reflection_describes_every_service_that_it_lists(channel: grpc.Channel)
     pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     for name in ProtoReflectionDescriptorDatabase(channel).get_services():
         assert pool.FindServiceByName(name).methods
+
+
+def test_reflection_is_served_under_its_stable_name_and_describes_itself_so(
+    channel: grpc.Channel,
+) -> None:
+    stable = "grpc.reflection.v1.ServerReflection"
+    ask: Any = channel.stream_stream(
+        f"/{stable}/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=stable)
+    (answer,) = ask(iter([request]))
+    (file,) = answer.file_descriptor_response.file_descriptor_proto
+    assert FileDescriptorProto.FromString(file).package == "grpc.reflection.v1"
 
 
 @pytest.mark.parametrize(

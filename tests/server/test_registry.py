@@ -48,7 +48,7 @@ def make_registry(
         return load_model(folder, ON_CPU, version, config)
 
     def serve(loaded: LoadedModel) -> ServedModel:
-        series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
+        series = metrics.model(loaded.described.name, str(loaded.described.version))
         return ServedModel(loaded, series, images, BUDGET)
 
     return Registry(repositories, load, serve, metrics)
@@ -74,7 +74,7 @@ def during(
 
 
 def versions(registry: Registry, name: str = NAME) -> list[int]:
-    return [serving.model.manifest.version for serving in registry.served(name)]
+    return [serving.model.described.version for serving in registry.served(name)]
 
 
 async def states(registry: Registry) -> dict[tuple[str, str], str]:
@@ -110,13 +110,13 @@ def test_the_configuration_is_read_once_for_all_versions(folder: Path) -> None:
         return load_model(path, ON_CPU, version, config)
 
     def serve(loaded: LoadedModel) -> ServedModel:
-        series = metrics.model(loaded.manifest.name, str(loaded.manifest.version))
+        series = metrics.model(loaded.described.name, str(loaded.described.version))
         return ServedModel(loaded, series, ImageDecoder(), BUDGET)
 
     async def script() -> None:
         registry = Registry([folder.parent], load, serve, metrics)
         await registry.load_all()
-        assert [one.model.manifest.version for one in registry.served(NAME)] == [1, 2]
+        assert [one.model.described.version for one in registry.served(NAME)] == [1, 2]
         await registry.close()
 
     asyncio.run(script())
@@ -476,7 +476,7 @@ def test_a_model_whose_worker_died_is_not_ready_until_it_is_loaded_again(
     metrics, images = Metrics(), ImageDecoder()
 
     def serve(loaded: LoadedModel) -> ServedModel:
-        return Mortal(loaded, metrics.model(loaded.manifest.name, "1"), images, BUDGET)
+        return Mortal(loaded, metrics.model(loaded.described.name, "1"), images, BUDGET)
 
     async def script() -> None:
         registry = Registry(
@@ -517,7 +517,7 @@ def test_the_series_of_an_unloaded_model_end_and_a_reloaded_one_is_ready(folder:
     metrics, images = Metrics(), ImageDecoder()
 
     def serve(loaded: LoadedModel) -> ServedModel:
-        return ServedModel(loaded, metrics.model(loaded.manifest.name, "1"), images, BUDGET)
+        return ServedModel(loaded, metrics.model(loaded.described.name, "1"), images, BUDGET)
 
     def ready() -> float | None:
         labels = {"model": NAME, "version": "1"}

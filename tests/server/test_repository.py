@@ -41,7 +41,7 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Non
 
 def test_a_sound_model_loads_with_its_labels_and_limits(copy: Path) -> None:
     loaded = load_model(copy / NAME, ON_CPU)
-    assert loaded.manifest.name == NAME
+    assert loaded.described.name == NAME
     assert len(loaded.labels["logits"]) == 10
     assert loaded.limits.max_batch_size == 64
     assert loaded.limits.levels[0].max_size == 1024
@@ -106,12 +106,12 @@ def test_a_folder_with_the_links_of_a_mounted_config_map_loads(copy: Path) -> No
     (folder.parent / "..data").symlink_to("..2026_11_28")
     for file in (folder.parent / "..data").iterdir():
         (folder / file.name).symlink_to(Path("..", "..data", file.name))
-    assert load_model(copy / NAME, ON_CPU).manifest.version == 1
+    assert load_model(copy / NAME, ON_CPU).described.version == 1
 
 
 def test_a_backup_of_hard_links_leaves_a_repository_as_it_was(copy: Path) -> None:
     shutil.copytree(copy / NAME, copy / "backup", copy_function=os.link)
-    assert load_model(copy / NAME, ON_CPU).manifest.version == 1
+    assert load_model(copy / NAME, ON_CPU).described.version == 1
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_link_that_ends_outside_the_repository_is_refused_unless_its_end_is_al
     with pytest.raises(ArtifactError, match=f"{file} leads to {outside}.* --link-folder"):
         load_model(copy / NAME, ON_CPU)
     allowed = read_config_file(copy / NAME, [outside])
-    assert load_model(copy / NAME, ON_CPU, config_file=allowed).manifest.version == 1
+    assert load_model(copy / NAME, ON_CPU, config_file=allowed).described.version == 1
 
 
 def test_a_folder_that_is_a_link_leads_out_of_the_repository_as_little_as_a_file(

@@ -236,8 +236,8 @@ def test_health_metadata_and_statistics_are_those_of_grpc(
     plain: Http, stub: stubs.GRPCInferenceServiceStub
 ) -> None:
     for path in ("/v2/health/live", "/v2/health/ready", f"{MODEL}/ready"):
-        assert plain.ask("GET", path)[:2] == (200, b"")
-    assert plain.ask("GET", "/v2/models/nobody/ready")[0] == 400
+        assert plain.json("GET", path) == (200, {path.rpartition("/")[2]: True})
+    assert plain.json("GET", "/v2/models/nobody/ready") == (400, {"ready": False})
     assert plain.json("GET", "/v2")[1]["name"] == "nyquist"
     metadata = plain.json("GET", MODEL)[1]
     said = stub.ModelMetadata(pb.ModelMetadataRequest(name="fashion_strided"))
@@ -305,7 +305,7 @@ def guarded(
 ) -> Iterator[Http]:
     """A connection to a server that wants tokens."""
     folder = tmp_path_factory.mktemp("tokens")
-    options = ["--drain-s", "0", "--transport", transport]
+    options = ["--drain-s", "0", "--transport", transport, "--config-overrides"]
     for name, token in (("token", TOKEN), ("repository-token", REPOSITORY_TOKEN)):
         (folder / name).write_text(token)
         options += [f"--{name}-file", str(folder / name)]
@@ -342,10 +342,12 @@ def test_each_path_asks_for_the_token_of_its_call(guarded: Http) -> None:
     )
     assert (status, told) == (200, [])
     load = unload.replace("unload", "load")
-    status, told = plain.json(
-        "POST", load, {"parameters": {"config": "{}"}}, Authorization=repository
-    )
-    assert (status, "unrecognized load parameter 'config'" in told["error"]) == (400, True)
+    unknown = {"parameters": {"color": "red"}}
+    status, told = plain.json("POST", load, unknown, Authorization=repository)
+    assert (status, "unrecognized load parameter 'color'" in told["error"]) == (400, True)
+    smaller = {"parameters": {"config": json.dumps({"max_batch_size": 2})}}
+    assert plain.ask("POST", load, smaller, Authorization=repository)[0] == 200
+    assert plain.json("GET", f"{MODEL}/config", Authorization=use)[1]["max_batch_size"] == 2
     assert plain.ask("POST", load, Authorization=repository)[0] == 200
     assert plain.ask("GET", f"{MODEL}/ready")[0] == 200
     assert (

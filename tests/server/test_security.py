@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import grpc
@@ -205,12 +206,14 @@ def test_the_port_of_the_metrics_has_metrics_alone(secure: RunningServer) -> Non
     address = f"127.0.0.1:{secure.metrics_port}"
     with grpc.insecure_channel(address) as channel:
         for method in (READY, METADATA):
-            assert code_of(channel, method, []) is grpc.StatusCode.UNAVAILABLE
-    for path in ("/metrics", "/v2/repository/index", "/v2/models/fashion_strided/infer"):
-        with urlopen(f"http://{address}{path}", timeout=20) as answer:
-            text = answer.read().decode()
-        assert text.startswith("# HELP ")
-        assert not any(secret in text for secret in (USE, OTHER_USE, REPOSITORY))
+            assert code_of(channel, method, []) is grpc.StatusCode.UNKNOWN  # HTTP 405
+    with urlopen(f"http://{address}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    assert text.startswith("# HELP ")
+    assert not any(secret in text for secret in (USE, OTHER_USE, REPOSITORY))
+    for path in ("/v2/repository/index", "/v2/models/fashion_strided/infer"):
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"http://{address}{path}", timeout=20)
 
 
 def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(

@@ -20,14 +20,9 @@ from nyquist.client.command_line import make_classify_parser
 from nyquist.client.told import told_by
 from nyquist.server.wire.connection import chosen_connection
 from nyquist.server.wire.errors import NyquistError
+from nyquist.server.wire.head import Head
 
 TOP = 5
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn logits into probabilities. (..., C) -> (..., C)."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def slide(picture: NDArray[Any], pixels: int, width_axis: int) -> NDArray[Any]:
@@ -35,30 +30,60 @@ def slide(picture: NDArray[Any], pixels: int, width_axis: int) -> NDArray[Any]:
     return np.stack([np.roll(picture, shift, axis=width_axis) for shift in range(pixels + 1)])
 
 
-def class_table(ranked: Sequence[RankedClass]) -> Table:
-    """Lay out the highest classes of one picture with their probabilities."""
-    probabilities = softmax(np.array([ranked_class.logit for ranked_class in ranked]))
-    table = Table("label", "probability", box=SIMPLE_HEAD, pad_edge=False)
+def probabilities_of(ranked: Sequence[RankedClass], head: Head) -> list[float]:
+    """Return the probability of each class of one picture, in the order of `ranked`."""
+    values = head.probabilities(np.array([one.logit for one in ranked], np.float64))
+    return [float(value) for value in values]
+
+
+def shown(ranked: Sequence[RankedClass], head: Head) -> int:
+    """Return how many classes are worth a line: the highest, and every label that applies."""
+    return max(TOP, len(_applying(ranked, head)))
+
+
+def answer_of(ranked: Sequence[RankedClass], head: Head) -> str:
+    """Name the answer: the highest class, or the labels that apply."""
+    return ", ".join(map(_name, _applying(ranked, head))) or "none"
+
+
+def _applying(ranked: Sequence[RankedClass], head: Head) -> list[RankedClass]:
+    return [one for one in ranked if one.logit > head.cut] if head.labelled else [*ranked[:1]]
+
+
+def _name(one: RankedClass) -> str:
+    return one.label or str(one.index)
+
+
+def class_table(ranked: Sequence[RankedClass], head: Head) -> Table:
+    """Lay out the highest classes of one picture; of labels, mark those that apply."""
+    columns = ("label", "probability", f"above {head.threshold:g}")
+    table = Table(*columns[: 3 if head.labelled else 2], box=SIMPLE_HEAD, pad_edge=False)
     table.columns[1].justify = "right"
-    for ranked_class, probability in list(zip(ranked, probabilities, strict=True))[:TOP]:
-        table.add_row(ranked_class.label or str(ranked_class.index), f"{probability:.3f}")
+    lines = zip(ranked, probabilities_of(ranked, head), strict=True)
+    for one, probability in list(lines)[: shown(ranked, head)]:
+        applies = ("yes" if one.logit > head.cut else "no",) if head.labelled else ()
+        table.add_row(_name(one), f"{probability:.3f}", *applies)
     return table
 
 
-def shift_table(answers: Sequence[Sequence[RankedClass]]) -> Table:
-    """Lay out the highest class at each shift, and mark where it differs from the unmoved one."""
+def shift_table(answers: Sequence[Sequence[RankedClass]], head: Head) -> Table:
+    """Lay out the answer at each shift, and mark where it differs from the unmoved one.
+
+    The probability is that of the highest class or label.
+    """
     table = Table("shift", "label", "probability", "", box=SIMPLE_HEAD, pad_edge=False)
     for column in (0, 2):
         table.columns[column].justify = "right"
-    unmoved = answers[0][0].index
     for shift, ranked in enumerate(answers):
-        probabilities = softmax(np.array([ranked_class.logit for ranked_class in ranked]))
-        highest = ranked[0]
-        changed = "" if highest.index == unmoved else "changed"
-        table.add_row(
-            f"{shift} px", highest.label or str(highest.index), f"{probabilities[0]:.3f}", changed
-        )
+        answer, highest = answer_of(ranked, head), probabilities_of(ranked, head)[0]
+        changed = "" if _same(ranked, answers[0], head) else "changed"
+        table.add_row(f"{shift} px", answer, f"{highest:.3f}", changed)
     return table
+
+
+def _same(ranked: Sequence[RankedClass], unmoved: Sequence[RankedClass], head: Head) -> bool:
+    first, second = ({one.index for one in _applying(each, head)} for each in (ranked, unmoved))
+    return first == second
 
 
 def classify(
@@ -85,10 +110,10 @@ def show(
     version = f" version {model.version}" if model.version else ""
     console.print(f"{path.name}: {model.name}{version}", highlight=False)
     if len(answers) == 1:
-        console.print(class_table(answers[0]))
+        console.print(class_table(answers[0], model.head))
         return
-    console.print(shift_table(answers))
-    held = sum(ranked[0].index == answers[0][0].index for ranked in answers[1:])
+    console.print(shift_table(answers, model.head))
+    held = sum(_same(ranked, answers[0], model.head) for ranked in answers[1:])
     console.print(
         f"{held} of {len(answers) - 1} shifts leave the answer as it was", highlight=False
     )
@@ -103,17 +128,21 @@ def as_json(
         "model": model.name,
         "version": model.version,
         "shifts": [
-            {"shift": shift, "classes": _highest(ranked)} for shift, ranked in enumerate(answers)
+            {"shift": shift, "classes": _highest(ranked, model.head)}
+            for shift, ranked in enumerate(answers)
         ],
     }
 
 
-def _highest(ranked: Sequence[RankedClass]) -> list[dict[str, object]]:
-    probabilities = softmax(np.array([one.logit for one in ranked])).tolist()
-    return [
-        asdict(one) | {"probability": probability}
-        for one, probability in list(zip(ranked, probabilities, strict=True))[:TOP]
-    ]
+def _highest(ranked: Sequence[RankedClass], head: Head) -> list[dict[str, object]]:
+    lines = zip(ranked, probabilities_of(ranked, head), strict=True)
+    found = []
+    for one, probability in list(lines)[: shown(ranked, head)]:
+        line = asdict(one) | {"probability": probability}
+        if head.values == "probabilities":
+            del line["logit"]
+        found.append(line | ({"applies": one.logit > head.cut} if head.labelled else {}))
+    return found
 
 
 def run(options: argparse.Namespace) -> int:

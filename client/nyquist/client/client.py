@@ -15,9 +15,11 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from nyquist.client.told import Told
 from nyquist.server.wire import tensors
 from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
 from nyquist.server.wire.framing import AXES, DATATYPES, DYNAMIC, PictureInput, told_picture_input
+from nyquist.server.wire.head import CLASSES, Head, told_head
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.pictures import read_picture_files
@@ -25,31 +27,6 @@ from nyquist.server.wire.pictures import read_picture_files
 MAX_MESSAGE_BYTES = 2**31 - 1  # the server has the limit that counts
 DEFAULT_TIMEOUT_S = 30.0
 LOGITS = "logits"
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a caller says of a model whose server does not.
-
-    Attributes:
-        input: name of the one input.
-        datatype: of the input, as the protocol spells it.
-        shape: of one picture, without the batch.
-        output: that is asked for; empty for the first that comes.
-        max_batch_size: pictures that a request may hold; 0 where nobody says.
-        picture: what a picture file becomes.
-        mean: subtracted from pictures of 0..1 before they are sent; one, or one for each channel.
-        std: divisor of the same, likewise.
-    """
-
-    input: str = "input"
-    datatype: str = ""
-    shape: tuple[int, ...] = ()
-    output: str = ""
-    max_batch_size: int = 0
-    picture: PictureInput | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -66,6 +43,7 @@ class RemoteModel:
         outputs: shape of each output for one picture, by name.
         provider: execution provider that runs it; empty where the server does not say.
         sha256: of its graph, hexadecimal; empty where the server does not say.
+        head: how its first output is read; classes where the server does not say.
         picture: what a picture file becomes for it, as the server itself would read it; None where
             the input is no picture.
         max_batch_size: pictures that a request may hold; 0 where nobody says.
@@ -82,6 +60,7 @@ class RemoteModel:
     provider: str
     sha256: str
     picture: PictureInput | None
+    head: Head = CLASSES
     max_batch_size: int = 0
     told: Told = field(default_factory=Told)
 
@@ -149,8 +128,8 @@ class RankedClass:
     """One class of an answer.
 
     Attributes:
-        logit: its value.
-        index: its place among the logits.
+        logit: its value among the numbers of the answer: a probability where those are some.
+        index: its place among them.
         label: its name; empty where the model has none.
     """
 
@@ -268,6 +247,7 @@ class Client:
             provider=told.get("execution_provider", ""),
             sha256=told.get("sha256", ""),
             picture=told_picture_input(picture.datatype, shape, told),
+            head=told_head(told),
             max_batch_size=max(0, batch),
         )
 
@@ -312,7 +292,12 @@ class Client:
 
         A server without the classification extension, or that does not say how many classes there
         are, has its numbers ranked here, and no labels.
+
+        Raises:
+            ValueError: the model gives an embedding.
         """
+        if model.head.kind == "embedding":
+            raise ValueError(f"{model.name} gives an embedding; classes it has none")
         output = output or model.output
         request = self._request(model, pictures)
         classes = model.outputs.get(output, (DYNAMIC,))[-1]

@@ -4,14 +4,46 @@ flags, settings -> Told. They are named as those of the build, and mean the same
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from nyquist.client.client import Told
-from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, Framing, Layout, picture_input
+from nyquist.server.wire.framing import (
+    IMAGENET,
+    ON_CANVAS,
+    Framing,
+    Layout,
+    PictureInput,
+    picture_input,
+)
 
 INPUT_TYPES: dict[str, tuple[str, Layout]] = {"float32": ("FP32", "CHW"), "uint8": ("UINT8", "HWC")}
 """Datatype, and the usual order of the axes."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a caller says of a model whose server does not.
+
+    Attributes:
+        input: name of the one input.
+        datatype: of the input, as the protocol spells it.
+        shape: of one picture, without the batch.
+        output: that is asked for; empty for the first that comes.
+        max_batch_size: pictures that a request may hold; 0 where nobody says.
+        picture: what a picture file becomes.
+        mean: subtracted from pictures of 0..1 before they are sent; one, or one for each channel.
+        std: divisor of the same, likewise.
+    """
+
+    input: str = "input"
+    datatype: str = ""
+    shape: tuple[int, ...] = ()
+    output: str = ""
+    max_batch_size: int = 0
+    picture: PictureInput | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
 
 def told_by(options: Mapping[str, Any]) -> Told:

@@ -22,6 +22,8 @@ from nyquist.client.client import Client
 from nyquist.client.told import told_by
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
+from nyquist.companion.references.given import read_reference
+from nyquist.companion.references.network import Reference
 from nyquist.companion.references.repository import References
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.check import (
@@ -35,7 +37,6 @@ from nyquist.companion.service.remote import RemoteValidation
 from nyquist.companion.service.validation import Validation
 from nyquist.companion.settings import Settings, read_settings
 from nyquist.companion.tables import consistency_table, description_table, latency_table, row_table
-from nyquist.server.artifact.manifest import NO_PYTORCH
 from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
@@ -169,14 +170,17 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         ArtifactError: there is no repository, and no model is named.
     """
     if options.companion:
+        if options.reference:
+            raise ValueError("--reference is read here, where --companion asks elsewhere: give one")
         with RemoteValidation(way(options)) as remote:
             yield remote, options.model or remote.models()
         return
     references = References(options.repository)
+    given = options.reference and read_reference(options.reference, options.output or "")
     with Client(chosen_connection(options), mirrored=False) as client:
         for name in options.model:
             client.look_up(name)
-        subjects = Subjects(client, references, told_by(vars(options)), options.model)
+        subjects = Subjects(client, references, told_by(vars(options)), options.model, given)
         yield Validation(subjects, any_graph=True), subjects.names()
 
 
@@ -208,10 +212,11 @@ def print_json(value: object) -> None:
 
 
 def print_lone(graphs: Iterable[pb.Graph]) -> None:
-    """Print a line for each model whose figures "of torch" are those of its own ONNX file."""
+    """Print a line for each model whose figures "of torch" are those of an ONNX file."""
     for graph in graphs:
-        if graph.no_pytorch:
-            Console().print(f"{graph.model_name}: {NO_PYTORCH}", highlight=False, soft_wrap=True)
+        if graph.reference not in ("", Reference.words):
+            words = f"{graph.model_name}: held against an {graph.reference}"
+            Console().print(words, highlight=False, soft_wrap=True)
 
 
 def print_misses(misses: Sequence[tuple[str, str]]) -> None:
@@ -241,7 +246,8 @@ def run(options: Options) -> int:
     except grpc.RpcError as error:
         reason = way(options).explain(error)
     errors = Console(stderr=True)
-    errors.print(f"{options.prog}: error: {reason}", highlight=False, soft_wrap=True)
+    words = f"{options.prog}: error: {reason}"
+    errors.print(words, highlight=False, markup=False, soft_wrap=True)  # [cpu] is no style
     return 2
 
 

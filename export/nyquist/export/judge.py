@@ -4,7 +4,7 @@ parity in every cell -> polyphase margins -> accuracy -> shift consistency -> fi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nyquist.companion.measures.parity import Predict
+from nyquist.companion.measures.parity import Predict, compare
 from nyquist.companion.measures.shift_consistency import Consistency, circular_consistency, evaluate
 from nyquist.export.graph import margins, sweep
 from nyquist.export.graph.drift import GraphValues, NetworkValues, locate
@@ -28,6 +28,7 @@ from nyquist.models.spec import Limits, ModelSpec, Precision
 from nyquist.server.artifact.manifest import Figures
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.runtime.session_plan import Execution
+from nyquist.server.wire.head import CLASSES, Head
 
 EVALUATION_BATCH = 64
 DRIFT_PICTURES = 4
@@ -54,7 +55,7 @@ class Candidate:
 
     Args:
         spec: of the model.
-        network: takes float32 (B, C, H, W), gives logits.
+        network: takes float32 (B, C, H, W), gives its answer.
         samples: real pictures, as served.
     """
 
@@ -63,7 +64,7 @@ class Candidate:
         self.pictures: NDArray[Any] = samples.images.numpy()
         self.batch = min(EVALUATION_BATCH, spec.max_batch_size)
         self.preprocessed = PreprocessedNetwork(network, spec.preprocessing).eval()
-        self._outputs = OutputsNetwork(self.preprocessed, spec.outputs).eval()
+        self._outputs = OutputsNetwork(self.preprocessed, spec.outputs, spec.answers).eval()
 
     def predict_all(self, pictures: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Compute every output in PyTorch, by name."""
@@ -72,11 +73,11 @@ class Candidate:
         return {name: output.numpy() for name, output in zip(self.spec.outputs, found, strict=True)}
 
     def predict(self, pictures: NDArray[Any]) -> NDArray[Any]:
-        """Compute the logits in PyTorch. (B, *input shape) -> (B, C)."""
-        return self.predict_all(pictures)["logits"]
+        """Compute the answers in PyTorch. (B, *input shape) -> (B, C)."""
+        return self.predict_all(pictures)[self.spec.outputs[0]]
 
     @cached_property
-    def logits(self) -> NDArray[Any]:
+    def answers(self) -> NDArray[Any]:
         """Of every sample, (N, C)."""
         return evaluate(self.predict, self.pictures, self.batch)
 
@@ -93,13 +94,14 @@ class Candidate:
     def consistency_of(self, predict: Predict) -> Consistency:
         """Measure circular shift consistency on the samples."""
         axes = self.spec.preprocessing.shift_axes
-        return circular_consistency(predict, self.pictures, axes, batch=self.batch)
+        same = self.spec.answers.same
+        return circular_consistency(predict, self.pictures, axes, batch=self.batch, same=same)
 
 
 def open_graph(graph: bytes, max_batch_size: int) -> Predict:
-    """Open an ONNX file in onnxruntime on the CPU, and return its logits as a function."""
+    """Open an ONNX file in onnxruntime on the CPU, and return its first output as a function."""
     engine = Engine(graph, Execution(provider="cpu"), max_batch_size)
-    return lambda pictures: engine.run(pictures)["logits"]
+    return lambda pictures: next(iter(engine.run(pictures).values()))
 
 
 def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace | None) -> Judgement:
@@ -131,6 +133,8 @@ def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace | None) -
         missed.append(where_it_breaks(subject, graph, exact, trace))
     figures = measure(subject, graph, found)
     missed += margins.misses(subject.margins)
+    if spec.answers.kind == "embedding":  # a cosine moves with every rounding
+        limits = replace(limits, consistency_drop=max(limits.consistency_drop, limits.parity))
     missed += misses(figures, limits, "PyTorch" if spec.onnx is None else "its file")
     return Judgement(figures, tuple(missed))
 
@@ -149,7 +153,11 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
     """Return the figures of a graph, given what a sweep found of its parity."""
     served = open_graph(graph, subject.spec.max_batch_size)
     labels = subject.samples.labels.numpy()
-    logits = evaluate(served, subject.pictures, subject.batch)
+    answers = evaluate(served, subject.pictures, subject.batch)
+    head = subject.spec.answers
+    logits, torch_logits = (
+        head.class_logits(each) if head.has_classes else None for each in (answers, subject.answers)
+    )
     consistency = subject.consistency_of(served)
     parameters, multiply_adds = _size(subject.network, subject.spec.input)
     return Figures(
@@ -158,11 +166,11 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
         parity=found.relative_error,
         max_abs_error=found.max_abs_error,
         mean_abs_error=float(np.mean([cell.parity.mean_abs_error for cell in found.cells])),
-        agreement=agreement(subject.logits, logits, subject.spec.limits),
+        agreement=agreement(subject.answers, answers, subject.spec.limits, head),
         batch_invariant=all(cell.bit_identical for cell in found.cells if cell.way.optimised),
         index_margin=min((margin.least for margin in subject.margins), default=None),
         accuracy=accuracy(logits, labels),
-        torch_accuracy=accuracy(subject.logits, labels),
+        torch_accuracy=accuracy(torch_logits, labels),
         confidence=confidence(logits, labels),
         labelled=int((labels != UNLABELLED).sum()),
         consistency=consistency.share,
@@ -180,32 +188,31 @@ def _size(network: nn.Module, picture: tuple[int, int, int]) -> tuple[int, int]:
     return learned, cost(network, picture).multiply_adds
 
 
-def agreement(reference: NDArray[Any], served: NDArray[Any], limits: Limits) -> float:
-    """Return the share of pictures with the same highest class, 0..1; near-ties count as the same.
+def agreement(
+    reference: NDArray[Any], served: NDArray[Any], limits: Limits, head: Head = CLASSES
+) -> float:
+    """Return the share of pictures with the same answer, 0..1; near-ties count as the same.
 
-    A near-tie is a lead of the reference's highest class that two answers within the limit of
-    parity can turn around, where that limit is rounding; in other precisions every change counts.
+    A near-tie is a lead of the reference's highest class, or a distance from the threshold, that
+    two answers within the limit of parity can turn around, where that limit is rounding; in other
+    precisions every change counts.
     """
-    same = reference.argmax(axis=1) == served.argmax(axis=1)
-    highest = np.sort(reference, axis=1)[:, -2:]
-    lead = highest[:, 1] - highest[:, 0]
-    spread = np.sqrt(reference.var(axis=1).mean())
-    near_tie = lead <= 2 * spread * min(limits.parity, Limits.parity)
-    return float((same | near_tie).mean())
+    slack = compare(reference, served).spread * min(limits.parity, Limits.parity)
+    return float(head.same(reference, served, slack).mean())
 
 
-def accuracy(logits: NDArray[Any], labels: NDArray[np.int64]) -> float | None:
-    """Return the share of right answers, 0..1; None without labelled pictures."""
+def accuracy(logits: NDArray[Any] | None, labels: NDArray[np.int64]) -> float | None:
+    """Return the share of right answers, 0..1; None without classes or labelled pictures."""
     labelled = labels != UNLABELLED
-    if not labelled.any():
+    if logits is None or not labelled.any():
         return None
     return float((logits.argmax(axis=1) == labels)[labelled].mean())
 
 
-def confidence(logits: NDArray[Any], labels: NDArray[np.int64]) -> float | None:
-    """Return the least probability of the right label, 0..1; None without labelled pictures."""
+def confidence(logits: NDArray[Any] | None, labels: NDArray[np.int64]) -> float | None:
+    """Return the least probability of the right label, 0..1; None as with `accuracy`."""
     labelled = np.flatnonzero(labels != UNLABELLED)
-    if not len(labelled):
+    if logits is None or not len(labelled):
         return None
     probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()
     return float(probabilities[labelled, labels[labelled]].min())

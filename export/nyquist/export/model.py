@@ -24,7 +24,7 @@ from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
-from nyquist.models.loading import class_count, feature_count, network_with_notes
+from nyquist.models.loading import class_count, feature_count, network_with_notes, settled
 from nyquist.models.onnx_file import opset_of
 from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import OutputsNetwork
@@ -43,6 +43,8 @@ from nyquist.server.artifact.manifest import (
 from nyquist.server.wire.signature import TensorSpec
 
 KEPT_SAMPLES = 64
+SEEN_SAMPLES = 8
+"""Whose answers tell what a network ends in."""
 
 
 def build_model(
@@ -73,7 +75,11 @@ def build_model(
     start = perf_counter()
     on_station("weights")
     network, notes = network_with_notes(spec)
-    subject = Candidate(spec, network, read_samples(spec, spec.samples))
+    samples = read_samples(spec, spec.samples)
+    prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
+    seen = prepare(samples.spread(SEEN_SAMPLES).images)
+    answering, told = settled(spec, network, seen)
+    subject = Candidate(answering, network, samples)
     on_station("export")
     exported = export_spec(subject)
     reference = reference_file(subject)
@@ -83,20 +89,21 @@ def build_model(
         reasons = [GateMissed(one) for one in derived.judgement.misses]
         raise ExceptionGroup(f"{spec.name} is not published", reasons)
     on_station("publish")
-    graph = add_facts(derived.graph, graph_facts(spec))
+    graph = add_facts(derived.graph, graph_facts(answering))
     files = version_files(subject, graph, exported.debug if debug else None) | reference
     manifest = publish(
         repository,
         spec.name,
         files,
-        lambda version, digests: describe(subject, derived, version, digests),
+        lambda version, digests: describe(subject, spec, derived, version, digests),
         keep,
     )
-    lone = () if spec.onnx is None else (artifact.NO_PYTORCH,)
+    lone = () if spec.onnx is None else (f"held against an {artifact.NO_PYTORCH}",)
     if report:
         on_station("report")
         measure_page(subject, graph).write(repository)
-    return Built(manifest, len(graph), perf_counter() - start, (*notes, *lone, *exported.costs))
+    told = (*told, *lone, *exported.costs)
+    return Built(manifest, len(graph), perf_counter() - start, (*notes, *told))
 
 
 def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
@@ -119,7 +126,7 @@ def export_spec(subject: Candidate) -> Exported:
         sizes = {each.name: each.shape[0] for each in output_tensors(spec, network)}
         return take_onnx(network.content, spec, sizes)
     spans = open_axes(spec, spec.preprocessing.shift_axes) if spec.sizes else {}
-    exported = OutputsNetwork(subject.preprocessed, spec.outputs).eval()
+    exported = OutputsNetwork(subject.preprocessed, spec.outputs, spec.answers).eval()
     return export_graph(exported, subject.samples.images[:2], spec.outputs, spans)
 
 
@@ -170,17 +177,22 @@ def version_files(subject: Candidate, graph: bytes, debug: bytes | None) -> dict
     kept = subject.samples.spread(KEPT_SAMPLES)
     files = {
         artifact.CONFIG_FILE: model_config(spec, output_tensors(spec, network)).encode(),
-        artifact.LABELS_FILE: "".join(f"{label}\n" for label in spec.labels).encode(),
+        artifact.LABELS_FILE: "".join(f"{label}\n" for label in served_labels(spec)).encode(),
         artifact.MODEL_FILE: graph,
         artifact.SAMPLES_FILE: save({"images": kept.images, "labels": kept.labels}),
     }
     return files if debug is None else files | {artifact.DEBUG_FILE: debug}
 
 
+def served_labels(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the name of each number that is served: of a binary head that of class 1 alone."""
+    return spec.labels[-1:] if spec.head == "binary" else spec.labels
+
+
 def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[TensorSpec, ...]:
     """Describe the outputs of a graph, as the network gives them for a picture."""
     classes = class_count(spec, network)
-    sizes: dict[Output, int] = {"logits": classes, "probabilities": classes}
+    sizes: dict[Output, int] = dict.fromkeys(("logits", "probabilities", "embedding"), classes)
     if "features" in spec.outputs:
         sizes["features"] = feature_count(spec, network)
     return tuple(
@@ -189,9 +201,9 @@ def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[TensorSpec, ...
 
 
 def describe(
-    subject: Candidate, derived: Derived, version: int, digests: dict[str, str]
+    subject: Candidate, asked: ModelSpec, derived: Derived, version: int, digests: dict[str, str]
 ) -> Manifest:
-    """Return the manifest of a version."""
+    """Return the manifest of a version, whose origin is the spec that was asked for."""
     spec = subject.spec
     sizes = spec.served_sizes
     rows, columns = zip(*sizes, strict=True)
@@ -210,6 +222,7 @@ def describe(
         ),
         outputs=output_tensors(spec, subject.network),
         preprocessing=describe_preprocessing(spec),
+        head=spec.answers,
         picture=spec.picture,
         opset=OPSET if spec.onnx is None else opset_of(onnx.load_from_string(derived.graph)),
         precision=spec.precision,
@@ -218,9 +231,9 @@ def describe(
         tolerances=Tolerances(**vars(spec.limits)),
         figures=derived.judgement.figures,
         origin=Origin(
-            command=command_of(spec),
-            inputs_sha256=inputs_sha256(spec),
-            weights_sha256=weights_sha256(spec),
+            command=command_of(asked),
+            inputs_sha256=inputs_sha256(asked),
+            weights_sha256=weights_sha256(asked),
             built_with=package_versions(),
         ),
         reference=artifact.PYTORCH if spec.onnx is None else artifact.NO_PYTORCH,

@@ -1,7 +1,8 @@
 """From a spec to its network: built, loaded, ready to be judged."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from nyquist.models.networks.architectures import create, create_from_module
 from nyquist.models.onnx_checks import check_onnx, read_onnx
 from nyquist.models.onnx_file import one_file
 from nyquist.models.onnx_network import OnnxNetwork
+from nyquist.models.outputs import ended_by
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import read_program
 from nyquist.models.samples import read_samples
 from nyquist.models.spec import ModelSpec
+from nyquist.server.wire.head import Head, HeadKind
 
 SEED = 0
 SETTLING_PICTURES = 16
@@ -40,9 +43,7 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     torch.manual_seed(SEED)
     network = _fresh_network(spec)
     notes = check_onnx(network, spec.input) if isinstance(network, OnnxNetwork) else ()
-    classes = class_count(spec, network.eval())
-    if spec.labels and len(spec.labels) != classes:
-        raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
+    _check_labels(spec, class_count(spec, network.eval()))
     notes += _shared_labels(spec.labels)
     if spec.weights is not None:
         notes += load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
@@ -95,14 +96,67 @@ def class_count(spec: ModelSpec, network: nn.Module) -> int:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the network does not take pictures {shape}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else _given(logits)
         raise ValueError(f"the network must give logits (batch, classes), it gave {found}")
-    if logits.shape[1] == 1:
-        raise ValueError(
-            "the network gives one logit; an answer is the highest of several: give (batch, 2), "
-            "such as torch.cat([-logit / 2, logit / 2], 1), of which softmax is the same sigmoid"
-        )
     return logits.shape[1]
+
+
+def _given(answer: object) -> str:
+    """Name what a network gave in place of a tensor, and its entries where it has some."""
+    name = type(answer).__name__
+    if isinstance(answer, Mapping):
+        return f"a {name} of {', '.join(map(str, answer)) or 'nothing'}, and none is 'logits'"
+    return f"a {name}"
+
+
+def _check_labels(spec: ModelSpec, classes: int) -> None:
+    """Hold labels against the answers. A binary head has one, or two: of its absence and of it.
+
+    Raises:
+        ValueError: they do not fit, or a kind of head does not fit the answers.
+    """
+    head = spec.head or ("binary" if classes == 1 else "classes")
+    if (head == "binary") != (classes == 1) and head in ("binary", "classes"):
+        kinds = "binary" if classes == 1 else "classes, multi-label or embedding"
+        raise ValueError(f"the network gives {classes} numbers a picture, head is {head}: {kinds}")
+    if head == "embedding" and spec.labels:
+        raise ValueError(f"an embedding has no labels, and there are {len(spec.labels)}")
+    if head == "binary" and len(spec.labels) in (1, 2):
+        return
+    if spec.labels and len(spec.labels) != classes:
+        raise ValueError(f"there are {len(spec.labels)} labels, and logits of {classes} classes")
+
+
+def settled(
+    spec: ModelSpec, network: nn.Module, pictures: Tensor
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """Return a spec that says what a network was seen to answer, and what is to be told of it.
+
+    One number a picture is a binary head. Where the answers are probabilities already, they take
+    the place of logits among the outputs, and no softmax or sigmoid is put behind them.
+
+    Args:
+        spec: as asked for.
+        network: of it, with its weights.
+        pictures: that the network takes, float32 (B, C, H, W).
+
+    Raises:
+        ValueError: probabilities are asked for of an embedding.
+    """
+    last = None if spec.head == "embedding" else ended_by(network, pictures)
+    usual: HeadKind = "multi-label" if last == "sigmoid" else "classes"
+    kind = spec.head or ("binary" if class_count(spec, network) == 1 else usual)
+    head = Head(kind, "probabilities" if last else "logits", spec.threshold)
+    if kind == "embedding" and "probabilities" in spec.outputs:
+        raise ValueError("an embedding has no probabilities; leave them out of the outputs")
+    notes = []
+    if last:
+        notes.append(f"the network ends in {last}: its output is {head.output}, not logits")
+    if spec.head is None and head.labelled:
+        notes.append(f"its head is {kind}: a label applies above {spec.threshold:g}")
+    others = [name for name in spec.outputs if name not in ("logits", head.output)]
+    outputs = (head.output, *others)
+    return replace(spec, head=kind, values=head.values, outputs=outputs), tuple(notes)
 
 
 def feature_count(spec: ModelSpec, network: nn.Module) -> int:

@@ -1,47 +1,108 @@
-"""What a served network returns: its logits, and on request what lies before and behind them."""
+"""What a served network returns: its answer, and on request what lies before and behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nyquist.models.spec import Output
+from nyquist.server.wire.head import CLASSES, Head
+
+Network = TypeVar("Network", bound=nn.Module)
+SUM_ERROR = 1e-4
+"""Of the probabilities of all classes, by rounding."""
 
 
 class OutputsNetwork(nn.Module):
     """A network that returns the outputs asked for, in their order.
 
-    logits (B, classes); probabilities (B, classes), the softmax of the logits, each row adding up
-    to 1; features (B, F), what enters the linear layer that runs last: the pooled map of a
-    classifier.
+    Its answer under the name of its head: logits, probabilities or embedding (B, n); probabilities
+    (B, n) of logits, by softmax for classes and by sigmoid for labels; features (B, F), what enters
+    the linear layer that runs last: the pooled map of a classifier.
 
     Args:
-        network: takes a batch, gives logits.
+        network: takes a batch, gives its answer.
         outputs: one or more.
+        head: how the answer is read.
 
     Raises:
         ValueError: features are asked for and the network has no linear layer, or runs none.
     """
 
-    def __init__(self, network: nn.Module, outputs: Sequence[Output]) -> None:
+    def __init__(self, network: nn.Module, outputs: Sequence[Output], head: Head = CLASSES) -> None:
         super().__init__()
-        self.network, self.outputs = network, tuple(outputs)
+        self.network, self.outputs, self.head = network, tuple(outputs), head
         if "features" in self.outputs:
             heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
             if not heads:
                 raise ValueError("features are what enters the last nn.Linear; there is none")
-            for head in heads:  # the last that runs overwrites the others
-                head.register_forward_pre_hook(self._keep_features)
+            for module in heads:  # the last that runs overwrites the others
+                module.register_forward_pre_hook(self._keep_features)
         self._features: Tensor | None = None
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        logits = self.network(image)
+        answer = self.network(image)
         if "features" in self.outputs and self._features is None:
             raise ValueError("features are what enters the last nn.Linear; none of them is run")
-        found = {"logits": logits, "features": self._features}
-        if "probabilities" in self.outputs:
-            found["probabilities"] = logits.softmax(dim=1)
+        found = {"features": self._features, self.head.output: answer}
+        if "probabilities" in self.outputs and self.head.values == "logits":
+            found["probabilities"] = answer.sigmoid() if self.head.labelled else answer.softmax(1)
         self._features = None
         return tuple(found[name] for name in self.outputs)
 
     def _keep_features(self, _module: nn.Module, inputs: tuple[Tensor]) -> None:
         self._features = inputs[0]
+
+
+def answer_alone(network: Network) -> Network:
+    """Let a network return its answer (B, n) and nothing else, however it gives it.
+
+    A dict, or what Hugging Face's models return, has it as `logits`; (B,) is one number a picture.
+    The names of its weights and modules stay.
+    """
+    network.register_forward_hook(lambda _network, _inputs, given: _answer(given))
+    return network
+
+
+def _answer(given: object) -> object:
+    if isinstance(given, Mapping):
+        given = given.get("logits", given)
+    if isinstance(given, Tensor) and given.ndim == 1:
+        return given[:, None]
+    return given
+
+
+class _Sigmoids(TorchDispatchMode):
+    """Keeps what sigmoids give while it is entered, so that their memory is not used again."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
+        self._given: list[Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204 # as torch declares it
+        given = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.sigmoid.default:
+            self._given.append(given)
+        return given
+
+    def gave(self, answer: Tensor) -> bool:
+        """Whether an answer is one of these, or a view of it."""
+        place = answer.untyped_storage().data_ptr()
+        return any(one.untyped_storage().data_ptr() == place for one in self._given)
+
+
+def ended_by(network: nn.Module, pictures: Tensor) -> Literal["softmax", "sigmoid"] | None:
+    """Say what made a network's answers probabilities; None where they are none.
+
+    They are probabilities if all lie in 0..1, and either the rows of several add up to 1, or a
+    sigmoid gave them: a few logits may lie in 0..1 by chance.
+    """
+    with torch.no_grad(), _Sigmoids() as sigmoids:
+        answer = network(pictures)
+    if not ((answer >= 0) & (answer <= 1)).all():
+        return None
+    if answer.shape[1] > 1 and bool(((answer.sum(dim=1) - 1).abs() <= SUM_ERROR).all()):
+        return "softmax"
+    return "sigmoid" if sigmoids.gave(answer) else None

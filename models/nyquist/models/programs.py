@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from nyquist.models.outputs import answer_alone
+
 MAX_BATCH = 1024
 SAVE = (
     'torch.export.export(net.eval(), (pictures,), dynamic_shapes=({0: torch.export.Dim("batch", '
@@ -96,7 +98,7 @@ def read_program(content: bytes, name: str) -> ProgramNetwork:
     finally:
         logger.removeFilter(keep)
     _check_program(program, name)
-    return ProgramNetwork(program)
+    return answer_alone(ProgramNetwork(program))
 
 
 def write_program(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from nyquist.server.wire.framing import IMAGENET, Framing, PictureInput
+from nyquist.server.wire.head import Head, HeadKind, Values
 
 Scalar = str | int | float | bool | None
 Option = Scalar | list[Scalar]
 Layout = Literal["CHW", "HWC"]
 Datatype = Literal["FP32", "UINT8"]
 Precision = Literal["fp32", "fp16", "int8"]
-Output = Literal["logits", "probabilities", "features"]
+Output = Literal["logits", "probabilities", "embedding", "features"]
 Size = tuple[int, int]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -65,7 +66,7 @@ class Limits:
         parity: largest difference of an output between PyTorch and onnxruntime, as a share of the
             spread of PyTorch's: their standard deviation over the classes of a picture, in the
             root mean square over the pictures.
-        agreement: least share of pictures with the same highest class, near-ties left out.
+        agreement: least share of pictures with the same answer, near-ties left out.
         accuracy: least share of right answers on the labelled samples.
         accuracy_drop: most that PyTorch's accuracy may exceed onnxruntime's by.
         confidence: least probability of the right label on each labelled sample.
@@ -104,7 +105,11 @@ class ModelSpec:
         preprocessing: what the graph does to it.
         picture: how a picture file is brought to the input, before the graph.
         sizes: other heights and widths that it takes and is proved at; empty for its input's only.
-        outputs: of the graph, logits first.
+        outputs: of the graph: logits first; probabilities where the network ends in them, and an
+            embedding where it is one.
+        head: how the first of them is read; None for what the network shows.
+        values: of the network's answers; logits until it shows that it ends in probabilities.
+        threshold: probability above which a label of a binary or multi-label head applies.
         max_batch_size: largest batch that is served.
         precision: of the graph's arithmetic.
         limits: what it must hold.
@@ -131,6 +136,9 @@ class ModelSpec:
     weights_key: str = ""
     calibration: str = ""
     picture: Framing = IMAGENET
+    head: HeadKind | None = None
+    values: Values = "logits"
+    threshold: float = Head.threshold
     program: Path | None = None
     onnx: Path | None = None
 
@@ -140,8 +148,15 @@ class ModelSpec:
             raise ValueError(
                 f"{self.datatype} pictures have layout {expected}, got {self.preprocessing.layout}"
             )
-        if self.outputs[:1] != ("logits",):
-            raise ValueError(f"outputs begin with logits, got {', '.join(self.outputs)}")
+        if self.outputs[:1] != (self.answers.output,):
+            raise ValueError(
+                f"outputs begin with {self.answers.output}, got {', '.join(self.outputs)}"
+            )
+
+    @property
+    def answers(self) -> Head:
+        """How the first output is read."""
+        return Head(self.head or "classes", self.values, self.threshold)
 
     @property
     def shape(self) -> tuple[int, ...]:

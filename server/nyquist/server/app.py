@@ -6,6 +6,7 @@ metrics listener -> models (each warmed) -> gRPC -> ready ... not ready -> drain
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,7 +18,7 @@ from nyquist.server.front.asgi import Application
 from nyquist.server.front.bodies import BodyLimits
 from nyquist.server.front.calls import CallLimits, Calls
 from nyquist.server.front.control_calls import ControlCalls
-from nyquist.server.front.http_listener import HttpListener
+from nyquist.server.front.http_listener import HttpListener, open_socket
 from nyquist.server.front.inference_service import SERVICE, InferenceService
 from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
 from nyquist.server.front.reflection import describe
@@ -47,6 +48,7 @@ from nyquist.server.telemetry.trace_settings import TraceSettings
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2, model_config_pb2
 from nyquist.server.wire.pictures import ImageDecoder
+from nyquist.server.workers.fleet import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -64,21 +66,31 @@ class Server:
     Args:
         settings: of the operator.
         metrics: where it counts; None makes its own.
+        listening: the socket of gRPC, which others listen on too; None opens one.
+        fleet: the other processes of this server; None is without.
 
     Attributes:
         port: of gRPC, once started.
         metrics_port: of the metrics, once started.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        listening: socket.socket | None = None,
+        fleet: Fleet | None = None,
+    ) -> None:
+        self._settings, self._listening, self._fleet = settings, listening, fleet
         self._authorizer, self._credentials = (
             make_authorizer(settings, settings.host, PREFIX),
             make_credentials(settings),
         )
         self._largest_request = 0
         self._metrics = metrics or Metrics()
-        execution = Execution(settings.provider, settings.require_cuda, settings.threads)
+        execution = Execution(
+            settings.provider, settings.require_cuda, settings.threads, settings.workers
+        )
         self._execution = execution
         self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
@@ -101,8 +113,9 @@ class Server:
             polling=settings.poll_s > 0,
             overrides=settings.config_overrides,
         )
+        self._control = control
         self._service = InferenceService(
-            self._registry, control, settings.default_deadline_s or None
+            self._registry, control, settings.default_deadline_s or None, fleet
         )
         self._health = Health(self._statuses, gone=NOT_SERVING)
         self._stack = AsyncExitStack()
@@ -112,11 +125,14 @@ class Server:
 
     async def __aenter__(self) -> "Server":
         try:
-            check_port(self._settings.host, self._settings.port)
+            if self._listening is None:
+                check_port(self._settings.host, self._settings.port)
             await self._start_metrics()
             self._start_tracing()
             self._start_shadow()
             await self._load_models()
+            if self._fleet is not None:
+                await self._fleet.join(self._control.calls(), self._metrics.registry)
             self._watch_gpus()
             await self._start_grpc()
             changed = partial(self._registry.wait_for_change, HEALTH_PERIOD_S)
@@ -131,7 +147,10 @@ class Server:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._refuse()
+        if self._listener is not None:  # which answers what it has let in
+            self._service.end_streams()
+        else:
+            await self._refuse()
         await self._stack.aclose()
         logger.info(
             "stopped: %d requests accepted, %d finished",
@@ -161,6 +180,8 @@ class Server:
         settings = self._settings
         budget = self._budget
         self._metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
+        if self._fleet is not None:
+            return
         host = settings.metrics_host or settings.host
         listener = metrics_listener(
             self._metrics.registry,
@@ -201,32 +222,34 @@ class Server:
             await asyncio.sleep(GIVE_BACK_S)
 
     def _serve(self, loaded: LoadedModel) -> ServedModel:
-        manifest, engine = loaded.manifest, loaded.engines[0]
+        described, engine = loaded.described, loaded.engines[0]
         fell_back = any(instance.fell_back for instance in loaded.engines)
-        metrics = self._metrics.model(manifest.name, str(manifest.version))
+        metrics = self._metrics.model(described.name, str(described.version))
         metrics.describe(
-            manifest.graph_sha256,
-            manifest.opset,
+            described.graph_sha256,
+            described.opset,
             engine.provider,
-            precision=manifest.precision,
+            precision=described.precision,
             fell_back=fell_back,
         )
         metrics.queue_limit.set(sum(level.max_size for level in loaded.limits.levels))
-        self._metrics.load_duration.labels(manifest.name, str(manifest.version)).set(loaded.load_s)
+        self._metrics.load_duration.labels(described.name, str(described.version)).set(
+            loaded.load_s
+        )
         batch_size = loaded.limits.max_batch_size
-        self._largest_request = max(self._largest_request, request_bytes(manifest, batch_size))
-        if line := too_small_for(manifest, batch_size, self._settings.max_message_bytes):
+        self._largest_request = max(self._largest_request, request_bytes(described, batch_size))
+        if line := too_small_for(described, batch_size, self._settings.max_message_bytes):
             logger.warning("%s", line)
         if fell_back and self._execution.provider == "cuda":
-            logger.warning("%s: CUDA was asked for and is not to be had", manifest.name)
+            logger.warning("%s: CUDA was asked for and is not to be had", described.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
-            manifest.name,
-            manifest.version,
+            described.name,
+            described.version,
             engine.provider,
             loaded.load_s,
         )
-        mirror = self._shadow.of(manifest, metrics) if self._shadow else None
+        mirror = self._shadow.of(described, metrics) if self._shadow else None
         return ServedModel(loaded, metrics, self._images, self._budget, mirror)
 
     def _start_tracing(self) -> None:
@@ -248,6 +271,9 @@ class Server:
     def _statuses(self) -> Mapping[str, Status]:
         """Return how each model is, and the whole."""
         now = self._registry.readiness()
+        if self._fleet is not None:
+            self._fleet.tell({**now, "": self._service.alone_ready})
+            now = {name: ready and self._fleet.ready(name) for name, ready in now.items()}
         now[""] = now[SERVICE] = self._service.ready
         return {name: SERVING if ready else NOT_SERVING for name, ready in now.items()}
 
@@ -285,9 +311,8 @@ class Server:
             self._service.signature,
             settings.cors_origin,
         )
-        listener = HttpListener(
-            application, settings, settings, settings.host, settings.port, settings.grace_s
-        )
+        listening = self._listening or open_socket(settings.host, settings.port)
+        listener = HttpListener(application, settings, settings, listening, settings.grace_s)
         self.port = listener.port
         await listener.start()
         self._listener = listener
@@ -299,14 +324,18 @@ class Server:
         settings = self._settings
         models = {
             name: ", ".join(
-                f"version {one.model.manifest.version} on {one.model.provider}"
+                f"version {one.model.described.version} on {one.model.provider}"
                 for one in self._registry.served(name)
             )
             for name in self._registry.names
         }
+        if self._fleet is None:
+            host = settings.metrics_host or settings.host
+            also = f"metrics on http://{host}:{self.metrics_port}/metrics"
+        else:
+            also = f"as worker {self._fleet.number} of {settings.workers}"
         say_ready(
-            f"{len(models)} models, gRPC on {settings.host}:{self.port}, metrics on "
-            f"http://{settings.metrics_host or settings.host}:{self.metrics_port}/metrics",
+            f"{len(models)} models, gRPC on {settings.host}:{self.port}, {also}",
             settings.host,
             settings,
             self._authorizer,

@@ -56,9 +56,9 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
         if isinstance(one, str):
             console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
     for one in loaded:
-        if isinstance(one.manifest, GraphDescription):
+        if isinstance(one.described, GraphDescription):
             text = text_format.MessageToString(one.config, as_one_line=True)
-            console.print(f"{escape(one.manifest.name)} has no manifest: {escape(text)}")
+            console.print(f"{escape(one.described.name)} has no manifest: {escape(text)}")
     who = ", ".join(f"{name}: {answer}" for name, answer in authorizer.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
     if line := exposure(settings.host, settings):
@@ -87,11 +87,11 @@ def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
             continue
         table.add_row(
             escape(folder.name),
-            str(one.manifest.version),
+            str(one.described.version),
             one.engines[0].provider.removesuffix("ExecutionProvider"),
             ", ".join(
                 f"{taken.datatype} {'x'.join(map(str, taken.shape))}"
-                for taken in one.manifest.inputs
+                for taken in one.described.inputs
             ),
             _batch(one),
             f"{one.load_s:.2f} s",
@@ -103,7 +103,7 @@ def _batch(one: LoadedModel) -> str:
     """Return the largest batch; of a model without one the size of its first axis."""
     if one.config.max_batch_size:
         return str(one.config.max_batch_size)
-    batch = one.manifest.inputs[0].batch
+    batch = one.described.inputs[0].batch
     return "any" if batch == DYNAMIC else str(batch or "none")
 
 
@@ -117,11 +117,11 @@ def _document(
             if isinstance(one, str)
             else {
                 "model": folder.name,
-                "version": one.manifest.version,
+                "version": one.described.version,
                 "provider": one.engines[0].provider,
                 "inputs": [
                     {"name": taken.name, "datatype": taken.datatype, "shape": taken.shape}
-                    for taken in one.manifest.inputs
+                    for taken in one.described.inputs
                 ],
                 "max_batch_size": one.config.max_batch_size,
                 "config": MessageToDict(one.config, preserving_proto_field_name=True),
@@ -135,7 +135,7 @@ def _document(
 
 
 def _largest_request(loaded: list[LoadedModel], settings: Settings) -> int:
-    sizes = [request_bytes(one.manifest, one.limits.max_batch_size) for one in loaded]
+    sizes = [request_bytes(one.described, one.limits.max_batch_size) for one in loaded]
     return request_limit(max(sizes, default=0), settings)
 
 
@@ -143,5 +143,5 @@ def _print_limits(loaded: list[LoadedModel], settings: Settings, console: Consol
     limit = _largest_request(loaded, settings)
     console.print(f"largest request {limit} bytes, largest answer {settings.max_message_bytes}")
     for one in loaded:
-        if line := too_small_for(one.manifest, one.limits.max_batch_size, limit):
+        if line := too_small_for(one.described, one.limits.max_batch_size, limit):
             console.print(f"[yellow]{escape(line)}[/]")

@@ -97,7 +97,9 @@ class NetworkSettings(BaseModel):
     transport: Literal["h2corn", "grpcio"] = Field(
         "h2corn", description="what carries gRPC: h2corn, or grpcio, which costs more CPU a call"
     )
-
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that serve, where one event loop is the limit"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
     cors_origin: Names = Field(
@@ -210,6 +212,8 @@ class Settings(
     def _agree(self) -> "Settings":
         if self.load is not None and self.poll_s:
             raise ValueError("--load and --poll-s exclude each other: polling loads every model")
+        if self.workers > 1 and self.transport != "h2corn":
+            raise ValueError(f"--workers {self.workers} needs --transport h2corn")
         if self.shadow_share and self.shadow_target is None:
             raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):

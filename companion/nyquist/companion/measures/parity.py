@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
 """(B, *input shape) -> logits (B, C)."""
+Same = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""Two answers to the same pictures, both (N, C) -> how far each is the same, (N,), 0..1."""
+
+
+def same_highest(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Say of each picture whether its highest class is the same. -> (N,)."""
+    alike: NDArray[Any] = first.argmax(axis=1) == second.argmax(axis=1)
+    return alike
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,12 @@ class Parity:
     Attributes:
         max_abs_error: largest absolute difference of a logit.
         mean_abs_error: the mean over all logits.
-        agreement: share of the pictures with the same highest class, 0..1.
+        agreement: share of the pictures with the same answer, 0..1.
         pictures: how many were compared.
         spread: standard deviation of the reference's logits over the classes of a picture, in the
-            root mean square over the pictures: what an error is small or large beside. 0 if a
-            logit of the reference is infinite or NaN.
+            root mean square over the pictures: what an error is small or large beside. A single
+            logit stands beside a 0, the logit of what it is not. 0 if a logit of the reference is
+            infinite or NaN.
     """
 
     max_abs_error: float
@@ -44,8 +53,13 @@ class Parity:
         return self.max_abs_error / self.spread if self.spread else inf
 
 
-def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
+def compare(reference: NDArray[Any], served: NDArray[Any], same: Same = same_highest) -> Parity:
     """Compare logits of the same pictures, both (N, C). A NaN on either side is an infinite error.
+
+    Args:
+        reference: the truth.
+        served: beside it.
+        same: what the agreement is the mean of.
 
     Raises:
         ValueError: the shapes differ, or there is no picture.
@@ -54,13 +68,13 @@ def compare(reference: NDArray[Any], served: NDArray[Any]) -> Parity:
         raise ValueError(f"cannot compare logits of shapes {reference.shape} and {served.shape}")
     with np.errstate(invalid="ignore"):  # an infinity less an infinity is a NaN
         difference = np.abs(reference.astype(np.float64) - served)
-        spread = np.sqrt(reference.astype(np.float64).var(axis=1).mean())
+        beside = np.pad(reference, ((0, 0), (0, 1))) if reference.shape[1:] == (1,) else reference
+        spread = np.sqrt(beside.astype(np.float64).var(axis=1).mean())
     difference = np.where(np.isnan(difference), np.inf, difference)
-    agreeing = reference.argmax(axis=1) == served.argmax(axis=1)
     return Parity(
         max_abs_error=float(difference.max()),
         mean_abs_error=float(difference.mean()),
-        agreement=float(agreeing.mean()),
+        agreement=float(same(reference, served).mean()),
         pictures=len(reference),
         spread=float(spread) if np.isfinite(spread) else 0.0,
     )
@@ -76,7 +90,7 @@ def pooled(parities: Collection[Parity]) -> Parity | None:
     return Parity(
         max_abs_error=max(parity.max_abs_error for parity in parities),
         mean_abs_error=sum(weight * parity.mean_abs_error for weight, parity in weighed),
-        agreement=sum(round(one.agreement * one.pictures) for one in parities) / pictures,
+        agreement=sum(round(one.agreement * one.pictures, 6) for one in parities) / pictures,
         pictures=pictures,
         spread=sqrt(sum(weight * parity.spread**2 for weight, parity in weighed)),
     )

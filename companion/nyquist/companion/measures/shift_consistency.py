@@ -4,6 +4,8 @@
 
 C = E over pictures x and shifts d1, d2 of [argmax f(S_d1 x) == argmax f(S_d2 x)]
 
+and of another sameness than that of the highest class where answers are no classes.
+
 Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019, section 4; here with offsets of
 each picture's own, from a fixed seed. docs/shift-consistency.md says which protocol is for what.
 
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nyquist.companion.measures.parity import Predict
+from nyquist.companion.measures.parity import Predict, Same, same_highest
 from nyquist.companion.measures.shifts import (
     Offsets,
     Pictures,
@@ -163,6 +165,7 @@ def pair_consistency(
     pairs: int = DEFAULT_PAIRS,
     seed: int = 0,
     batch: int = DEFAULT_BATCH,
+    same: Same = same_highest,
 ) -> Consistency:
     """Measure the share of random pairs of shifts that get the same answer.
 
@@ -176,6 +179,7 @@ def pair_consistency(
         pairs: of shifts for each picture.
         seed: of the offsets; the same seed gives the same shifts whatever is measured.
         batch: pictures sent at once.
+        same: of two answers, what the share is the mean of.
 
     Raises:
         ValueError: there is no picture, or no pair.
@@ -185,13 +189,13 @@ def pair_consistency(
             f"shift consistency needs at least one picture and one pair, "
             f"got {len(pictures)} and {pairs}"
         )
-    agreeing = np.empty((pairs, len(pictures)), dtype=bool)
+    agreeing = np.empty((pairs, len(pictures)))
     for pair, offsets in enumerate(draw_offsets(protocol, len(pictures), pairs, seed)):
         first, second = (
-            _answers(predict, shift(pictures, of_each), batch)
+            evaluate(predict, shift(pictures, of_each), batch)
             for shift, of_each in zip((protocol.first, protocol.second), offsets, strict=True)
         )
-        agreeing[pair] = first == second
+        agreeing[pair] = same(first, second)
     return consistency_of(agreeing.mean(axis=0))
 
 
@@ -212,6 +216,7 @@ def circular_consistency(
     pairs: int = DEFAULT_PAIRS,
     seed: int = 0,
     batch: int = DEFAULT_BATCH,
+    same: Same = same_highest,
 ) -> Consistency:
     """Measure circular shift consistency: `pair_consistency` of `circular_shifts`.
 
@@ -222,12 +227,15 @@ def circular_consistency(
         pairs: pairs of shifts for each picture, each offset uniform over the whole picture.
         seed: of the offsets; the same seed gives the same shifts whatever is measured.
         batch: pictures sent at once.
+        same: of two answers, what the share is the mean of.
 
     Raises:
         ValueError: there is no picture, or no pair.
     """
     protocol = circular_shifts((pictures.shape[axes[0]], pictures.shape[axes[1]]), axes)
-    return pair_consistency(predict, pictures, protocol, pairs=pairs, seed=seed, batch=batch)
+    return pair_consistency(
+        predict, pictures, protocol, pairs=pairs, seed=seed, batch=batch, same=same
+    )
 
 
 def worst_case(

@@ -7,7 +7,7 @@ def parity_misses(relative_error: float, max_abs_error: float, tolerance: float)
     """Say how far a parity is beyond its tolerance, if it is; a NaN is."""
     if not relative_error <= tolerance:
         yield (
-            f"parity: logits differ by {relative_error:.2g} of their spread "
+            f"parity: answers differ by {relative_error:.2g} of their spread "
             f"({max_abs_error:.2g}), at most {tolerance:.2g} is allowed"
         )
 

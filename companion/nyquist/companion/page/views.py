@@ -183,8 +183,8 @@ def look_at(disagreement: Disagreement) -> DisagreementView:
         of=disagreement,
         picture=picture_uri(disagreement.picture, disagreement.layout),
         size=(height_width[1], height_width[0]),
-        served=label_of(disagreement, int(served.argmax())),
-        reference=label_of(disagreement, int(reference.argmax())),
+        served=disagreement.head.words(served, disagreement.labels),
+        reference=disagreement.head.words(reference, disagreement.labels),
         classes=tuple(class_view(index) for index in shown),
         furthest=class_view(apart),
     )

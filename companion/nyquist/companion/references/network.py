@@ -31,10 +31,13 @@ class Reference:
 
     Args:
         network: takes a batch of served inputs, gives logits.
+        words: what computes them, as people are told.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network.eval()
+    words = "PyTorch"
+
+    def __init__(self, network: nn.Module, words: str = words) -> None:
+        self._network, self.words = network.eval(), words
 
     def predict(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the logits in eager PyTorch. (B, *input shape) -> (B, C)."""
@@ -49,7 +52,8 @@ def load_reference(folder: Path, manifest: Manifest) -> Reference:
     preprocessing = Preprocessing(
         described.layout, described.mean, described.scale, described.resize
     )
-    return Reference(PreprocessedNetwork(load_network(folder, manifest), preprocessing))
+    network = PreprocessedNetwork(load_network(folder, manifest), preprocessing)
+    return Reference(network, manifest.reference)
 
 
 def load_network(folder: Path, manifest: Manifest) -> nn.Module:

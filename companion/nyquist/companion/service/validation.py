@@ -51,7 +51,7 @@ class Paths:
         return self.client.infer(self.remote, pictures)
 
     def reference(self, pictures: NDArray[Any]) -> NDArray[Any]:
-        """Ask PyTorch. (B, ...) -> (B, C). Raises Unverifiable if there is no reference."""
+        """Ask the reference. (B, ...) -> (B, C). Raises Unverifiable if there is no reference."""
         if self.known.reference is None:
             raise Unverifiable(f"no reference of {self.remote.name!r}")
         return self.known.reference.predict(pictures)
@@ -69,7 +69,7 @@ class Paths:
             sha256=self.remote.sha256,
             execution_provider=self.remote.provider,
             no_reference=self.known.reference is None,
-            no_pytorch=self.known.no_pytorch,
+            reference=self.known.reference.words if self.known.reference else "",
         )
 
     def pictures(self, subject: pb.Subject) -> NDArray[Any]:
@@ -131,7 +131,7 @@ class Validation:
             yield pb.CheckParityResponse(progress=pb.Progress(done=done, total=len(parts)))
             served.append(paths.served(part))
             reference.append(paths.reference(part))
-        parity = compare(np.concatenate(reference), np.concatenate(served))
+        parity = compare(np.concatenate(reference), np.concatenate(served), paths.known.head.same)
         tolerance = paths.known.tolerances.parity if paths.known.tolerances else 0.0
         report = pb.ParityReport(
             graph=paths.graph(),
@@ -157,7 +157,14 @@ class Validation:
         sides = paths.sides
         trials = {
             name: [
-                ShiftTrials(pictures, fitting[name], pairs=pairs, seed=request.seed) for _ in sides
+                ShiftTrials(
+                    pictures,
+                    fitting[name],
+                    pairs=pairs,
+                    seed=request.seed,
+                    same=paths.known.head.same,
+                )
+                for _ in sides
             ]
             for name in names
         }

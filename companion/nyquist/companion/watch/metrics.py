@@ -43,7 +43,7 @@ class Metrics(CallMetrics):
         )
         self._agreement = Gauge(
             names.PARITY_AGREEMENT,
-            "Share of the pictures with the same highest class on both sides.",
+            "Share of the pictures with the same answer on both sides; of embeddings the cosine.",
             source,
             registry=registry,
         )

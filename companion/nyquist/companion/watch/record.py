@@ -18,6 +18,7 @@ from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.references.subjects import number_of
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.wire.head import CLASSES, Head
 
 Key = tuple[str, str]
 """Name and version of a model."""
@@ -115,6 +116,7 @@ class Disagreement:
         served: logits of the served graph, (C,).
         reference: logits of PyTorch, (C,).
         labels: of the classes; empty where the model has none.
+        head: how they are read.
         trace_id: of the request, hexadecimal; empty for probes and where it had none.
     """
 
@@ -128,6 +130,7 @@ class Disagreement:
     served: NDArray[Any]
     reference: NDArray[Any]
     labels: tuple[str, ...]
+    head: Head = CLASSES
     trace_id: str = ""
 
     @property

@@ -33,7 +33,6 @@ from nyquist.server.wire.pb import shadow_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-LOGITS = "logits"
 STEPS = ((0, 1), (1, 0))
 Mirrored = ByteQueue[pb.MirroredInference]
 """Inferences that wait to be compared."""
@@ -70,13 +69,13 @@ class TrafficWindow:
         sha256: of the graph.
         limit: pictures, about: requests are kept whole.
         parities: of each request.
-        same: whether each answer stayed, by protocol.
+        same: how far each answer stayed, 0..1, by protocol.
     """
 
     sha256: str
     limit: int
     parities: deque[Parity] = field(default_factory=deque)
-    same: dict[str, deque[bool]] = field(init=False)
+    same: dict[str, deque[float]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.same = {name: deque(maxlen=self.limit) for name in ONE_PIXEL}
@@ -151,7 +150,7 @@ class ShadowWorker:
         reference = known.reference.predict(pictures)
         if not np.isfinite(reference).all():
             return  # a caller's NaN or infinity, which no graph need answer alike
-        parity = compare(reference, served)
+        parity = compare(reference, served, known.head.same)
         window = self._window(key, inference.sha256)
         window.add(parity)
         if parity.relative_error > known.tolerances.parity:
@@ -193,7 +192,7 @@ class ShadowWorker:
         offsets = np.broadcast_to(next(self._steps), (len(pictures), 2))
         for name, shift in ONE_PIXEL.items():
             answer = self._client.infer(remote, shift(pictures, offsets, known.axes))
-            window.same[name].extend((answer.argmax(axis=1) == served.argmax(axis=1)).tolist())
+            window.same[name].extend(known.head.same(answer, served).tolist())
 
     def _disagree(
         self,
@@ -215,6 +214,7 @@ class ShadowWorker:
                 served=served.copy(),
                 reference=reference.copy(),
                 labels=known.labels,
+                head=known.head,
                 trace_id=inference.trace_id,
             )
         )
@@ -233,10 +233,11 @@ def decoded(inference: pb.MirroredInference, known: LoadedReference) -> tuple[Pi
             f"pictures are {inference.pictures.datatype} {pictures.shape[1:]}, the model takes "
             f"{wanted.datatype} {wanted.shape}"
         )
+    answer = known.manifest.outputs[0].name if known.manifest else known.head.output
     for tensor in inference.outputs:
-        if tensor.name == LOGITS:
+        if tensor.name == answer:
             return pictures, _array(tensor)
-    raise InvalidRequest(f"outputs are {[one.name for one in inference.outputs]}, without {LOGITS}")
+    raise InvalidRequest(f"outputs are {[one.name for one in inference.outputs]}, without {answer}")
 
 
 def _array(tensor: pb.MirroredInference.Tensor) -> Pictures:

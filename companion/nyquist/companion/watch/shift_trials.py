@@ -9,7 +9,7 @@ figure is always over the latest outcome of every trial, and that of a graph tha
 
 import numpy as np
 
-from nyquist.companion.measures.parity import Predict
+from nyquist.companion.measures.parity import Predict, Same, same_highest
 from nyquist.companion.measures.shift_consistency import (
     DEFAULT_PAIRS,
     Consistency,
@@ -37,6 +37,7 @@ class ShiftTrials:
         protocol: how they move.
         pairs: of shifts for each picture.
         seed: of the offsets.
+        same: of two answers, what the share is the mean of.
 
     Attributes:
         done: trials made so far, over all rounds.
@@ -49,11 +50,12 @@ class ShiftTrials:
         *,
         pairs: int = DEFAULT_PAIRS,
         seed: int = 0,
+        same: Same = same_highest,
     ) -> None:
-        self._pictures, self._protocol = pictures, protocol
+        self._pictures, self._protocol, self._judge = pictures, protocol, same
         drawn = list(draw_offsets(protocol, len(pictures), pairs, seed))
         self._offsets = np.concatenate(drawn, axis=1)  # (2, pairs * N, 2)
-        self._same = np.zeros(len(pictures) * pairs, dtype=bool)
+        self._same = np.zeros(len(pictures) * pairs)
         self.done = 0
 
     def __len__(self) -> int:
@@ -77,12 +79,12 @@ class ShiftTrials:
         trials = np.arange(start, min(start + count, len(self)))
         pictures = self._pictures[trials % len(self._pictures)]
         first, second = (
-            predict(shift(pictures, offsets[trials])).argmax(axis=1)
+            predict(shift(pictures, offsets[trials]))
             for shift, offsets in zip(
                 (self._protocol.first, self._protocol.second), self._offsets, strict=True
             )
         )
-        self._same[trials] = first == second
+        self._same[trials] = self._judge(first, second)
         self.done += len(trials)
 
 

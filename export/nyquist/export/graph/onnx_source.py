@@ -39,11 +39,17 @@ def take_onnx(content: bytes, spec: ModelSpec, outputs: Mapping[str, int]) -> Ex
     file = onnx.load_from_string(content)
     model = compose.add_prefix(file, PREFIX)
     graph = model.graph
-    (given,), (logits,) = inputs_of(model), list(graph.output)
+    (given,), (answer,) = inputs_of(model), list(graph.output)
     constants, nodes = _in_front(spec, given.name)
-    behind = [helper.make_node("Identity", [logits.name], ["logits"])]
-    if "probabilities" in outputs:
-        behind.append(helper.make_node("Softmax", [logits.name], ["probabilities"], axis=1))
+    behind = [helper.make_node("Identity", [answer.name], [spec.answers.output])]
+    if "probabilities" in outputs and spec.answers.values == "logits":
+        names = [answer.name], ["probabilities"]
+        labelled = spec.answers.labelled
+        behind.append(
+            helper.make_node("Sigmoid", *names)
+            if labelled
+            else helper.make_node("Softmax", *names, axis=1)
+        )
     body = list(graph.node)
     for field in (graph.node, graph.input, graph.output):
         del field[:]

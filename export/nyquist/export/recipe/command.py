@@ -12,6 +12,7 @@ from nyquist.models.spec import Limits, ModelSpec, Preprocessing
 from nyquist.models.zoo import specs as zoo_specs
 from nyquist.server.artifact.manifest import LABELS_FILE
 from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, Framing
+from nyquist.server.wire.head import Head
 
 
 def command_of(spec: ModelSpec) -> tuple[str, ...]:
@@ -45,7 +46,9 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
         **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
         **_picture_arguments(spec.picture),
         "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
-        "--outputs": "" if spec.outputs == ("logits",) else ",".join(spec.outputs),
+        "--outputs": ",".join(("logits", *spec.outputs[1:])) if spec.outputs[1:] else "",
+        "--head": spec.head or "",
+        "--threshold": "" if spec.threshold == Head.threshold else repr(spec.threshold),
         "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
     }
     for flag, value in files.items():

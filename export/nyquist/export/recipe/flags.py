@@ -29,6 +29,7 @@ from nyquist.models.spec import (
 )
 from nyquist.models.zoo import specs as zoo_specs
 from nyquist.server.wire.framing import FITS, IMAGENET, INTERPOLATIONS
+from nyquist.server.wire.head import KINDS, Head
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -114,6 +115,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"{' or '.join(FITS)}: whole, centred on black ground ({IMAGENET.fit})",
     )
     own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
+    own.add_argument(
+        "--head",
+        metavar="KIND",
+        help=f"how the first output is read, if it cannot be seen: {', '.join(KINDS)}",
+    )
+    own.add_argument(
+        "--threshold",
+        metavar="P",
+        help=f"probability above which a label applies ({Head.threshold:g}); not of classes",
+    )
     own.add_argument("--max-batch-size", metavar="N", help="largest batch that is served (16)")
     for field, limit in LIMITS.items():
         default = getattr(Limits(), limit)

@@ -43,6 +43,7 @@ from nyquist.server.wire.framing import (
     Framing,
     Interpolation,
 )
+from nyquist.server.wire.head import KINDS, Head, HeadKind
 
 DATATYPES: Mapping[str, Datatype] = {"float32": "FP32", "uint8": "UINT8"}
 WHITE = {"FP32": 1, "UINT8": 255}
@@ -249,6 +250,8 @@ class Recipe(BaseModel):
         crop_share: side of the centre crop that is kept of them; None for what goes with `fit`.
         fit: crop, or canvas: the whole picture on black ground.
         outputs: of the graph.
+        head: how the first of them is read; found where it is not given.
+        threshold: probability above which a label of a binary or multi-label head applies.
         precision: one or several: a model for each.
         max_batch_size: largest batch that is served.
         parity: and those below it: see nyquist.models.spec.Limits.
@@ -283,6 +286,8 @@ class Recipe(BaseModel):
         Many,
         AfterValidator(_logits_first),
     ] = ("logits",)
+    head: Annotated[HeadKind, _chosen(KINDS, "head")] | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Head.threshold
     precision: Annotated[
         tuple[Annotated[Precision, _chosen(PRECISIONS, "precision")], ...], Many
     ] = ("fp32",)
@@ -532,7 +537,9 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
                 ),
                 picture=_framing(recipe),
                 sizes=recipe.sizes,
-                outputs=recipe.outputs,
+                outputs=_named(recipe),
+                head=recipe.head,
+                threshold=recipe.threshold,
                 max_batch_size=recipe.max_batch_size,
                 limits=limits,
             )
@@ -540,6 +547,11 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
         ],
         recipe.precision,
     )
+
+
+def _named(recipe: Recipe) -> tuple[Output, ...]:
+    """Return the outputs under the names that they will have."""
+    return (Head(recipe.head or "classes").output, *recipe.outputs[1:])
 
 
 def _framing(recipe: Recipe) -> Framing:

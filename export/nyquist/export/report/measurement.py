@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nyquist.companion.measures.parity import Predict
+from nyquist.companion.measures.parity import Predict, Same, same_highest
 from nyquist.companion.measures.shift_consistency import evaluate
 from nyquist.companion.references.network import Reference
 from nyquist.export.report import record
@@ -90,6 +90,7 @@ def collect(
         layout=spec.preprocessing.layout,
         axes=spec.preprocessing.shift_axes,
         names=spec.labels,
+        head=spec.answers,
         batch=batch,
         effort=effort,
     )
@@ -98,7 +99,11 @@ def collect(
     return ModelReport(
         name=spec.name,
         graph_sha256=graph_sha256,
-        parity=_part(lambda: measure_parity(reference, served, chosen.images.numpy(), batch)),
+        parity=_part(
+            lambda: measure_parity(
+                reference, served, chosen.images.numpy(), batch, spec.answers.same
+            )
+        ),
         shifts=_part(lambda: measure_shifts(subject, wider)),
         field=_part(lambda: measure_field(analysed, effort.analysed)),
         gradients=_part(lambda: measure_gradients(analysed)),
@@ -117,7 +122,11 @@ def _part(measure: Callable[[], Part]) -> Part | Unmeasured:
 
 
 def measure_parity(
-    reference: Predict, served: Predict, pictures: NDArray[Any], batch: int
+    reference: Predict,
+    served: Predict,
+    pictures: NDArray[Any],
+    batch: int,
+    same: Same = same_highest,
 ) -> record.Parity:
     """Compare every logit, of real pictures and of as many of noise with their range."""
     generator = np.random.default_rng(NOISE_SEED)
@@ -125,16 +134,19 @@ def measure_parity(
     noise = (low + (high - low) * generator.random(pictures.shape)).astype(pictures.dtype)
     inputs = np.concatenate([pictures, noise])
     ours, theirs = (evaluate(predict, inputs, batch) for predict in (reference, served))
-    return compare_logits(ours, theirs, len(pictures))
+    return compare_logits(ours, theirs, len(pictures), same)
 
 
-def compare_logits(ours: NDArray[Any], theirs: NDArray[Any], pictures: int) -> record.Parity:
+def compare_logits(
+    ours: NDArray[Any], theirs: NDArray[Any], pictures: int, same: Same = same_highest
+) -> record.Parity:
     """Count differences of logits, both (N, C), in bins of a quarter of a decade.
 
     Args:
         ours: of PyTorch.
         theirs: of onnxruntime.
         pictures: how many of the first rows are of real pictures; the rest are of noise.
+        same: of two answers, what the agreement is the mean of.
     """
     differences = np.abs(ours.astype(np.float64) - theirs).ravel()
     finite = differences[np.isfinite(differences)]
@@ -150,7 +162,7 @@ def compare_logits(ours: NDArray[Any], theirs: NDArray[Any], pictures: int) -> r
         largest=float(finite.max()) if bounded else None,
         mean=float(finite.mean()) if bounded else None,
         spread=float(ours.std()),
-        agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        agreement=float(same(ours, theirs).mean()),
         pictures=pictures,
         noise=len(ours) - pictures,
     )

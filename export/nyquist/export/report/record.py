@@ -36,7 +36,7 @@ class Parity(_Frozen):
         largest: absolute difference; None if one is unbounded.
         mean: likewise.
         spread: standard deviation of PyTorch's logits.
-        agreement: share of the inputs with the same highest class, 0..1.
+        agreement: share of the inputs with the same answer, 0..1.
         pictures: real inputs that were compared.
         noise: inputs of noise that were compared.
     """

@@ -4,7 +4,7 @@ pictures -> protocols -> pairs, every shift of a set, a slide -> Shifts
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import TypeVar
@@ -42,6 +42,7 @@ from nyquist.export.report.effort import Effort
 from nyquist.export.report.record import Share, ShiftLine, Shifts, SlidePicture, Unit
 from nyquist.models.samples import UNLABELLED, Samples
 from nyquist.models.spec import Layout
+from nyquist.server.wire.head import CLASSES, Head
 
 Measured = Consistency | Estimate
 Result = TypeVar("Result")
@@ -62,6 +63,7 @@ class ShiftedNetwork:
         layout: of the pictures.
         axes: of height and width in a batch.
         names: of the classes; empty if they have none.
+        head: how answers are read.
         batch: pictures sent at once.
         effort: how much is measured.
     """
@@ -74,6 +76,7 @@ class ShiftedNetwork:
     names: Sequence[str]
     batch: int
     effort: Effort
+    head: Head = CLASSES
 
     @property
     def pictures(self) -> Pictures:
@@ -92,6 +95,10 @@ class ShiftedNetwork:
         labels: NDArray[np.int64] = self.samples.labels.numpy()
         return None if (labels == UNLABELLED).any() else labels
 
+    def classes(self, predict: Predict) -> Predict:
+        """Return the same path with logits of classes."""
+        return lambda pictures: self.head.class_logits(predict(pictures))
+
     def name_of(self, index: int) -> str:
         """Return the name of a class."""
         return self.names[index] if index < len(self.names) else f"class {index}"
@@ -99,6 +106,9 @@ class ShiftedNetwork:
 
 def measure_shifts(subject: ShiftedNetwork, wider: Tensor | None = None) -> Shifts:
     """Measure every protocol on both paths, with the same shifts.
+
+    What follows one class as it moves is measured of heads that have classes, a binary one's being
+    its label and the absence of it.
 
     Args:
         subject: what is measured.
@@ -108,12 +118,20 @@ def measure_shifts(subject: ShiftedNetwork, wider: Tensor | None = None) -> Shif
     Raises:
         ValueError: there is no picture, or a label is not one of the network's.
     """
-    slides = _both(subject, lambda predict: _slide(subject, predict))
+    pairs = tuple(_pairs(subject, wider))
+    if not subject.head.has_classes:
+        return Shifts(pictures=len(subject.samples), consistency=pairs, stability=(), slides=())
+    classified = replace(
+        subject,
+        served=subject.classes(subject.served),
+        reference=subject.classes(subject.reference),
+    )
+    slides = _both(classified, lambda predict: _slide(classified, predict))
     return Shifts(
         pictures=len(subject.samples),
-        consistency=(*_pairs(subject, wider), *_worst_cases(subject)),
-        stability=tuple(_stability(subject, slides)),
-        slides=tuple(followed_pictures(subject, slides[0])),
+        consistency=(*pairs, *_worst_cases(classified)),
+        stability=tuple(_stability(classified, slides)),
+        slides=tuple(followed_pictures(classified, slides[0])),
     )
 
 
@@ -171,7 +189,8 @@ def _pair_line(
 
     def measure(predict: Predict) -> Consistency:
         pairs, batch = subject.effort.pairs, subject.batch
-        return pair_consistency(predict, moved, protocol, pairs=pairs, batch=batch)
+        same = subject.head.same
+        return pair_consistency(predict, moved, protocol, pairs=pairs, batch=batch, same=same)
 
     return _line(name, how, _both(subject, measure))
 

@@ -131,6 +131,8 @@ def own_answer_gradients(network: nn.Module, pictures: Tensor) -> tuple[LayerGra
     pictures = pictures.detach().clone().requires_grad_()  # so that frozen networks flow, too
     with GradientMonitor(network) as monitor:
         logits = network(pictures)
+        if logits.shape[1] == 1:  # one logit stands beside the 0 of what it is not
+            logits = F.pad(logits, (1, 0))
         F.cross_entropy(logits, logits.detach().argmax(1)).backward()
     network.zero_grad()
     return monitor.report()

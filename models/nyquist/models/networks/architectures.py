@@ -22,6 +22,7 @@ from nyquist.models.networks.convnext import ConvNeXt
 from nyquist.models.networks.efficientnet_lite import EfficientNetLite0
 from nyquist.models.networks.mobilenet import MobileNetV2
 from nyquist.models.networks.resnet import RESNETS, Bottleneck, BottleneckV1, ResNet
+from nyquist.models.outputs import answer_alone
 from nyquist.models.spec import Option
 
 BOTTLENECKED = tuple(name for name, (block, _) in RESNETS.items() if block is Bottleneck)
@@ -149,4 +150,4 @@ def create_from_module(reference: str, **options: Option) -> nn.Module:
         raise ValueError(  # noqa: TRY004 # what was named is wrong, not an argument's type
             f"{reference!r} returned a {type(network).__name__}, not a torch.nn.Module"
         )
-    return network
+    return answer_alone(network)

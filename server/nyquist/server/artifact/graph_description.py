@@ -12,6 +12,7 @@ from typing import Protocol, cast, get_args
 from nyquist.server.artifact.graph_facts import GraphFacts, GraphTensor, read_graph_facts
 from nyquist.server.artifact.model_config import BACKEND, PLATFORM
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.head import CLASSES, Head
 from nyquist.server.wire.pb import model_config_pb2 as pb
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, Datatype, Signature, TensorSpec
 
@@ -32,6 +33,7 @@ class Described(Protocol):
         outputs: that a request may ask for.
         opset: of the graph.
         precision: of its arithmetic.
+        head: how the first output is read.
         graph_sha256: checksum of the graph, hexadecimal.
         signature: what requests and answers may name.
     """
@@ -48,6 +50,8 @@ class Described(Protocol):
     def opset(self) -> int: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def head(self) -> Head: ...
     @property
     def graph_sha256(self) -> str: ...
     @property
@@ -67,6 +71,7 @@ class GraphDescription:
     batched: bool = True
     weight_files: tuple[str, ...] = ()
     precision: str = UNKNOWN
+    head: Head = CLASSES
 
     @property
     def signature(self) -> Signature:

@@ -20,6 +20,7 @@ from pydantic import (
 from nyquist.server.artifact.model_files import read_model_file
 from nyquist.server.wire.errors import ArtifactError
 from nyquist.server.wire.framing import UNSTATED, Framing, Layout, picture_input
+from nyquist.server.wire.head import CLASSES, Head
 from nyquist.server.wire.signature import Signature, TensorSpec
 
 MANIFEST_FILE = "manifest.json"
@@ -90,7 +91,7 @@ class Tolerances(_Frozen):
         parity: largest difference of an output between PyTorch and onnxruntime, as a share of the
             spread of PyTorch's: their standard deviation over the classes of a picture, in the
             root mean square over the pictures.
-        agreement: least share of pictures with the same highest class, near-ties left out.
+        agreement: least share of pictures with the same answer, near-ties left out.
         accuracy: least share of right answers on the labelled samples.
         accuracy_drop: most that PyTorch's accuracy may exceed onnxruntime's by.
         confidence: least probability of the right label on each labelled sample.
@@ -116,7 +117,8 @@ class Figures(_Frozen):
         parity: largest relative difference, over every input that was tried; see Tolerances.
         max_abs_error: largest absolute difference of an output.
         mean_abs_error: the mean over all outputs and inputs.
-        agreement: share of the inputs with the same highest class on both sides.
+        agreement: share of the samples with the same answer on both sides: the same highest
+            class, the same labels; of embeddings the mean cosine.
         batch_invariant: whether a picture's answer has the same bits in every batch.
         index_margin: least relative distance of a polyphase layer's two largest norms; None for
             networks without one.
@@ -124,7 +126,7 @@ class Figures(_Frozen):
         torch_accuracy: the same of PyTorch.
         confidence: least probability of the right label on a labelled sample.
         labelled: number of labelled samples.
-        consistency: circular shift consistency of onnxruntime.
+        consistency: circular shift consistency of onnxruntime; of embeddings the mean cosine.
         consistency_error: its standard error.
         torch_consistency: circular shift consistency of PyTorch on the same shifts.
         samples: number of pictures that were shifted.
@@ -167,7 +169,7 @@ class Origin(_Frozen):
 
 
 PYTORCH = "PyTorch"
-NO_PYTORCH = "no PyTorch reference: the ONNX file as it came, run without optimisation"
+NO_PYTORCH = "ONNX file as it came, run without optimisation: no PyTorch reference"
 
 
 class Manifest(_Frozen):
@@ -178,6 +180,7 @@ class Manifest(_Frozen):
         version: of the model; the name of its folder.
         input: the picture; an image classifier has one input.
         outputs: what a request may ask for, each (batch, *shape).
+        head: how the first output is read; artifacts that are older have classes.
         picture: how picture files are brought to the input, before the graph sees them; artifacts
             that are older than this field get what servers did then.
         precision: of the graph's arithmetic.
@@ -194,6 +197,7 @@ class Manifest(_Frozen):
     input: TensorSpec
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     preprocessing: Preprocessing
+    head: Head = CLASSES
     picture: Framing = UNSTATED
     opset: int
     precision: Literal["fp32", "fp16", "int8"] = "fp32"

@@ -216,5 +216,5 @@ def completed_config(serving: Serving) -> model_config_pb2.ModelConfig:
 
 
 def _statistics(serving: Serving) -> pb.ModelStatistics:
-    manifest = serving.model.manifest
+    manifest = serving.model.described
     return serving.model.statistics.message(manifest.name, str(manifest.version))

@@ -57,8 +57,7 @@ class HttpListener:
         application: that answers.
         settings: of calls and connections.
         security: certificates.
-        host: to listen on.
-        port: 0 lets the system choose.
+        listening: the socket, which it closes.
         grace_s: what the calls of a connection have to end that is let go.
 
     Attributes:
@@ -70,13 +69,12 @@ class HttpListener:
         application: Application,
         settings: CallSettings,
         security: ListenerSecurity,
-        host: str,
-        port: int,
+        listening: socket.socket,
         grace_s: float,
     ) -> None:
         self._application, self._settings, self._grace_s = application, settings, grace_s
         self._files = certificate_files(security)
-        self._socket = open_socket(host, port)
+        self._socket = listening
         self.port: int = self._socket.getsockname()[1]
         self._current: H2Server | None = None
         self._serving: dict[asyncio.Task[None], H2Server] = {}

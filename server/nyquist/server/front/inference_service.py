@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from operator import methodcaller
 from time import perf_counter
+from typing import Protocol
 
 import grpc
 from google.protobuf.message import Message
@@ -50,6 +51,16 @@ _STOPPING = "Server is stopping and has stopped accepting new inference requests
 logger = logging.getLogger(__name__)
 
 
+class Others(Protocol):
+    """The other processes of a server."""
+
+    def everywhere(self, name: str, alone: Behaviour) -> Behaviour:
+        """Return what answers a call for all of them; `alone` does so for this one."""
+
+    def ready(self, name: str = "") -> bool:
+        """Say whether a model, or everything, is ready in all of them."""
+
+
 class InferenceService:
     """The calls of the Open Inference Protocol, and the extensions.
 
@@ -57,6 +68,7 @@ class InferenceService:
         registry: what is served; it may change while the server runs.
         control: the calls that look after the models and the server.
         default_deadline_s: of a ModelInfer that comes without one; None leaves it without.
+        others: the other processes of this server; None is without.
 
     Attributes:
         draining: set to say that nothing here is ready, while everything is still answered.
@@ -65,13 +77,17 @@ class InferenceService:
     """
 
     def __init__(
-        self, registry: Registry, control: ControlCalls, default_deadline_s: float | None
+        self,
+        registry: Registry,
+        control: ControlCalls,
+        default_deadline_s: float | None,
+        others: Others | None = None,
     ) -> None:
-        self._registry, self._control = registry, control
+        self._registry, self._control, self._others = registry, control, others
         self._default_deadline_s = default_deadline_s
         self._names: Heads[tuple[str, int | None]] = Heads()
         self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+        self._ending, self._refusing = asyncio.Event(), False
         self.draining = False
         self.accepted = 0
         self.finished = 0
@@ -88,17 +104,29 @@ class InferenceService:
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.model_stream_infer),
         }
         for name, (behaviour, request) in self._control.calls().items():
-            handlers[name] = _unary(behaviour, request)
+            handlers[name] = _unary(
+                self._others.everywhere(name, behaviour) if self._others else behaviour, request
+            )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def refuse(self) -> None:
-        """Answer every inference request that comes from now on with UNAVAILABLE."""
-        self._stopping.set()
+    def end_streams(self) -> None:
+        """Read no more of any stream, and load nothing more; calls are answered as they come."""
+        self._ending.set()
         self._control.stop()
+
+    def refuse(self) -> None:
+        """Do so, and answer every inference request that comes from now on with UNAVAILABLE."""
+        self.end_streams()
+        self._refusing = True
 
     @property
     def ready(self) -> bool:
         """Whether every model that is served answers and the server is not stopping."""
+        return self.alone_ready and (self._others is None or self._others.ready())
+
+    @property
+    def alone_ready(self) -> bool:
+        """The same of this process, whatever the others are like."""
         return not self.draining and self._registry.ready
 
     def signature(self, name: str, version_asked: str) -> Signature:
@@ -129,7 +157,10 @@ class InferenceService:
             serving = self._resolve(request.name, request.version)
         except (ModelNotFound, ModelNotReady):
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=serving.model.ready and not self.draining)
+        ready = serving.model.ready and not self.draining
+        if self._others is not None:
+            ready = ready and self._others.ready(request.name)
+        return pb.ModelReadyResponse(ready=ready)
 
     async def server_metadata(
         self, request: pb.ServerMetadataRequest, context: Context
@@ -144,14 +175,15 @@ class InferenceService:
     ) -> pb.ModelMetadataResponse:
         """Describe a model's tensors, with the batch as a leading -1, and what runs it."""
         model = self._resolve(request.name, request.version).model
-        manifest = model.manifest
+        manifest = model.described
         served = self._registry.served(manifest.name)
         facts = {"execution_provider": model.provider, "sha256": manifest.graph_sha256}
+        facts |= manifest.head.parameters()
         if picture := manifest.signature.picture:
             facts |= {"image_formats": ",".join(FORMATS), **picture.parameters()}
         return pb.ModelMetadataResponse(
             name=manifest.name,
-            versions=[str(one.model.manifest.version) for one in served],
+            versions=[str(one.model.described.version) for one in served],
             platform=PLATFORM,
             inputs=[_tensor_metadata(one) for one in manifest.inputs],
             outputs=[_tensor_metadata(output) for output in manifest.outputs],
@@ -170,10 +202,10 @@ class InferenceService:
     ) -> AsyncIterator[bytes]:
         """Answer requests in their order, side by side; an error is an answer of its own."""
         async for answer in ordered_answers(
-            bodies, self._stream_answer, STREAM_IN_FLIGHT, self._stopping
+            bodies, self._stream_answer, STREAM_IN_FLIGHT, self._ending
         ):
             yield answer
-        if self._stopping.is_set():
+        if self._ending.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
 
     async def _stream_answer(self, body: bytes) -> bytes:
@@ -192,7 +224,7 @@ class InferenceService:
 
     async def _infer(self, request: Incoming, remaining_s: float | None) -> bytes:
         began = perf_counter()
-        if self._stopping.is_set():
+        if self._refusing:
             raise Stopping(_STOPPING)
         self.accepted += 1
         deadline = None if remaining_s is None else self._loop.time() + remaining_s

@@ -98,14 +98,21 @@ async def run_until_signal(
         logger.info("stopping: waiting for running calls, %g s at most", grace_s)
 
 
-def stop_signal() -> asyncio.Future[signal.Signals]:
-    """Return what SIGTERM or SIGINT sets, from now on; call it in the running loop."""
+def stop_signal(
+    at_once: Callable[[], None] = lambda: None,
+) -> asyncio.Future[signal.Signals]:
+    """Return what SIGTERM or SIGINT sets, from now on; call it in the running loop.
+
+    Args:
+        at_once: called when a second one ends the process.
+    """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[signal.Signals] = loop.create_future()
 
     def heed(received: signal.Signals) -> None:
         if stop.done():
             logger.warning("second signal: exiting at once")
+            at_once()
             os._exit(128 + received)
         stop.set_result(received)
 

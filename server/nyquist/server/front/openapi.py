@@ -168,13 +168,23 @@ def _paths() -> dict[str, Any]:
     ready = {"required": False} | _json(_object(ready=FLAG))
     return {
         "/v2": {"get": _operation("server", "Name the server.", _answers("Server"))},
-        "/v2/health/live": {"get": _operation("live", "Say whether the process answers.")},
-        "/v2/health/ready": {"get": _operation("ready", "Say whether every model is ready.")},
+        "/v2/health/live": {
+            "get": _operation("live", "Say whether the process answers.", _json(_object(live=FLAG)))
+        },
+        "/v2/health/ready": {
+            "get": _operation(
+                "ready", "Say whether every model is ready.", _json(_object(ready=FLAG))
+            )
+        },
         "/v2/models/stats": {
             "get": _operation("allStatistics", "Count all models.", _answers("Statistics"))
         },
         **_of_model("", "get", _operation("model", "Describe a model.", _answers("Metadata"))),
-        **_of_model("/ready", "get", _operation("modelReady", "Say whether a model is ready.")),
+        **_of_model(
+            "/ready",
+            "get",
+            _operation("modelReady", "Say whether a model is ready.", _json(_object(ready=FLAG))),
+        ),
         **_of_model(
             "/config", "get", _operation("config", "Return a configuration.", _answers("Settings"))
         ),

@@ -62,10 +62,14 @@ def _parameters(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_request(name: str, asked: Mapping[str, Any]) -> pb.RepositoryModelLoadRequest:
-    """Return what loads a model; its parameters are refused by name, whatever they hold."""
+    """Return what loads a model.
+
+    Raises:
+        InvalidRequest: a parameter is of no kind that there is.
+    """
     request = pb.RepositoryModelLoadRequest(model_name=name)
-    for key in _parameters(asked):
-        request.parameters[key].string_param = ""
+    for key, value in _parameters(asked).items():
+        set_parameter(request.parameters[key], key, value)
     return request
 
 

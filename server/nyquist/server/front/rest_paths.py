@@ -119,8 +119,8 @@ def _empty(_: object) -> Answer:
 
 
 def _yes_or_no(name: str) -> Callable[[Any], Answer]:
-    """Answer as the protocol has it: 200 for yes, 400 for no."""
-    return lambda response: (200 if getattr(response, name) else 400, [JSON], ())
+    """Answer as the protocol has it, 200 for yes and 400 for no, and in words for KServe."""
+    return lambda response: (200 if getattr(response, name) else 400, *_plainly(response)[1:])
 
 
 def _endpoint(

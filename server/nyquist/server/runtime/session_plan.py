@@ -67,6 +67,7 @@ class Execution:
         provider: cuda, cpu, or auto: CUDA if this onnxruntime has it, the CPU where it fails.
         require_cuda: refuse to start rather than run any node on the CPU.
         threads: intra-op threads of a session; 0 shares the cores out to a model's instances.
+        processes: that share the cores.
 
     Raises:
         StartError: the CPU is asked for and CUDA required.
@@ -75,6 +76,7 @@ class Execution:
     provider: Provider = "auto"
     require_cuda: bool = False
     threads: int = 0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if self.require_cuda and self.provider == "cpu":
@@ -113,7 +115,7 @@ class Execution:
             entries=entries,
             intra_op_threads=settings.intra_op_threads
             or self.threads
-            or max(1, cores // settings.instances),
+            or max(1, cores // (settings.instances * self.processes)),
             optimization=settings.optimization,
             memory_arena=settings.memory_arena,
             parallel=settings.parallel,

@@ -52,7 +52,7 @@ class LoadedModel:
     """A model that is checked, open and warm.
 
     Attributes:
-        manifest: what it is; where it has none, what its graph says of itself.
+        described: what it is, as its manifest says, or where it has none its graph.
         labels: of the classes of each output that has any, in their order.
         config: its config.pbtxt.
         engines: its sessions, one for each instance.
@@ -61,7 +61,7 @@ class LoadedModel:
         load_s: time that loading took.
     """
 
-    manifest: Described
+    described: Described
     labels: Mapping[str, tuple[str, ...]]
     config: pb.ModelConfig
     engines: tuple[Engine, ...]

@@ -19,14 +19,14 @@ class Inference:
     """One request as it was run, and what came of it.
 
     Attributes:
-        manifest: of the version that answered.
+        described: the version that answered.
         metrics: of that version.
         pictures: (B, ...), as the model got them.
         outputs: every output of the graph, (B, ...).
         trace_id: of the call; empty without one.
     """
 
-    manifest: Described
+    described: Described
     metrics: ModelMetrics
     pictures: Array
     outputs: Outputs
@@ -40,15 +40,15 @@ class Inference:
 
     def message(self) -> pb.MirroredInference:
         """Copy it into a message."""
-        manifest, taken = self.manifest, self.manifest.inputs[0]
+        described, taken = self.described, self.described.inputs[0]
         return pb.MirroredInference(
-            model_name=manifest.name,
-            model_version=str(manifest.version),
-            sha256=manifest.graph_sha256,
+            model_name=described.name,
+            model_version=str(described.version),
+            sha256=described.graph_sha256,
             pictures=_tensor(taken.name, taken.datatype, self.pictures),
             outputs=[
                 _tensor(output.name, output.datatype, self.outputs[output.name])
-                for output in manifest.outputs
+                for output in described.outputs
             ],
             trace_id=self.trace_id,
         )

@@ -451,7 +451,7 @@ class Registry:
         await asyncio.to_thread(_collect_and_give_back)
 
     def _failed(self, name: str, reason: str) -> LoadFailed:
-        served = [str(one.model.manifest.version) for one in self.served(name)]
+        served = [str(one.model.described.version) for one in self.served(name)]
         if served:
             return LoadFailed(
                 f"failed to load '{name}': {reason}; version {', '.join(served)} is served on"

@@ -47,8 +47,8 @@ class ServedModel:
     ) -> None:
         self._mirror = mirror
         self._images, self.statistics = images, metrics.statistics
-        self.manifest, self.labels = loaded.manifest, loaded.labels
-        self.signature = loaded.manifest.signature
+        self.described, self.labels = loaded.described, loaded.labels
+        self.signature = loaded.described.signature
         self.provider = loaded.engines[0].provider
         self._limits, self._metrics = loaded.limits, metrics
         self._forms: Heads[_Form] = Heads()

@@ -23,6 +23,9 @@ LOAD_FAILURES = "nyquist_model_load_failures_total"
 SHADOW_MIRRORED = "nyquist_shadow_mirrored_total"
 SHADOW_DROPPED = "nyquist_shadow_dropped_total"
 
+WORKERS = "nyquist_workers"
+WORKER_DEATHS = "nyquist_worker_deaths_total"
+
 # Those of the gRPC ecosystem, by go-grpc-middleware.
 CALLS_STARTED = "grpc_server_started_total"
 CALLS_HANDLED = "grpc_server_handled_total"

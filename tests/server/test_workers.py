@@ -1,0 +1,155 @@
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from nyquist.server.settings import read_settings
+from nyquist.server.telemetry import names
+from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.pb import inference_pb2 as pb
+from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub as Stub
+from nyquist.server.workers.merging import merged_metrics, merged_statistics, what_stays
+from tests.processes import RunningServer, start_server
+from tests.server.memory import request_for
+
+MODEL = "fashion_strided"
+CONNECTIONS = 8
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    alone = tmp_path_factory.mktemp("alone")
+    (alone / MODEL).symlink_to((repository / MODEL).resolve())
+    options = ("--transport", "h2corn", "--workers", "2", "--drain-s", "0")
+    running = start_server(alone, options)
+    yield running
+    running.stop()
+
+
+@contextmanager
+def stubs(server: RunningServer) -> Iterator[list[Stub]]:
+    """Open several connections, which the workers share among them as it comes."""
+    with ExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = (
+            stack.enter_context(grpc.insecure_channel(server.target, options=options))
+            for _ in range(CONNECTIONS)
+        )
+        yield [Stub(channel) for channel in channels]
+
+
+def workers(server: RunningServer) -> list[int]:
+    """Return the processes of the workers."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    found = [int(pid) for pid in children.read_text().split()]
+    return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def scraped(server: RunningServer, name: str) -> float:
+    with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=30) as answer:
+        text: str = answer.read().decode()
+    found = re.search(rf"^{name}(?:{{.*}})? (.*)$", text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def serves(stub: Stub) -> bool:
+    """Say whether the worker at the other end has the model itself."""
+    try:
+        stub.ModelMetadata(pb.ModelMetadataRequest(name=MODEL))
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def wait_until_ready(server: RunningServer) -> None:
+    """Ask until every worker is ready; each new connection may come to any of them."""
+    end = time.monotonic() + PATIENCE_S
+    while scraped(server, names.WORKERS) < 2 or not all_ready(server):
+        assert time.monotonic() < end
+
+
+def all_ready(server: RunningServer) -> bool:
+    with stubs(server) as found:
+        return all(stub.ServerReady(pb.ServerReadyRequest()).ready for stub in found)
+
+
+def test_workers_need_the_transport_that_has_one_socket_for_them() -> None:
+    with pytest.raises(StartError, match="--workers 2 needs --transport h2corn"):
+        read_settings({"workers": "2", "transport": "grpcio"})
+
+
+def test_statistics_of_a_version_are_added_stage_by_stage_and_batch_by_batch() -> None:
+    def answer(count: int, size: int) -> pb.ModelStatisticsResponse:
+        one = pb.ModelStatistics(name="a", version="1", inference_count=count, last_inference=count)
+        one.inference_stats.queue.count = one.inference_stats.queue.ns = count
+        one.batch_stats.add(batch_size=size).compute_infer.count = count
+        return pb.ModelStatisticsResponse(model_stats=[one])
+
+    (total,) = merged_statistics([answer(2, 4), answer(3, 4), answer(4, 1)]).model_stats
+    assert (total.inference_count, total.last_inference) == (9, 4)
+    assert (total.inference_stats.queue.count, total.inference_stats.queue.ns) == (9, 9)
+    batches = [(batch.batch_size, batch.compute_infer.count) for batch in total.batch_stats]
+    assert batches == [(1, 4), (4, 5)]
+
+
+def test_metrics_are_added_but_for_what_is_one_thing_in_all_workers() -> None:
+    def scrape(value: float) -> list[CounterMetricFamily | GaugeMetricFamily]:
+        return [
+            CounterMetricFamily("calls", "x", value=value),
+            GaugeMetricFamily(names.MODEL_READY, "x", value=value % 2),
+            GaugeMetricFamily(names.LOAD_DURATION, "x", value=value),
+        ]
+
+    values = {
+        family.name: family.samples[0].value for family in merged_metrics([scrape(3), scrape(4)])
+    }
+    assert values == {"calls": 7, names.MODEL_READY: 0, names.LOAD_DURATION: 4}
+    assert [family.name for family in what_stays(scrape(3))] == ["calls"]
+
+
+def test_requests_are_counted_together_whoever_answers_them(server: RunningServer) -> None:
+    body = request_for(Path("model_repository") / MODEL)
+    with stubs(server) as found:
+        for stub in found * 3:
+            stub.ModelInfer(body)
+        (counted,) = found[0].ModelStatistics(pb.ModelStatisticsRequest(name=MODEL)).model_stats
+    assert counted.inference_count == 3 * CONNECTIONS
+    assert scraped(server, names.TRITON_SUCCESS) == 3 * CONNECTIONS
+
+
+def test_a_load_or_unload_is_heard_by_all_and_by_who_comes_later(server: RunningServer) -> None:
+    with stubs(server) as found:
+        assert all(map(serves, found))
+        found[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=MODEL))
+        assert not any(map(serves, found))
+    before = workers(server)
+    os.kill(before[0], signal.SIGKILL)
+    wait_until_ready(server)
+    assert scraped(server, names.WORKER_DEATHS) == 1
+    assert len(set(workers(server)) - set(before)) == 1
+    with stubs(server) as found:
+        assert not any(map(serves, found))
+        found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=MODEL))
+        assert all(map(serves, found))
+        with pytest.raises(grpc.RpcError, match="failed to load 'absent'"):
+            found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="absent"))
+
+
+def test_no_worker_outlives_a_supervisor_that_is_killed(server: RunningServer) -> None:
+    orphans = [os.pidfd_open(pid) for pid in workers(server)]
+    server.process.kill()
+    for orphan in orphans:
+        signalled, _, _ = select.select([orphan], [], [], PATIENCE_S)
+        assert signalled
+        os.close(orphan)
