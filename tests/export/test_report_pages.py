@@ -105,6 +105,17 @@ def test_latency_is_that_of_one_eight_and_the_largest_batch(folder: Path) -> Non
             assert line.runs >= 3
 
 
+def test_a_model_served_in_batches_below_eight_has_an_empty_cell_for_eight(folder: Path) -> None:
+    latency = read_report(folder, MEASURED[0]).latency
+    assert isinstance(latency, Latency)
+    one = latency.lines[0]
+    two = one.model_copy(update={"batch": 2})
+    change(folder, MEASURED[0], latency=latency.model_copy(update={"lines": (one, two)}))
+    row = written(folder)["index"].words.split(MEASURED[0])[1].split("version")[1]
+    time = milliseconds(one.median)
+    assert f" {time} {time} at 2" in row
+
+
 def test_there_is_an_index_and_a_page_for_each_model_and_nothing_else(folder: Path) -> None:
     assert write_pages(folder) == report_folder(folder) / "index.html"
     assert sorted(path.name for path in report_folder(folder).iterdir()) == [

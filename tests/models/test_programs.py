@@ -65,6 +65,28 @@ def test_a_program_computes_what_its_network_computes(saved: bytes, batch: int) 
         assert torch.equal(read(pictures), network()(pictures))
 
 
+def test_an_answer_of_a_class_that_is_not_here_is_its_logits() -> None:
+    class Answering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.network(image), "hidden": image.mean((2, 3))}
+
+    def elsewhere(model: Any) -> None:
+        (call,) = (x for x in model["graph_module"]["module_call_graph"] if not x["fqn"])
+        spec = call["signature"]["out_spec"]
+        call["signature"]["out_spec"] = spec.replace("builtins.dict", "elsewhere.ModelOutput")
+        assert call["signature"]["out_spec"] != spec
+
+    content = exported(Answering().eval(), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
+    pictures = torch.rand(3, 3, 8, 8)
+    for _ in range(2):
+        read = read_program(in_model(content, elsewhere), "net.pt2")
+        torch.testing.assert_close(read(pictures), network()(pictures))
+
+
 def test_the_same_network_is_the_same_file_and_names_no_place(saved: bytes) -> None:
     assert write_program(network(), PICTURES) == saved
     assert str(Path(torch.__file__).parent).encode() not in saved

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree  # torch.export's own registry, where classes have names
 
 from nyquist.models.outputs import answer_alone
 
@@ -34,6 +35,9 @@ _EXPRESSION = re.compile(
     r"ceiling|floor|int_oo|oo|[-+*/%(), <>=!&|~])*+"
 )
 """Sizes of a program; torch hands them to sympy, which evaluates them as Python."""
+
+
+_UNKNOWN_CLASS = re.compile(r"Deserializing ([\w.]+) in pytree is not registered")
 
 
 class ProgramNetwork(nn.Module):
@@ -78,6 +82,21 @@ def read_program(content: bytes, name: str) -> ProgramNetwork:
             cannot read, or has a fixed batch or several inputs, or stayed in training mode.
     """
     saved_by = _check_archive(content, name)
+    program, reason = _load(content)
+    while program is None and (unknown := _UNKNOWN_CLASS.search(reason)):
+        _stand_in(unknown[1])
+        program, reason = _load(content)
+    if program is None:
+        raise ValueError(
+            f"{name} was saved by torch {saved_by}, which torch {torch.__version__} cannot read: "
+            f"{reason}"
+        )
+    _check_program(program, name)
+    return answer_alone(ProgramNetwork(program))
+
+
+def _load(content: bytes) -> tuple[ExportedProgram | None, str]:
+    """Return the program, or None and torch's first reason on one line."""
     reasons: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -88,17 +107,22 @@ def read_program(content: bytes, name: str) -> ProgramNetwork:
     logger = logging.getLogger("torch.export")
     logger.addFilter(keep)
     try:
-        program = torch.export.load(io.BytesIO(content))
-    except Exception as error:  # of another version torch raises anything
-        reason = (reasons or [str(error) or type(error).__name__])[0].strip().partition("\n")[0]
-        raise ValueError(
-            f"{name} was saved by torch {saved_by}, which torch {torch.__version__} cannot read: "
-            f"{reason}"
-        ) from error
+        return torch.export.load(io.BytesIO(content)), ""
+    except Exception as error:  # noqa: BLE001 # of another version torch raises anything
+        reasons.append(str(error) or type(error).__name__)
+        return None, reasons[0].strip().partition("\n")[0]
     finally:
         logger.removeFilter(keep)
-    _check_program(program, name)
-    return answer_alone(ProgramNetwork(program))
+
+
+def _stand_in(name: str) -> None:
+    """Let answers of a class that is not here, such as ModelOutput, come as dicts of its fields."""
+    pytree.register_pytree_node(
+        type(name.rpartition(".")[2], (dict,), {}),
+        lambda answer: (list(answer.values()), list(answer)),
+        lambda values, fields: dict(zip(fields, values, strict=True)),
+        serialized_type_name=name,
+    )
 
 
 def write_program(
