@@ -118,7 +118,7 @@ def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_t
     took_s = companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
     assert took_s < 2 * PERIOD_S
     assert parity(companion, PERTURBED, "relative_error") > 1e-4
-    assert any("is failing: parity: logits differ" in line for line in companion.log)
+    assert any("is failing: parity: answers differ" in line for line in companion.log)
     companion.wait_for(lambda: health(companion, PERTURBED) == STATUS.NOT_SERVING)
     assert listed(companion)[PERTURBED] == STATUS.NOT_SERVING
     assert listed(companion)[""] == STATUS.SERVING

@@ -178,4 +178,5 @@ def test_the_companions_lock_has_torch_for_the_processor_alone(root: Path) -> No
     lock = (root / "requirements" / "companion-cpu.txt").read_text(encoding="utf-8")
     names = [line.split(" ")[0] for line in lock.splitlines() if line[:1].isalnum()]
     assert [name for name in names if name.startswith("torch")] == ["torch==2.13.0+cpu"]
-    assert not [name for name in names if name.startswith(("nvidia", "onnxruntime", "cuda"))]
+    assert not [name for name in names if name.startswith(("nvidia", "onnxruntime-gpu", "cuda"))]
+    assert [name for name in names if name.startswith("onnxruntime==")], "runs ONNX references"

@@ -42,12 +42,16 @@ def exposed(registry: CollectorRegistry) -> set[str]:
     }
 
 
+OF_A_SUPERVISOR = {server_names.WORKERS, server_names.WORKER_DEATHS}
+"""Shown with `--workers` alone; the tests of workers ask for them."""
+
+
 @pytest.fixture(scope="module")
 def live() -> dict[str, set[str]]:
     of_server, of_companion = server.Metrics(), companion.Metrics(probe_period_s=60)
     of_server.registry.register(GpuCollector(FakeNvml()))
     return {
-        "server": exposed(of_server.registry),
+        "server": exposed(of_server.registry) | OF_A_SUPERVISOR,
         "companion": exposed(of_companion.registry),
     }
 

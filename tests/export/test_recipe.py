@@ -137,6 +137,25 @@ def test_a_function_of_a_module_gets_the_options_that_are_given_and_no_other() -
     assert (spec.architecture, spec.options) == ("json:loads", {"a": 1.5})
 
 
+def test_an_onnx_file_stands_likewise_and_what_is_not_done_to_it_is_named(desk: Path) -> None:
+    (desk / "net.onnx").touch()
+    file = ("--onnx", str(desk / "net.onnx"), "--name", "own", "--input", "3x8x8")
+    (spec,) = asked(*file, "--outputs", "logits,probabilities")
+    assert (spec.onnx, spec.architecture, spec.program) == (desk / "net.onnx", "net.onnx", None)
+    unfit = (
+        "is not offered for an ONNX file, which keeps its sizes, its float32 and its one output "
+        "(probabilities can be added)"
+    )
+    assert refused(*file, "--precision", "fp16", "--sizes", "8x8,16x16", "--resize") == (
+        f"--sizes: {unfit}",
+        f"--resize: {unfit}",
+        f"--precision: {unfit}",
+    )
+    assert refused(*file, "--arch", "resnet18") == (
+        "--arch: an ONNX file is a whole network; leave it out",
+    )
+
+
 def test_a_program_stands_in_place_of_an_architecture_and_of_all_that_it_settles(
     desk: Path,
 ) -> None:
@@ -337,7 +356,7 @@ def test_a_name_that_yaml_takes_for_a_number_is_told_to_be_quoted(desk: Path) ->
 
 def test_flags_of_a_model_without_an_architecture_are_refused() -> None:
     assert refused("--mean", "0.5") == (
-        "--mean: describes a model of your own; give --arch or --program too",
+        "--mean: describes a model of your own; give --arch, --program or --onnx too",
     )
 
 

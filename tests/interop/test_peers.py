@@ -57,6 +57,7 @@ def checked(
     return row
 
 
+@pytest.mark.parametrize("transport", ["h2corn"], indirect=True, scope="session")
 def test_the_artifact_holds_another_server_to_what_it_holds_ours_to(
     peer: Peer, server: RunningServer, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

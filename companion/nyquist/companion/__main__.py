@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,6 +22,8 @@ from nyquist.client.client import Client
 from nyquist.client.told import told_by
 from nyquist.companion.app import Companion
 from nyquist.companion.command_line import make_parser
+from nyquist.companion.references.given import read_reference
+from nyquist.companion.references.network import Reference
 from nyquist.companion.references.repository import References
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.check import (
@@ -64,6 +66,7 @@ def check(options: Options) -> int:
         "parity: largest difference of a logit, as a share of the logits' spread\n"
         "shift: answers that hold under circular shifts; ms: median of one picture"
     )
+    print_lone([row.parity.graph for row in rows])
     print_misses(misses)
     return 1 if misses else 0
 
@@ -83,6 +86,7 @@ def consistency(options: Options) -> int:
         print_json([as_json(report) for report in reports])
     else:
         Console().print(consistency_table(reports))
+        print_lone([one.graph for one in reports])
         print_misses(misses)
     return 1 if misses else 0
 
@@ -101,6 +105,7 @@ def latency(options: Options) -> int:
         print_json([as_json(report) for report in reports])
     else:
         Console().print(latency_table(reports))
+        print_lone([one.graph for one in reports])
     return 0
 
 
@@ -165,14 +170,17 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         ArtifactError: there is no repository, and no model is named.
     """
     if options.companion:
+        if options.reference:
+            raise ValueError("--reference is read here, where --companion asks elsewhere: give one")
         with RemoteValidation(way(options)) as remote:
             yield remote, options.model or remote.models()
         return
     references = References(options.repository)
+    given = options.reference and read_reference(options.reference, options.output or "")
     with Client(chosen_connection(options), mirrored=False) as client:
         for name in options.model:
             client.look_up(name)
-        subjects = Subjects(client, references, told_by(vars(options)), options.model)
+        subjects = Subjects(client, references, told_by(vars(options)), options.model, given)
         yield Validation(subjects, any_graph=True), subjects.names()
 
 
@@ -203,6 +211,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def print_lone(graphs: Iterable[pb.Graph]) -> None:
+    """Print a line for each model whose figures "of torch" are those of an ONNX file."""
+    for graph in graphs:
+        if graph.reference not in ("", Reference.words):
+            words = f"{graph.model_name}: held against an {graph.reference}"
+            Console().print(words, highlight=False, soft_wrap=True)
+
+
 def print_misses(misses: Sequence[tuple[str, str]]) -> None:
     """Print a line for each tolerance that is missed."""
     for name, miss in misses:
@@ -230,7 +246,8 @@ def run(options: Options) -> int:
     except grpc.RpcError as error:
         reason = way(options).explain(error)
     errors = Console(stderr=True)
-    errors.print(f"{options.prog}: error: {reason}", highlight=False, soft_wrap=True)
+    words = f"{options.prog}: error: {reason}"
+    errors.print(words, highlight=False, markup=False, soft_wrap=True)  # [cpu] is no style
     return 2
 
 

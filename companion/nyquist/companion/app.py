@@ -16,6 +16,7 @@ from nyquist.client.client import Client
 from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
+from nyquist.companion.references.given import read_reference
 from nyquist.companion.references.repository import References
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.shadow_service import ShadowService
@@ -72,7 +73,11 @@ class Companion:
         self._client = connect(settings)
         self._metrics = Metrics(settings.probe_period_s)
         self._references = References(settings.repository)
-        self._subjects = Subjects(self._client, self._references, settings.told, settings.model)
+        file = settings.reference
+        given = read_reference(file, settings.output or "") if file else None
+        self._subjects = Subjects(
+            self._client, self._references, settings.told, settings.model, given
+        )
         self._record = Record(
             settings.target,
             settings.history,

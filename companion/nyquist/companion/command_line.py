@@ -109,6 +109,12 @@ def add_question(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--model", nargs="+", default=[], help="only these")
     command.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help=".pt2 program or .onnx file that the one --model is held against (its artifact)",
+    )
+    command.add_argument(
         "--pictures",
         type=Path,
         nargs="+",

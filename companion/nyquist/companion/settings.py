@@ -45,6 +45,11 @@ class SubjectSettings(BaseModel):
         Path("model_repository"), description="folder with the references of its models"
     )
     model: Names = Field((), description="models that are watched; none: those of --repository")
+    reference: Path | None = Field(
+        None,
+        description=".pt2 program or .onnx file that the one --model is held against; none: its "
+        "artifact in --repository",
+    )
 
 
 class ModelSettings(BaseModel):
@@ -171,6 +176,8 @@ class Settings(
         if self.token and self.token_file:
             raise ValueError(f"{COMPANION_PREFIX}TOKEN and {flag('token_file')} exclude each other")
         told_by(vars(self))
+        if self.reference and len(self.model) != 1:
+            raise ValueError(f"--reference is of one model, --model names {len(self.model)}")
         return self
 
     @property

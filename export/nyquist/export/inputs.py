@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from nyquist.export.closure import closure, modules_sha256
+from nyquist.models.onnx_file import one_file
 from nyquist.models.spec import ModelSpec
 
 BUILDER = "nyquist.export.model"
@@ -42,6 +43,7 @@ def inputs_sha256(spec: ModelSpec) -> str:
     described = asdict(spec) | {
         "weights": weights_sha256(spec),
         "program": None if spec.program is None else _file_sha256(spec.program),
+        "onnx": None if spec.onnx is None else weights_sha256(spec),
         "samples": _source_sha256(spec.samples),
         "calibration": _source_sha256(spec.calibration),
         "module": _module_sha256(spec.architecture),
@@ -52,7 +54,14 @@ def inputs_sha256(spec: ModelSpec) -> str:
 
 
 def weights_sha256(spec: ModelSpec) -> str | None:
-    """Return the checksum of the checkpoint or program, None if there is none. Raises OSError."""
+    """Return the checksum of the checkpoint, program or ONNX file; None if there is none.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no ONNX file, or one whose weights are not beside it.
+    """
+    if spec.onnx is not None:
+        return hashlib.sha256(one_file(spec.onnx)).hexdigest()
     file = spec.weights or spec.program
     return None if file is None else _file_sha256(file)
 

@@ -19,6 +19,8 @@ from nyquist.export.graph import margins, sweep
 from nyquist.export.graph.drift import GraphValues, NetworkValues, locate
 from nyquist.export.graph.exporter_trace import Trace
 from nyquist.models.analysis.cost import cost
+from nyquist.models.onnx_checks import count_multiply_adds, count_weights
+from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import UNLABELLED, Samples
@@ -102,7 +104,7 @@ def open_graph(graph: bytes, max_batch_size: int) -> Predict:
     return lambda pictures: next(iter(engine.run(pictures).values()))
 
 
-def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace) -> Judgement:
+def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace | None) -> Judgement:
     """Measure a graph on the samples and on pictures that no training has seen.
 
     int8 graphs are held to parity on the samples alone: beyond the ranges that calibration has
@@ -112,7 +114,8 @@ def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace) -> Judge
         subject: the network, its pictures and answers.
         graph: the ONNX file.
         exact: the same in float32; `graph` itself unless it is of another precision.
-        trace: of the network's export, to name the layer where parity breaks.
+        trace: of the network's export, to name the layer where parity breaks; None where `exact` is
+            an ONNX file's own graph, to be held against itself.
     """
     spec, limits = subject.spec, subject.spec.limits
     found = sweep.sweep(
@@ -132,17 +135,17 @@ def judge(subject: Candidate, graph: bytes, exact: bytes, trace: Trace) -> Judge
     missed += margins.misses(subject.margins)
     if spec.answers.kind == "embedding":  # a cosine moves with every rounding
         limits = replace(limits, consistency_drop=max(limits.consistency_drop, limits.parity))
-    missed += misses(figures, limits)
+    missed += misses(figures, limits, "PyTorch" if spec.onnx is None else "its file")
     return Judgement(figures, tuple(missed))
 
 
-def where_it_breaks(subject: Candidate, graph: bytes, exact: bytes, trace: Trace) -> str:
+def where_it_breaks(subject: Candidate, graph: bytes, exact: bytes, trace: Trace | None) -> str:
     """Name the first layer where a graph leaves its network, in a sentence."""
     pictures = subject.samples.spread(DRIFT_PICTURES).images.numpy()
-    derived = subject.spec.precision != "fp32"
-    reference = GraphValues(exact, pictures) if derived else NetworkValues(trace, pictures)
+    network = trace if subject.spec.precision == "fp32" else None
+    reference = NetworkValues(network, pictures) if network else GraphValues(exact, pictures)
     limit = DRIFT_LIMITS[subject.spec.precision]
-    drift = locate(reference, GraphValues(graph, pictures), limit, trace.layers)
+    drift = locate(reference, GraphValues(graph, pictures), limit, trace.layers if trace else {})
     return str(drift or "no single layer is off on the samples by more than its rounding")
 
 
@@ -156,9 +159,9 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
         head.class_logits(each) if head.has_classes else None for each in (answers, subject.answers)
     )
     consistency = subject.consistency_of(served)
-    multiply_adds = cost(subject.network, subject.spec.input).multiply_adds
+    parameters, multiply_adds = _size(subject.network, subject.spec.input)
     return Figures(
-        parameters=sum(parameter.numel() for parameter in subject.network.parameters()),
+        parameters=parameters,
         multiply_adds=multiply_adds,
         parity=found.relative_error,
         max_abs_error=found.max_abs_error,
@@ -175,6 +178,14 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
         torch_consistency=subject.consistency.share,
         samples=len(subject.samples),
     )
+
+
+def _size(network: nn.Module, picture: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the number of learned values, and of multiply-adds for one picture."""
+    if isinstance(network, OnnxNetwork):
+        return count_weights(network), count_multiply_adds(network, picture)
+    learned = sum(parameter.numel() for parameter in network.parameters())
+    return learned, cost(network, picture).multiply_adds
 
 
 def agreement(
@@ -207,7 +218,7 @@ def confidence(logits: NDArray[Any] | None, labels: NDArray[np.int64]) -> float 
     return float(probabilities[labelled, labels[labelled]].min())
 
 
-def misses(figures: Figures, limits: Limits) -> list[str]:
+def misses(figures: Figures, limits: Limits, reference: str = "PyTorch") -> list[str]:
     """Say in words which limits the answers to the samples miss; empty if none."""
     found = []
     for name in ("agreement", "consistency", "accuracy", "confidence"):
@@ -219,7 +230,7 @@ def misses(figures: Figures, limits: Limits) -> list[str]:
         most = getattr(limits, f"{name}_drop")
         if value is not None and of_torch - value > most:
             found.append(
-                f"{name} {value:.4f} in onnxruntime and {of_torch:.4f} in PyTorch, "
+                f"{name} {value:.4f} in onnxruntime and {of_torch:.4f} in {reference}, "
                 f"a drop of at most {most:.4f} is allowed"
             )
     return found

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+import onnx
 from safetensors.torch import save
 from torch import nn
 
 from nyquist.export.derive import Derived, derive
 from nyquist.export.errors import GateMissed
 from nyquist.export.graph.export import OPSET, Exported, add_facts, export_graph
+from nyquist.export.graph.onnx_source import take_onnx
 from nyquist.export.inputs import inputs_sha256, package_versions, weights_sha256
 from nyquist.export.judge import Candidate, open_graph
 from nyquist.export.outcome import DEFAULT_KEEP, Built
@@ -23,6 +25,8 @@ from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
 from nyquist.export.report.record import ModelReport
 from nyquist.models.loading import class_count, feature_count, network_with_notes, settled
+from nyquist.models.onnx_file import opset_of
+from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import write_program
@@ -94,10 +98,11 @@ def build_model(
         lambda version, digests: describe(subject, spec, derived, version, digests),
         keep,
     )
+    lone = () if spec.onnx is None else (f"held against an {artifact.NO_PYTORCH}",)
     if report:
         on_station("report")
         measure_page(subject, graph).write(repository)
-    told = (*told, *exported.costs)
+    told = (*told, *lone, *exported.costs)
     return Built(manifest, len(graph), perf_counter() - start, (*notes, *told))
 
 
@@ -116,10 +121,13 @@ def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
 
 def export_spec(subject: Candidate) -> Exported:
     """Export the network of a spec with its outputs and its dynamic axes."""
-    spec = subject.spec
+    spec, network = subject.spec, subject.network
+    if isinstance(network, OnnxNetwork):
+        sizes = {each.name: each.shape[0] for each in output_tensors(spec, network)}
+        return take_onnx(network.content, spec, sizes)
     spans = open_axes(spec, spec.preprocessing.shift_axes) if spec.sizes else {}
-    network = OutputsNetwork(subject.preprocessed, spec.outputs, spec.answers).eval()
-    return export_graph(network, subject.samples.images[:2], spec.outputs, spans)
+    exported = OutputsNetwork(subject.preprocessed, spec.outputs, spec.answers).eval()
+    return export_graph(exported, subject.samples.images[:2], spec.outputs, spans)
 
 
 def open_axes(spec: ModelSpec, axes: tuple[int, int]) -> dict[int, Size]:
@@ -136,6 +144,8 @@ def reference_file(subject: Candidate) -> dict[str, bytes]:
         ExportError: torch.export cannot take it as a program.
     """
     spec, network = subject.spec, subject.network
+    if isinstance(network, OnnxNetwork):
+        return {artifact.ONNX_FILE: network.content}
     if spec.program is not None:
         return {artifact.PROGRAM_FILE: spec.program.read_bytes()}
     if ":" not in spec.architecture:
@@ -214,7 +224,7 @@ def describe(
         preprocessing=describe_preprocessing(spec),
         head=spec.answers,
         picture=spec.picture,
-        opset=OPSET,
+        opset=OPSET if spec.onnx is None else opset_of(onnx.load_from_string(derived.graph)),
         precision=spec.precision,
         recipe=derived.recipe,
         architecture=Architecture(name=spec.architecture, options=dict(spec.options)),
@@ -226,6 +236,7 @@ def describe(
             weights_sha256=weights_sha256(asked),
             built_with=package_versions(),
         ),
+        reference=artifact.PYTORCH if spec.onnx is None else artifact.NO_PYTORCH,
         files=digests,
     )
 

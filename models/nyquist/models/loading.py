@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from nyquist.models.checkpoints import load_checkpoint
 from nyquist.models.networks.architectures import create, create_from_module
+from nyquist.models.onnx_checks import check_onnx, read_onnx
+from nyquist.models.onnx_file import one_file
+from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import ended_by
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import read_program
@@ -39,11 +42,12 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     """
     torch.manual_seed(SEED)
     network = _fresh_network(spec)
+    notes = check_onnx(network, spec.input) if isinstance(network, OnnxNetwork) else ()
     _check_labels(spec, class_count(spec, network.eval()))
-    notes = _shared_labels(spec.labels)
+    notes += _shared_labels(spec.labels)
     if spec.weights is not None:
         notes += load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
-    elif spec.program is None:
+    elif spec.program is None and spec.onnx is None:
         pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
         settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
     left = [name for name, module in network.eval().named_modules() if module.training]
@@ -58,6 +62,8 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
 def _fresh_network(spec: ModelSpec) -> nn.Module:
     if spec.program is not None:
         return read_program(spec.program.read_bytes(), spec.program.name)
+    if spec.onnx is not None:
+        return read_onnx(one_file(spec.onnx), spec.onnx.name)
     build = create_from_module if ":" in spec.architecture else create
     network = build(spec.architecture, **spec.options)
     # channels_last would leave as shape arithmetic

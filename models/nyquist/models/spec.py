@@ -90,8 +90,9 @@ class ModelSpec:
     Attributes:
         name: as served.
         architecture: a name of models.list(), module:function, which returns an nn.Module, or the
-            name of the file of `program`.
+            name of the file of `program` or `onnx`.
         program: a file of torch.export.save, in place of an architecture; has its own weights.
+        onnx: an ONNX file, likewise; its reference is itself, there is none in PyTorch.
         options: of the architecture.
         weights: a checkpoint; None for seeded fresh weights, which only cost and speed are of.
         weights_sha256: what its bytes must have; empty for any.
@@ -139,6 +140,7 @@ class ModelSpec:
     values: Values = "logits"
     threshold: float = Head.threshold
     program: Path | None = None
+    onnx: Path | None = None
 
     def __post_init__(self) -> None:
         expected = "CHW" if self.datatype == "FP32" else "HWC"

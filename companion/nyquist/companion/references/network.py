@@ -10,12 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from nyquist.companion.references.onnx_file import load_onnx_file
 from nyquist.models.networks.architectures import create
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import read_program
 from nyquist.models.samples import Samples
 from nyquist.models.spec import Preprocessing
-from nyquist.server.artifact.manifest import PROGRAM_FILE, REFERENCE_FILE, SAMPLES_FILE, Manifest
+from nyquist.server.artifact.manifest import (
+    ONNX_FILE,
+    PROGRAM_FILE,
+    REFERENCE_FILE,
+    SAMPLES_FILE,
+    Manifest,
+)
 from nyquist.server.wire.errors import ArtifactError
 
 
@@ -24,10 +31,13 @@ class Reference:
 
     Args:
         network: takes a batch of served inputs, gives logits.
+        words: what computes them, as people are told.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network.eval()
+    words = "PyTorch"
+
+    def __init__(self, network: nn.Module, words: str = words) -> None:
+        self._network, self.words = network.eval(), words
 
     def predict(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the logits in eager PyTorch. (B, *input shape) -> (B, C)."""
@@ -42,7 +52,8 @@ def load_reference(folder: Path, manifest: Manifest) -> Reference:
     preprocessing = Preprocessing(
         described.layout, described.mean, described.scale, described.resize
     )
-    return Reference(PreprocessedNetwork(load_network(folder, manifest), preprocessing))
+    network = PreprocessedNetwork(load_network(folder, manifest), preprocessing)
+    return Reference(network, manifest.reference)
 
 
 def load_network(folder: Path, manifest: Manifest) -> nn.Module:
@@ -63,6 +74,8 @@ def load_network(folder: Path, manifest: Manifest) -> nn.Module:
             return read_program(content, f"{PROGRAM_FILE} of {manifest.name!r}")
         except ValueError as error:
             raise ArtifactError(str(error)) from error
+    if f"{manifest.version}/{ONNX_FILE}" in manifest.files:
+        return load_onnx_file(folder, manifest)
     if ":" in architecture.name:
         raise ArtifactError(
             f"{manifest.name!r} is of {architecture.name}, which is not imported here, and its "

@@ -7,17 +7,22 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from nyquist.companion.references.description import describe_apart
-from nyquist.companion.references.network import Reference, load_reference, load_samples
+from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.models.spec import Preprocessing
 from nyquist.server.artifact.layout import complete_versions, model_folders, read_config
-from nyquist.server.artifact.manifest import LABELS_FILE, Manifest, Tolerances, read_manifest
+from nyquist.server.artifact.manifest import (
+    LABELS_FILE,
+    Manifest,
+    Tolerances,
+    read_manifest,
+)
 from nyquist.server.wire.errors import ArtifactError, NyquistError
 from nyquist.server.wire.framing import Layout
 from nyquist.server.wire.head import CLASSES, Head
@@ -36,13 +41,24 @@ class Unverifiable(NyquistError):
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class Answers(Protocol):
+    """What served answers are held against."""
+
+    @property
+    def words(self) -> str:
+        """What computes them, as people are told."""
+
+    def predict(self, pictures: NDArray[Any], /) -> NDArray[Any]:
+        """Compute the answers. (B, *input shape) -> (B, C)."""
+
+
 @dataclass(frozen=True)
 class LoadedReference:
     """What is known of a version: its pictures, and what its answers to them are held against.
 
     Attributes:
         manifest: what it is; None where nothing but the server's answers is known.
-        reference: its network in PyTorch; None where there is no reference.
+        reference: that computes what it should answer; None where there is none.
         pictures: reference images, as the input wants them, (N, ...).
         labels: of its classes; empty where it has none.
         max_batch_size: pictures that a request may hold.
@@ -52,7 +68,7 @@ class LoadedReference:
     """
 
     manifest: Manifest | None
-    reference: Reference | None
+    reference: Answers | None
     pictures: NDArray[Any]
     labels: tuple[str, ...]
     max_batch_size: int

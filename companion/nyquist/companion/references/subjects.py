@@ -4,13 +4,52 @@ RemoteModel -> reference of that graph, or none of that name -> LoadedReference 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from nyquist.client.client import Client, RemoteModel
 from nyquist.client.told import Told
-from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, References
+from nyquist.companion.references.given import TOLERANCES
+from nyquist.companion.references.repository import (
+    BATCH_SIZES,
+    Answers,
+    LoadedReference,
+    References,
+    Unverifiable,
+)
 from nyquist.models.samples import photographs
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec
+
+
+@dataclass(frozen=True)
+class AsSent:
+    """A reference that somebody gave, asked for what the server is sent.
+
+    Attributes:
+        given: takes what the server takes.
+        remote: that says how pictures are sent.
+    """
+
+    given: Answers
+    remote: RemoteModel
+
+    @property
+    def words(self) -> str:
+        """What computes the answers, as people are told."""
+        return self.given.words
+
+    def predict(self, pictures: NDArray[Any]) -> NDArray[Any]:
+        """Compute the answers. (B, ...) -> (B, C). Raises Unverifiable if it does not take them."""
+        sent = self.remote.normalised(pictures)
+        try:
+            return self.given.predict(sent)
+        except Exception as error:  # of pictures that do not fit, PyTorch and onnxruntime raise any
+            reason = str(error).strip().partition("\n")[0]
+            raise Unverifiable(
+                f"the reference does not take {self.remote.datatype} {sent.shape}: {reason}"
+            ) from error
 
 
 class Subjects:
@@ -24,6 +63,10 @@ class Subjects:
         references: of its models.
         told: of a model whose server does not say it.
         models: that are looked at; none for those of the references.
+        given: reference of the one model, in place of the repository's.
+
+    Raises:
+        ValueError: there is a reference, but not one model.
     """
 
     def __init__(
@@ -32,9 +75,14 @@ class Subjects:
         references: References,
         told: Told | None = None,
         models: Sequence[str] = (),
+        given: Answers | None = None,
     ) -> None:
+        if given and len(models) != 1:
+            raise ValueError(
+                f"--reference is of one model: name it with --model, got {len(models)} of them"
+            )
         self.client, self.references = client, references
-        self._told, self._models = told or Told(), models
+        self._told, self._models, self._given = told or Told(), models, given
 
     def names(self) -> Sequence[str]:
         """Return the models that are looked at. Raises ArtifactError if there is no repository."""
@@ -70,7 +118,7 @@ class Subjects:
 
     def _referenced(self) -> Sequence[str]:
         """Return the models with references; with models that are named, none need have one."""
-        if self._models and not self.references.exist():
+        if self._given or (self._models and not self.references.exist()):
             return ()
         return self.references.names()
 
@@ -85,7 +133,7 @@ class Subjects:
         )
         return LoadedReference(
             manifest=None,
-            reference=None,
+            reference=AsSent(self._given, remote) if self._given else None,
             pictures=pictures,
             labels=(),
             max_batch_size=remote.max_batch_size or BATCH_SIZES[-1],
@@ -97,7 +145,7 @@ class Subjects:
                 most=most,
             ),
             layout=layout,
-            tolerances=None,
+            tolerances=TOLERANCES if self._given else None,
         )
 
 

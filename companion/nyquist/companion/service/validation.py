@@ -51,7 +51,7 @@ class Paths:
         return self.client.infer(self.remote, pictures)
 
     def reference(self, pictures: NDArray[Any]) -> NDArray[Any]:
-        """Ask PyTorch. (B, ...) -> (B, C). Raises Unverifiable if there is no reference."""
+        """Ask the reference. (B, ...) -> (B, C). Raises Unverifiable if there is no reference."""
         if self.known.reference is None:
             raise Unverifiable(f"no reference of {self.remote.name!r}")
         return self.known.reference.predict(pictures)
@@ -69,6 +69,7 @@ class Paths:
             sha256=self.remote.sha256,
             execution_provider=self.remote.provider,
             no_reference=self.known.reference is None,
+            reference=self.known.reference.words if self.known.reference else "",
         )
 
     def pictures(self, subject: pb.Subject) -> NDArray[Any]:

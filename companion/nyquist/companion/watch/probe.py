@@ -19,6 +19,7 @@ from nyquist.client.client import RemoteModel
 from nyquist.companion.measures.parity import Parity, Predict, compare
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.measures.tolerances import consistency_misses, parity_misses
+from nyquist.companion.references.network import Reference
 from nyquist.companion.references.repository import LoadedReference, Unverifiable
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.watch.metrics import Metrics
@@ -239,7 +240,11 @@ class Prober:
             self._unverifiable(remote, str(error))
             return
         while not self._stopped.is_set():
-            compared = self._compare(subject)
+            try:
+                compared = self._compare(subject)
+            except Unverifiable as error:  # the reference does not take what the server does
+                self._unverifiable(remote, str(error))
+                return
             if self._client.describe(remote.name, remote.version).sha256 != remote.sha256:
                 return  # reloaded meanwhile: these answers are of neither graph
             self._judge(subject, compared)
@@ -396,15 +401,18 @@ def key_of(remote: RemoteModel) -> Key:
 
 
 def reason_of(subject: ProbedModel, parity: Parity | None) -> str:
-    """Say in words which tolerances a version misses; nothing if it misses none."""
+    """Say which tolerances a version misses, and what it is held against if not PyTorch."""
     allowed = subject.known.tolerances
     if parity is None or allowed is None:
         return NO_REFERENCE
     circular = subject.consistency.get(CIRCULAR)
-    misses = [*parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)]
+    said = [*parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)]
     if circular:
-        misses += consistency_misses(circular.share, allowed.consistency)
-    return "; ".join(misses)
+        said += consistency_misses(circular.share, allowed.consistency)
+    reference = subject.known.reference
+    if reference and reference.words != Reference.words:
+        said.append(f"held against an {reference.words}")
+    return "; ".join(said)
 
 
 def _timed(predict: Predict, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:

@@ -39,13 +39,13 @@ class Exported:
 
     Attributes:
         graph: the ONNX file.
-        trace: of the network, with the names of modules.
+        trace: of the network, with the names of modules; None for a file of another exporter.
         debug: the same graph before it was stripped: names of modules, source lines, paths.
         costs: what it does that takes time and is not wrong, a sentence each.
     """
 
     graph: bytes
-    trace: Trace
+    trace: Trace | None
     debug: bytes
     costs: tuple[str, ...] = ()
 

@@ -27,7 +27,7 @@ def command_of(spec: ModelSpec) -> tuple[str, ...]:
     known = zoo_specs().get(name)
     if known is not None and relaxed(known, spec.precision) == spec:
         return ("--only", name, *precision)
-    source = "--arch" if spec.program is None else "--program"
+    source = "--program" if spec.program else "--onnx" if spec.onnx else "--arch"
     return (source, spec.architecture, "--name", name, *_own_arguments(spec), *precision)
 
 

@@ -2,7 +2,7 @@
 
 --only NAME --precision P      models of the zoo
 --config FILE --only NAME      models of a file
---arch A --name N --input S    a model of your own; --program FILE in place of --arch
+--arch A --name N --input S    a model of your own; --program or --onnx FILE in place of --arch
 """
 
 import json
@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     own = parser.add_argument_group(
         "a model of your own",
-        "needs --arch or --program, --name and --input; docs/export.md has examples",
+        "needs --arch, --program or --onnx, --name and --input; docs/export.md has examples",
     )
     own.add_argument(
         "--arch", metavar="NAME", help=f"{', '.join(ARCHITECTURES)}, or module:function"
@@ -51,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     own.add_argument(
         "--program", metavar="FILE", help="a network saved by torch.export.save, in place of --arch"
     )
+    own.add_argument("--onnx", metavar="FILE", help="an ONNX file, in place of --arch")
     own.add_argument("--name", help="as it will be served")
     own.add_argument("--input", metavar="CxHxW", help="of the network, such as 3x224x224")
     own.add_argument(
@@ -145,9 +146,9 @@ def specs_from_arguments(options: Namespace) -> list[ModelSpec]:
 
         _refuse(given, "--config has models of its own; write this into the file")
         return _only(read_recipes(options.config), options.only)
-    if not given.keys() & {"arch", "program"}:
+    if not given.keys() & {"arch", "program", "onnx"}:
         precision = given.pop("precision", "fp32")
-        _refuse(given, "describes a model of your own; give --arch or --program too")
+        _refuse(given, "describes a model of your own; give --arch, --program or --onnx too")
         chosen = _only(list(zoo_specs().values()), options.only)
         return with_precisions(chosen, _precisions(precision))
     if options.only:

@@ -230,8 +230,9 @@ class Recipe(BaseModel):
 
     Attributes:
         name: as served; of a family, what its kind of downsampling is appended to.
-        arch: of ARCHITECTURES, or module:function; empty for a program.
+        arch: of ARCHITECTURES, or module:function; empty for a program or an ONNX file.
         program: a file of torch.export.save, in place of an architecture.
+        onnx: an ONNX file, likewise.
         downsampling: one kind, or several: a model for each.
         options: others of the architecture.
         weights: a checkpoint; `{downsampling}` in it is the kind. None: seeded fresh ones.
@@ -261,6 +262,7 @@ class Recipe(BaseModel):
     name: Annotated[str, BeforeValidator(_text), AfterValidator(_plain_name)]
     arch: Annotated[str, AfterValidator(_architecture)] = ""
     program: str | None = None
+    onnx: str | None = None
     downsampling: Annotated[tuple[Kind, ...], Many] = ()
     taps: int | None = None
     options: dict[str, Annotated[Any, AfterValidator(_option)]] = {}
@@ -367,9 +369,11 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
 
 def _source_contradictions(recipe: Recipe) -> Iterator[Problem]:
     """Yield what is wrong between an architecture and a program."""
-    if not recipe.arch and recipe.program is None:
-        yield Problem(("arch",), "is missing; or give program, a file of torch.export.save")
-    if recipe.program is None:
+    kind, noun = ("program", "a program") if recipe.onnx is None else ("onnx", "an ONNX file")
+    if getattr(recipe, kind) is None:
+        if not recipe.arch:
+            message = "is missing; or give program, a file of torch.export.save, or onnx"
+            yield Problem(("arch",), message)
         return
     settled = {
         "arch": recipe.arch,
@@ -380,12 +384,34 @@ def _source_contradictions(recipe: Recipe) -> Iterator[Problem]:
     }
     for field, value in settled.items():
         if value:
-            yield Problem((field,), "a program is a whole network; leave it out", ("program",))
+            yield Problem((field,), f"{noun} is a whole network; leave it out", (kind,))
+    if recipe.onnx is not None:
+        yield from _onnx_contradictions(recipe)
+
+
+def _onnx_contradictions(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what is not done to an ONNX file."""
+    unfit = {
+        "program": recipe.program is not None,
+        "sizes": bool(recipe.sizes),
+        "resize": recipe.resize,
+        "outputs": "features" in recipe.outputs,
+        "precision": recipe.precision != ("fp32",),
+    }
+    for field, given in unfit.items():
+        if given:
+            message = (
+                "is not offered for an ONNX file, which keeps its sizes, its float32 and its one "
+                "output (probabilities can be added)"
+            )
+            yield Problem((field,), message, ("onnx",))
 
 
 def _file_problems(recipe: Recipe, base: Path) -> Iterator[Problem]:
     for kind in recipe.downsampling or (None,):
-        files = {"weights": recipe.weights, "labels": recipe.labels, "program": recipe.program}
+        files = {
+            field: getattr(recipe, field) for field in ("weights", "labels", "program", "onnx")
+        }
         for field, path in files.items():
             message = "" if path is None else _file_problem(_in_family(path, kind, base))
             if message:
@@ -491,8 +517,9 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
         [
             ModelSpec(
                 name=f"{recipe.name}_{kind}" if many else recipe.name,
-                architecture=recipe.arch or Path(recipe.program or "").name,
+                architecture=recipe.arch or Path(recipe.program or recipe.onnx or "").name,
                 program=None if recipe.program is None else base / recipe.program,
+                onnx=None if recipe.onnx is None else base / recipe.onnx,
                 options=_options(recipe, kind, labels),
                 weights=None if recipe.weights is None else _in_family(recipe.weights, kind, base),
                 weights_sha256=recipe.weights_sha256,

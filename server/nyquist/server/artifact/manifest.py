@@ -31,9 +31,11 @@ REFERENCE_FILE = "reference.safetensors"
 """The weights of a network of ours."""
 PROGRAM_FILE = "reference.pt2"
 """Anyone else's network, whole: a file of torch.export.save."""
+ONNX_FILE = "reference.onnx"
+"""An ONNX file as it came, its weights inside: its own reference, there is none in PyTorch."""
 SAMPLES_FILE = "samples.safetensors"
 DEBUG_FILE = "debug.onnx"
-BESIDE_A_GRAPH = (LABELS_FILE, REFERENCE_FILE, PROGRAM_FILE, SAMPLES_FILE)
+BESIDE_A_GRAPH = (LABELS_FILE, REFERENCE_FILE, PROGRAM_FILE, ONNX_FILE, SAMPLES_FILE)
 """What the version of an artifact has, and a graph that was put there by hand has not."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -74,7 +76,7 @@ class Architecture(_Frozen):
 
     Attributes:
         name: for `nyquist.models.networks.architectures.create`; or where anyone else's came
-            from, a module:function or the name of a file, of which the artifact has the program.
+            from, a module:function or the name of a file, which the artifact has whole.
         options: of that call.
     """
 
@@ -166,6 +168,10 @@ class Origin(_Frozen):
     built_with: dict[str, str]
 
 
+PYTORCH = "PyTorch"
+NO_PYTORCH = "ONNX file as it came, run without optimisation: no PyTorch reference"
+
+
 class Manifest(_Frozen):
     """One version of one model.
 
@@ -179,6 +185,8 @@ class Manifest(_Frozen):
             that are older than this field get what servers did then.
         precision: of the graph's arithmetic.
         recipe: which layers an int8 graph quantises; empty for other precisions.
+        reference: what its answers are held against: PYTORCH or NO_PYTORCH. Where there is none,
+            the figures and tolerances "of PyTorch" are those of that file.
         files: sha256 of every other file of the artifact, by path below the model's folder. Those
             in the folder of the version never change; config.pbtxt is the operator's to edit.
     """
@@ -198,6 +206,7 @@ class Manifest(_Frozen):
     tolerances: Tolerances
     figures: Figures
     origin: Origin
+    reference: str = PYTORCH
     files: dict[Annotated[str, AfterValidator(_plain_path)], str]
 
     @property

@@ -25,6 +25,10 @@ _PORT = re.compile(r":[0-9]{1,5}$")
 _OF_GRPC = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|vsock):")
 """Targets as gRPC itself writes them, which need no port."""
 
+_NO_GRPC = (
+    "what listens there does not speak gRPC; metrics and pages have ports of their own, gRPC "
+    "usually 8001"
+)
 _CLOSED = (
     "if the server has TLS, name its authority with --ca; if it asks callers for a certificate, "
     "one of an authority that it knows with --client-certificate and --client-key"
@@ -113,8 +117,6 @@ class Connection:
         line = f"{self.target}: {code.name}" + (f": {details}" if details else "")
         if code is grpc.StatusCode.UNAUTHENTICATED:
             return f"{line}; {self._on_the_token()}"
-        if code is not grpc.StatusCode.UNAVAILABLE:
-            return line
         advice = next((told for sign, told in self._advice() if sign in details), "")
         return f"{self.target}: {code.name}: {advice}" if advice else line
 
@@ -150,11 +152,8 @@ class Connection:
                 f"nobody listens there; is a server running at {self.target}? Start one with "
                 "nyquist serve",
             ),
-            (
-                "parsing HTTP/2",
-                "what listens there does not speak gRPC; metrics and pages have ports of their "
-                "own, gRPC usually 8001",
-            ),
+            ("parsing HTTP/2", _NO_GRPC),
+            ("http2 header with status: 4", _NO_GRPC),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
             ("Unwrap failed", f"the server closed the connection; {_CLOSED}"),
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),

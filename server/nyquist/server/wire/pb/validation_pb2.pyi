@@ -27,18 +27,20 @@ class Pictures(_message.Message):
     def __init__(self, datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., raw: _Optional[bytes] = ...) -> None: ...
 
 class Graph(_message.Message):
-    __slots__ = ("model_name", "model_version", "sha256", "execution_provider", "no_reference")
+    __slots__ = ("model_name", "model_version", "sha256", "execution_provider", "no_reference", "reference")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
     NO_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     sha256: str
     execution_provider: str
     no_reference: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., no_reference: _Optional[bool] = ...) -> None: ...
+    reference: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., no_reference: _Optional[bool] = ..., reference: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("done", "total")

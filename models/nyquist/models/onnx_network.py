@@ -1,0 +1,53 @@
+"""An ONNX file as a network that is its own reference: there is none in PyTorch. Needs no onnx."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in nyquist.server.runtime.engine
+import onnxruntime as ort
+
+
+class OnnxNetwork(nn.Module):
+    """A file that takes float32 (B, C, H, W) and gives logits, as onnxruntime runs it unoptimised.
+
+    One thread and one operator after the other leave nothing to the runtime but what the file says.
+
+    Args:
+        content: of the file, weights inside.
+        name: for messages.
+
+    Raises:
+        ValueError: onnxruntime does not run it, in its own words.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__()
+        self.content, self.name = content, name
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4  # what fails is raised
+        try:
+            self._session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's classes share no other base
+            raise ValueError(f"onnxruntime does not run {name}: {first_line(error)}") from error
+        self.input = self._session.get_inputs()[0].name
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "OnnxNetwork":
+        """Refuse: who copies a network looks into its modules. Raises ValueError."""
+        raise ValueError(f"{self.name} has no modules to look into")
+
+    def forward(self, image: Tensor) -> Tensor:
+        try:
+            (logits,) = self._session.run(None, {self.input: image.numpy()})
+        except Exception as error:  # likewise
+            raise RuntimeError(first_line(error)) from error
+        return torch.from_numpy(logits)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
