@@ -1,5 +1,5 @@
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nyquist.models.analysis.cost import cost, halving_blocks
 from nyquist.models.layers.blur import BlurPool2d
@@ -61,3 +61,20 @@ def test_a_shared_parameter_is_counted_once_and_the_network_stays_where_it_was()
 
     assert cost(network, (1, 1, 4)).parameters == 20
     assert next(network.parameters()).device == torch.device("cpu")
+
+
+class Counting(nn.Module):
+    """Makes a tensor of its own, whose device a program writes down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + torch.arange(4, device=x.device)
+
+
+def test_a_program_costs_what_its_network_does() -> None:
+    picture = torch.zeros(1, 1, 4, 4)
+    program = torch.export.export(Counting().eval(), (picture,)).module()
+    assert cost(nn.Sequential(program), (1, 4, 4)).multiply_adds == 2 * 9 * 16

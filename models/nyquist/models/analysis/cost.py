@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nyquist.models.analysis.module_graph import evaluating
@@ -52,7 +52,10 @@ class Cost:
 
 
 def cost(network: nn.Module, picture_shape: tuple[int, int, int]) -> Cost:
-    """Count what a network costs for one picture, on the meta device.
+    """Count what a network costs for one picture.
+
+    It is counted on the meta device, which computes nothing. A program runs where it was exported:
+    its nodes may name that device.
 
     Args:
         network: takes (1, C, H, W); is not changed. A parameter that two modules share is counted
@@ -61,10 +64,13 @@ def cost(network: nn.Module, picture_shape: tuple[int, int, int]) -> Cost:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of copying a program of its own
-        network = copy.deepcopy(network).to("meta")
+        network = copy.deepcopy(network)
+    exported = any(isinstance(module, fx.GraphModule) for module in network.modules())
+    device = "cpu" if exported else "meta"
+    network.to(device)
     counter = FlopCounterMode(display=False)
     with evaluating(network), torch.no_grad(), counter:
-        network(torch.zeros(1, *picture_shape, device="meta"))
+        network(torch.zeros(1, *picture_shape, device=device))
     prefix = type(network).__name__
     totals = {  # a module's own figure and those of its children
         name.removeprefix(prefix).removeprefix("."): sum(operators.values()) // 2
