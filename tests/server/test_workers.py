@@ -2,6 +2,8 @@ import os
 import re
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -142,8 +144,27 @@ def test_a_load_or_unload_is_heard_by_all_and_by_who_comes_later(server: Running
         assert not any(map(serves, found))
         found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=MODEL))
         assert all(map(serves, found))
+        assert scraped(server, names.TRITON_SUCCESS) == 0, "what was unloaded is not counted on"
         with pytest.raises(grpc.RpcError, match="failed to load 'absent'"):
             found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="absent"))
+
+
+def test_ctrl_c_while_workers_start_ends_them_without_a_word(repository: Path) -> None:
+    command = [sys.executable, "-m", "nyquist.server", "--repository", str(repository)]
+    options = ["--workers", "2", "--port", "0", "--metrics-port", "0"]
+    starting = subprocess.Popen(
+        command + options, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    children = Path(f"/proc/{starting.pid}/task/{starting.pid}/children")
+    while not any(
+        b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in children.read_text().split()
+    ):
+        assert starting.poll() is None
+    os.killpg(starting.pid, signal.SIGINT)
+    _, log = starting.communicate(timeout=PATIENCE_S)
+    assert "Traceback" not in log
+    assert starting.returncode == 0, log
 
 
 def test_no_worker_outlives_a_supervisor_that_is_killed(server: RunningServer) -> None:

@@ -83,10 +83,14 @@ def serve_as_worker(
 def _follow(parent: int) -> None:
     """Hear no Ctrl-C but from the parent, and be told when it dies.
 
+    What came of it until now is dropped: the parent ends a process that only starts.
+
     Args:
         parent: its process id; if it has died already, this process ends at once.
     """
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the loop hears it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ORPHANED)
     if os.getppid() != parent:
         os.kill(os.getpid(), ORPHANED)

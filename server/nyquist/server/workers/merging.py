@@ -3,7 +3,7 @@
 counts and times are added, states and gauges of one thing are not
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
@@ -105,6 +105,32 @@ def what_stays(scrape: Iterable[Metric]) -> list[Metric]:
         if family.type in ("counter", "histogram", "unknown")
         and family.name != names.TRITON_PENDING
     ]
+
+
+def models_of(scrape: Iterable[Metric]) -> set[tuple[str, str]]:
+    """Return the versions of models that have series, by name and version."""
+    return {
+        (sample.labels["model"], sample.labels["version"])
+        for family in scrape
+        for sample in family.samples
+        if {"model", "version"} <= sample.labels.keys()
+    }
+
+
+def of_models(scrape: Iterable[Metric], wanted: Callable[[tuple[str, str]], bool]) -> list[Metric]:
+    """Return a scrape without the series of versions that are not wanted."""
+    kept = []
+    for family in scrape:
+        one = Metric(family.name, family.documentation, family.type)
+        one.samples = [
+            sample
+            for sample in family.samples
+            if "version" not in sample.labels
+            or "model" not in sample.labels
+            or wanted((sample.labels["model"], sample.labels["version"]))
+        ]
+        kept.append(one)
+    return kept
 
 
 def lacking(readiness: Iterable[Mapping[str, bool]]) -> set[str]:

@@ -14,9 +14,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -25,11 +27,18 @@ from nyquist.server.front.http_listener import open_socket
 from nyquist.server.front.lifecycle import stop_signal
 from nyquist.server.telemetry import names
 from nyquist.server.telemetry.listener import metrics_listener
-from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.errors import NyquistError, StartError
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.workers.channel import Channel
 from nyquist.server.workers.fleet import CHANGES, METRICS
-from nyquist.server.workers.merging import lacking, merged_metrics, what_stays
+from nyquist.server.workers.journal import Journal
+from nyquist.server.workers.merging import (
+    lacking,
+    merged_metrics,
+    models_of,
+    of_models,
+    what_stays,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +81,7 @@ class Supervisor(Collector):
         self._work, self._count = work, count
         self._address, self._metrics_address = address, metrics_address
         self._workers: dict[int, _Worker] = {}
-        self._journal: dict[tuple[str, object], bytes] = {}
+        self._journal = Journal()
         self._changing = asyncio.Lock()
         self._asked = 0
         self._stopping = False
@@ -143,6 +152,8 @@ class Supervisor(Collector):
         for worker, answer in zip(members, answers, strict=True):
             if answer is not None:
                 worker.scrape = answer
+        served = set().union(*(models_of(worker.scrape) for worker in members))
+        self._past = of_models(self._past, served.__contains__)
         return merged_metrics([self._past, *(worker.scrape for worker in members)])
 
     def _ready(self) -> bool:
@@ -192,7 +203,11 @@ class Supervisor(Collector):
         process = multiprocessing.get_context("spawn").Process(
             target=self._work, args=(listening, theirs, number), name=f"worker {number}"
         )
+        # Ctrl-C comes to it too until it has a group of its own, and it would say so at length.
+        resource_tracker.ensure_running()  # whose start would let the signal through again
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
         worker = self._workers[number] = _Worker(number, process, Channel(ours))
         self._tell_lacking()
@@ -212,7 +227,10 @@ class Supervisor(Collector):
         self._tell_lacking()
 
     async def _listen(self, worker: _Worker) -> None:
-        await worker.channel.open()
+        try:
+            await worker.channel.open()
+        except OSError:  # it has ended already
+            return
         while (message := await worker.channel.receive()) is not None:
             kind, *rest = message
             if kind == "loaded":
@@ -233,8 +251,13 @@ class Supervisor(Collector):
     async def _catch_up(self, worker: _Worker) -> None:
         """Let a worker do what the others were told since they started; then it is one of them."""
         async with self._changing:
-            for (name, _), body in list(self._journal.items()):
-                await self._ask(worker, name, body, within_s=None)
+            for name, request in self._journal:
+                body = request.SerializeToString()
+                answer = await self._ask(worker, name, body, within_s=None)
+                if isinstance(answer, NyquistError):
+                    logger.warning(
+                        "worker %d could not catch up on %s: %s", worker.number, name, answer
+                    )
             worker.member.set()
             worker.channel.send("member")
             self._tell_lacking()
@@ -258,16 +281,17 @@ class Supervisor(Collector):
         return [(worker.number, answer) for worker, answer in pairs if answer is not None]
 
     def _note(self, name: str, body: bytes) -> None:
-        """Remember what a worker that starts later has to do; of a model the last change alone."""
-        key: tuple[str, object] = (name, body)
-        if name.startswith("RepositoryModel"):
-            request = pb.RepositoryModelLoadRequest.FromString(body)  # unload's fields are the same
-            key = ("", request.model_name or request.repository_name)
-            for former in [one for one in self._journal if one[1] == key[1]]:
-                del self._journal[former]
-            key = (name, key[1])
-        self._journal.pop(key, None)
-        self._journal[key] = body
+        request: Message = getattr(pb, f"{name}Request").FromString(body)
+        self._journal.note(name, request)
+        if isinstance(request, pb.RepositoryModelUnloadRequest):
+            gone = request.model_name or request.repository_name
+            self._keep_series(lambda model: model[0] != gone)
+
+    def _keep_series(self, wanted: Callable[[tuple[str, str]], bool]) -> None:
+        """Forget what ended workers counted, and others at their last scrape, of other models."""
+        self._past = of_models(self._past, wanted)
+        for worker in self._workers.values():
+            worker.scrape = of_models(worker.scrape, wanted)
 
     async def _ask(
         self, worker: _Worker, name: str, body: bytes, within_s: float | None = SCRAPE_S
@@ -293,10 +317,12 @@ class Supervisor(Collector):
             worker.channel.send("lacking", missing)
 
     async def _end(self, received: signal.Signals) -> None:
-        """Pass the signal on, and wait until every worker has ended."""
+        """Pass the signal on, and wait until every worker has ended; who starts has no calls."""
         self._stopping = True
         for worker in self._workers.values():
-            if worker.process.is_alive():
+            if not worker.member.is_set():
+                worker.process.kill()
+            elif worker.process.is_alive():
                 os.kill(worker.process.pid or 0, received)
         for worker in self._workers.values():
             await worker.ended.wait()
