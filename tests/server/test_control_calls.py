@@ -317,10 +317,12 @@ def test_log_settings_take_effect(own: Stub, own_server: RunningServer) -> None:
     unload(own)
     assert choose(log_info=True, log_format="ISO8601")["log_format"] == "ISO8601"
     load(own)
+    assert choose(log_verbose_level=1)["log_verbose_level"] == 1
     own_server.process.terminate()
     assert own_server.process.wait(timeout=60) == 0
     own_server.reader.join()
     log = "".join(own_server.log)
+    assert " DEBUG call ended\n" in log
     assert f"unloaded {NAME}" not in log
     (loaded,) = [line for line in own_server.log if f"loaded {NAME} version 1" in line][1:]
     assert loaded[10] == "T"

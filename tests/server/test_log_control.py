@@ -46,7 +46,7 @@ def test_each_level_is_switched_by_itself(
     lines: Lines, chosen: dict[str, bool | int], passing: str
 ) -> None:
     logger, written = lines
-    control = LogControl(logger)
+    control = LogControl(logger, logger.handlers)
     control.update(settings(**chosen))
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
         logger.log(level, "x")
@@ -56,6 +56,6 @@ def test_each_level_is_switched_by_itself(
 def test_the_settings_start_as_the_logger_is(lines: Lines) -> None:
     logger, _ = lines
     logger.setLevel(logging.WARNING)
-    told = LogControl(logger).message().settings
+    told = LogControl(logger, logger.handlers).message().settings
     assert not told["log_info"].bool_param
     assert told["log_warning"].bool_param

@@ -105,7 +105,7 @@ class Server:
         traced = settings.tracing_endpoint is not None
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
         self._trace: Callable[[Call, str], None] | None = None
-        logs = LogControl(logging.getLogger())
+        logs = LogControl(logging.getLogger("nyquist"), logging.getLogger().handlers)
         control = ControlCalls(
             self._registry,
             logs,

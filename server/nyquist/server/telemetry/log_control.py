@@ -5,7 +5,7 @@ request -> checked whole -> filter and format of the handlers -> what now holds
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nyquist.server.wire.errors import InvalidRequest, NotServed
@@ -59,16 +59,17 @@ class _Iso8601(logging.Formatter):
 
 
 class LogControl:
-    """Steers the handlers of one logger, those of the whole process by default.
+    """Steers what is written.
 
     Args:
-        root: whose handlers and level are steered.
+        logger: whose level is chosen.
+        handlers: that write its lines, and maybe those of others.
     """
 
-    def __init__(self, root: logging.Logger) -> None:
-        self._root = root
-        self._formatters = {handler: handler.formatter for handler in root.handlers}
-        level = root.getEffectiveLevel()
+    def __init__(self, logger: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
+        self._logger = logger
+        self._formatters = {handler: handler.formatter for handler in handlers}
+        level = logger.getEffectiveLevel()
         self._choice = LogChoice(
             log_info=level <= logging.INFO,
             log_warning=level <= logging.WARNING,
@@ -99,7 +100,7 @@ class LogControl:
     def _apply(self, choice: LogChoice) -> None:
         levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
         least = next((level for level in levels if choice.passes(level)), logging.CRITICAL + 1)
-        self._root.setLevel(least)
+        self._logger.setLevel(least)
         for handler, own in self._formatters.items():
             for former in [one for one in handler.filters if isinstance(one, _Chosen)]:
                 handler.removeFilter(former)
