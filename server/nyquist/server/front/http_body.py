@@ -6,8 +6,7 @@ declared length -> a place among the bodies -> chunks as they come -> whole -> u
 import asyncio
 
 from nyquist.server.front.bodies import Bodies
-from nyquist.server.front.grpc_wire import unpacked
-from nyquist.server.front.message_reader import Receive, raise_if_ended
+from nyquist.server.front.message_reader import Receive, inflated, raise_if_ended
 from nyquist.server.wire.errors import InvalidRequest, TooLarge
 
 LONGEST_LENGTH = 18
@@ -58,7 +57,7 @@ async def read_body(
         bodies.finish(body)
     whole = parts[0] if len(parts) == 1 else b"".join(parts)
     encoding = headers.get(b"content-encoding", b"identity")
-    return whole if encoding == b"identity" else unpacked(whole, encoding, max_bytes)
+    return whole if encoding == b"identity" else await inflated(whole, encoding, max_bytes)
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:

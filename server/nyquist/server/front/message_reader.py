@@ -142,7 +142,7 @@ class MessageReader:
             return whole
         if self._call.encoding == b"identity":
             raise InvalidRequest("a compressed message needs a grpc-encoding that says how")
-        return await _inflated(whole, self._call.encoding, self._max_bytes)
+        return await inflated(whole, self._call.encoding, self._max_bytes)
 
     async def _whole(self, body: Body, size: int) -> bytes | None:
         """Return a message of this size; None if the caller goes before it has come."""
@@ -167,7 +167,7 @@ class MessageReader:
         return message
 
 
-async def _inflated(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
+async def inflated(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
     """Undo the compression of a message, of a long one in a thread: zlib lets others run."""
     if len(message) <= INFLATED_HERE:
         return unpacked(message, encoding, max_bytes)

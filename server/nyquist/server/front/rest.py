@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import grpc
 from pydantic_core import to_json
 
-from nyquist.server.front.access import ACCESS, Access
 from nyquist.server.front.bodies import Bodies, BodyLimits
 from nyquist.server.front.calls import OWN_DEADLINE, Calls
 from nyquist.server.front.grpc_wire import Metadata
@@ -31,11 +30,6 @@ CODES: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """Triton's, and those of HTTP for what Triton has none for; 500 for the rest."""
-
-LARGE = frozenset(
-    {OWN_DEADLINE} | {path for path, access in ACCESS.items() if access is Access.REPOSITORY}
-)
-"""Calls whose bodies may be larger than the small ones."""
 
 
 class Rest:
@@ -87,13 +81,14 @@ class Rest:
         headers = scope["headers"]
         handler: Any = self._calls.handler(endpoint.call, Metadata(headers), context.peer_address)
         if sum(map(len, chain.from_iterable(headers))) > self._max_metadata_bytes:
-            large = TooLarge(f"the headers are larger than {self._max_metadata_bytes} bytes")
-            return await self._refuse(endpoint.call, large, context)
+            long = TooLarge(f"the headers are larger than {self._max_metadata_bytes} bytes")
+            return await self._refuse(endpoint.call, long, context)
         if handler.unary_unary is None and handler.stream_unary is not None:
             await handler.stream_unary(None, context)  # refuses, before anything is read
         fields = dict(headers)
         limits = self._limits
-        most = limits.message_bytes if endpoint.call in LARGE else limits.small_bytes
+        large = endpoint.call == OWN_DEADLINE
+        most = limits.message_bytes if large else limits.small_bytes
         try:
             body = await read_body(receive, fields, self._bodies, context.peer_address, most)
             asked = Request.of(match, scope["query_string"], fields, body)

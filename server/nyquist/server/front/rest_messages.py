@@ -49,42 +49,6 @@ def _one(field: Any, value: Any) -> Any:  # noqa: ANN401 - a descriptor; whateve
     return value
 
 
-def _parameters(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a request to load or unload.
-
-    Raises:
-        InvalidRequest: they are no object.
-    """
-    parameters = asked.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise InvalidRequest("parameters is an object of names and values")
-    return parameters
-
-
-def load_request(name: str, asked: Mapping[str, Any]) -> pb.RepositoryModelLoadRequest:
-    """Return what loads a model.
-
-    Raises:
-        InvalidRequest: a parameter is of no kind that there is.
-    """
-    request = pb.RepositoryModelLoadRequest(model_name=name)
-    for key, value in _parameters(asked).items():
-        set_parameter(request.parameters[key], key, value)
-    return request
-
-
-def unload_request(name: str, asked: Mapping[str, Any]) -> pb.RepositoryModelUnloadRequest:
-    """Return what unloads a model.
-
-    Raises:
-        InvalidRequest: a parameter is of no kind that there is.
-    """
-    request = pb.RepositoryModelUnloadRequest(model_name=name)
-    for key, value in _parameters(asked).items():
-        set_parameter(request.parameters[key], key, value)
-    return request
-
-
 def trace_request(name: str, asked: Mapping[str, Any]) -> pb.TraceSettingRequest:
     """Return what changes settings of the trace; null takes one back.
 

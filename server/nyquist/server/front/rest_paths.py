@@ -20,15 +20,14 @@ from nyquist.server.front.grpc_wire import Header
 from nyquist.server.front.openapi import openapi
 from nyquist.server.front.rest_messages import (
     as_json,
-    load_request,
     log_request,
     trace_answer,
     trace_request,
-    unload_request,
 )
 from nyquist.server.front.rest_tensors import (
     AnswerStyle,
     InferRequests,
+    fill_parameters,
     json_size,
     read_object,
     write_answer,
@@ -133,6 +132,15 @@ def _of_model(message: Any) -> Callable[[Request], Any]:  # noqa: ANN401 - a mes
     return lambda asked: message(name=asked.name, version=asked.version)
 
 
+def _change(message: Any) -> Callable[[Request], Any]:  # noqa: ANN401 - a message's class
+    def make(asked: Request) -> Any:  # noqa: ANN401 - of that class
+        request = message(model_name=asked.name)
+        fill_parameters(request, read_object(asked.body))
+        return request
+
+    return make
+
+
 def _index(asked: Request) -> pb.RepositoryIndexRequest:
     ready = read_object(asked.body).get("ready", False)
     if not isinstance(ready, bool):
@@ -172,11 +180,11 @@ _CONTROL: tuple[tuple[str, dict[str, Endpoint]], ...] = (
                           lambda response: _in_json([as_json(one) for one in response.models]))}),
     ("/v2/repository/models/(?P<name>[^/]+)/load", {
         "POST": _endpoint("RepositoryModelLoad",
-                          lambda asked: load_request(asked.name, read_object(asked.body)),
+                          _change(pb.RepositoryModelLoadRequest),
                           _empty)}),
     ("/v2/repository/models/(?P<name>[^/]+)/unload", {
         "POST": _endpoint("RepositoryModelUnload",
-                          lambda asked: unload_request(asked.name, read_object(asked.body)),
+                          _change(pb.RepositoryModelUnloadRequest),
                           _empty)}),
     *((f"/v2/{kind.lower()}sharedmemory(?:/region/[^/]+)?/{verb.lower()}",
        dict.fromkeys(("GET", "POST"),

@@ -204,17 +204,17 @@ def _read_form(model: str, version: str, text: bytes) -> _Form:
     asked = read_object(text)
     request = pb.ModelInferRequest(model_name=model, model_version=version)
     request.id = _text(asked, "id", default="")
-    _fill_parameters(request, asked)
+    fill_parameters(request, asked)
     contents = []
     for given in _objects(asked, "inputs"):
         tensor = request.inputs.add(name=_text(given, "name"), datatype=_text(given, "datatype"))
         tensor.shape.extend(_shape(given, tensor.name))
-        _fill_parameters(tensor, given)
+        fill_parameters(tensor, given)
         contents.append(_content(given, tensor))
     named = {}
     for wanted in _objects(asked, "outputs"):
         output = request.outputs.add(name=_text(wanted, "name"))
-        _fill_parameters(output, wanted)
+        fill_parameters(output, wanted)
         named[output.name] = _parameters(wanted).get("binary_data")
     others = _parameters(asked).get("binary_data_output") is True
     style = {name: others if binary is None else binary is True for name, binary in named.items()}
@@ -271,12 +271,19 @@ def _listed(raw: bytes, datatype: str) -> list[Any]:
     return listed
 
 
-def _fill_parameters(
+def fill_parameters(
     message: pb.ModelInferRequest
     | pb.ModelInferRequest.InferInputTensor
-    | pb.ModelInferRequest.InferRequestedOutputTensor,
+    | pb.ModelInferRequest.InferRequestedOutputTensor
+    | pb.RepositoryModelLoadRequest
+    | pb.RepositoryModelUnloadRequest,
     given: Mapping[str, Any],
 ) -> None:
+    """Give a message the parameters that JSON has, without those that are of HTTP alone.
+
+    Raises:
+        InvalidRequest: they are no object, or one is of no kind that there is.
+    """
     for name, value in _parameters(given).items():
         if name not in OF_HTTP_ALONE:
             set_parameter(message.parameters[name], name, value)
