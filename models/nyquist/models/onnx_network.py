@@ -1,6 +1,7 @@
 """An ONNX file as a network that is its own reference: there is none in PyTorch. Needs no onnx."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +17,18 @@ class OnnxNetwork(nn.Module):
     One thread and one operator after the other leave nothing to the runtime but what the file says.
 
     Args:
-        content: of the file, weights inside.
+        content: of the file, weights inside; or its path, where they may lie beside it.
         name: for messages.
+        output: that answers; one that it lacks, or none: `logits`, or its first.
 
     Raises:
-        ValueError: onnxruntime does not run it, in its own words.
+        ValueError: onnxruntime does not run it, in its own words, or it takes several inputs.
     """
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes | Path, name: str, output: str = "") -> None:
         super().__init__()
-        self.content, self.name = content, name
+        self.content = content if isinstance(content, bytes) else content.read_bytes()
+        self.name = name
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
@@ -34,7 +37,12 @@ class OnnxNetwork(nn.Module):
             self._session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's classes share no other base
             raise ValueError(f"onnxruntime does not run {name}: {first_line(error)}") from error
-        self.input = self._session.get_inputs()[0].name
+        inputs = [one.name for one in self._session.get_inputs()]
+        if len(inputs) != 1:
+            raise ValueError(f"{name} takes {len(inputs)} inputs, a reference takes one")
+        (self.input,) = inputs
+        outputs = [one.name for one in self._session.get_outputs()]
+        self._output = next((one for one in (output, "logits") if one in outputs), outputs[0])
 
     def __deepcopy__(self, _: dict[int, Any]) -> "OnnxNetwork":
         """Refuse: who copies a network looks into its modules. Raises ValueError."""
@@ -42,7 +50,7 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         try:
-            (logits,) = self._session.run(None, {self.input: image.numpy()})
+            (logits,) = self._session.run([self._output], {self.input: image.numpy()})
         except Exception as error:  # likewise
             raise RuntimeError(first_line(error)) from error
         return torch.from_numpy(logits)

@@ -1,13 +1,12 @@
 """A reference that somebody gives as a file: a program of torch.export, or an ONNX file.
 
 net.pt2 -> PyTorch -> Reference
-net.onnx -> onnxruntime, not optimised, in one thread -> OnnxReference
+net.onnx -> onnxruntime, not optimised, in one thread -> Reference
 """
 
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
+from torch import nn
 
 from nyquist.companion.references.network import Reference
 from nyquist.models.programs import read_program
@@ -26,52 +25,12 @@ TOLERANCES = Tolerances(
 """What answers are held to where no manifest says it: to be those of the reference."""
 
 
-class OnnxReference:
-    """An ONNX file as it came: every node alone, in one thread.
-
-    Args:
-        path: of the file; its external data lies beside it.
-        output: that answers; empty, or one that it lacks: `logits`, or its first.
-
-    Raises:
-        StartError: onnxruntime is not there or cannot read it, or it takes several inputs.
-    """
-
-    words = "ONNX file, not PyTorch"
-
-    def __init__(self, path: Path, output: str = "") -> None:
-        try:
-            import onnxruntime as ort  # here, because a companion does without it otherwise
-        except ImportError as error:
-            raise StartError(f"{path} needs onnxruntime: install nyquist-serving[cpu]") from error
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what is wrong is raised as well
-        try:
-            self._session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's classes are children of Exception alone
-            reason = str(error).strip().partition("\n")[0]
-            raise StartError(f"{path} is no ONNX file that runs here: {reason}") from error
-        inputs = [one.name for one in self._session.get_inputs()]
-        if len(inputs) != 1:
-            raise StartError(f"{path} takes {len(inputs)} inputs, a reference takes one")
-        (self._input,) = inputs
-        outputs = [one.name for one in self._session.get_outputs()]
-        self._output = next((name for name in (output, "logits") if name in outputs), outputs[0])
-
-    def predict(self, pictures: NDArray[Any]) -> NDArray[Any]:
-        """Compute the answers. (B, *input shape) -> (B, C)."""
-        (answers,) = self._session.run([self._output], {self._input: pictures})
-        return answers
-
-
-def read_reference(path: Path, output: str = "") -> Reference | OnnxReference:
+def read_reference(path: Path, output: str = "") -> Reference:
     """Read a reference, by the end of its name.
 
     Args:
         path: of a `.pt2` or an `.onnx` file.
-        output: of an ONNX file, that answers; see OnnxReference.
+        output: of an ONNX file, that answers; see OnnxNetwork.
 
     Raises:
         StartError: it is no file, neither of the two, or one that cannot be used.
@@ -81,9 +40,17 @@ def read_reference(path: Path, output: str = "") -> Reference | OnnxReference:
     if not path.is_file():
         found = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise StartError(f"--reference {path} {found}")
-    if path.suffix == ".onnx":
-        return OnnxReference(path, output)
     try:
+        if path.suffix == ".onnx":
+            return Reference(_onnx_network(path, output), "ONNX file, not PyTorch")
         return Reference(read_program(path.read_bytes(), str(path)))
     except (OSError, ValueError) as error:
         raise StartError(str(error)) from error
+
+
+def _onnx_network(path: Path, output: str) -> nn.Module:
+    try:
+        from nyquist.models.onnx_network import OnnxNetwork
+    except ImportError as error:
+        raise StartError(f"{path} needs onnxruntime: install nyquist-serving[cpu]") from error
+    return OnnxNetwork(path, str(path), output)
