@@ -49,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     repository = tmp_path_factory.mktemp("foreign")
-    put_model(repository, "net", make_net(), "max_batch_size: 8")
+    put_model(repository, "net", make_net())  # without a configuration: batches of 4
     server = start_server(repository)
     yield server
     assert server.stop() == 0

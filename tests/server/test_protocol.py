@@ -105,6 +105,7 @@ def test_every_model_describes_its_tensors_and_its_provider(
     assert (picture.name, picture.datatype, list(picture.shape)) == ("image", datatype, shape)
     assert (output.name, output.datatype, list(output.shape)) == ("logits", "FP32", [-1, classes])
     assert metadata.parameters["execution_provider"].string_param.endswith("ExecutionProvider")
+    assert metadata.parameters["max_batch_size"].string_param in ("16", "64")
 
 
 def test_an_answer_carries_the_id_the_model_and_the_version(

@@ -248,7 +248,7 @@ class Client:
             sha256=told.get("sha256", ""),
             picture=told_picture_input(picture.datatype, shape, told),
             head=told_head(told),
-            max_batch_size=max(0, batch),
+            max_batch_size=max(0, batch, _number(told.get("max_batch_size", ""))[0]),
         )
 
     def look_up(self, model: str) -> RemoteModel:

@@ -179,6 +179,8 @@ class InferenceService:
         served = self._registry.served(manifest.name)
         facts = {"execution_provider": model.provider, "sha256": manifest.graph_sha256}
         facts |= manifest.head.parameters()
+        if model.max_batch_size:
+            facts["max_batch_size"] = str(model.max_batch_size)
         if picture := manifest.signature.picture:
             facts |= {"image_formats": ",".join(FORMATS), **picture.parameters()}
         return pb.ModelMetadataResponse(

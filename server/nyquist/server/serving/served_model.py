@@ -59,6 +59,11 @@ class ServedModel:
         self._batcher = Batcher(runners, loaded.limits, metrics, budget, low_latency=low_latency)
 
     @property
+    def max_batch_size(self) -> int:
+        """Pictures that a request may hold; 0 where the graph's own shapes say it."""
+        return self._limits.max_batch_size if self.signature.batched else 0
+
+    @property
     def ready(self) -> bool:
         """Whether requests are taken and every instance answers."""
         return self._batcher.alive
