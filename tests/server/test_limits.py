@@ -15,11 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.artifact.graph_description import GraphDescription
 from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.front.http_listener import open_socket
 from nyquist.server.front.transport import channel_options, request_bytes, request_limit
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.settings import Settings
 from nyquist.server.wire import tensors
+from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from nyquist.server.wire.signature import Datatype, TensorSpec
@@ -215,6 +217,11 @@ def test_a_second_server_cannot_share_the_port(limited: RunningServer, one_model
     ended = run("nyquist.server", "--repository", str(one_model), *ports, "--log-level", "error")
     assert ended.returncode == 1
     assert f"gRPC cannot listen on {limited.target}" in ended.stderr
+
+
+def test_a_host_that_is_none_is_told_in_words() -> None:
+    with pytest.raises(StartError, match=r"nowhere\.invalid:0: (?!Unknown error)"):
+        open_socket("nowhere.invalid", 0)
 
 
 def test_a_flood_is_answered_or_refused_by_its_status(one_model: Path, logits: list[float]) -> None:

@@ -36,10 +36,11 @@ from nyquist.server.front.access import (
     standing_open,
 )
 from nyquist.server.front.calls import CallLimits, Calls
+from nyquist.server.front.http_listener import open_socket
 from nyquist.server.front.lifecycle import Health, Status, run_beside, say_ready
 from nyquist.server.front.reflection import describe
 from nyquist.server.front.tls import make_credentials
-from nyquist.server.front.transport import add_port, check_port, make_grpc_server
+from nyquist.server.front.transport import add_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
 from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import Connection, WrongConnection
@@ -97,7 +98,7 @@ class Companion:
 
     async def __aenter__(self) -> "Companion":
         try:
-            check_port(self._settings.host, self._settings.port)
+            open_socket(self._settings.host, self._settings.port).close()
             self._stack.callback(self._client.close)
             self._start_http()
             self._start_probes()

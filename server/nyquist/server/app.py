@@ -25,7 +25,6 @@ from nyquist.server.front.reflection import describe
 from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import (
     add_port,
-    check_port,
     make_grpc_server,
     request_bytes,
     request_limit,
@@ -126,7 +125,9 @@ class Server:
     async def __aenter__(self) -> "Server":
         try:
             if self._listening is None:
-                check_port(self._settings.host, self._settings.port)
+                open_socket(
+                    self._settings.host, self._settings.port
+                ).close()  # or find out at the end
             await self._start_metrics()
             self._start_tracing()
             self._start_shadow()

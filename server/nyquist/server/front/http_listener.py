@@ -17,6 +17,7 @@ from nyquist.server.front.asgi import Application
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.front.tls import Renewal, certificate_files
 from nyquist.server.telemetry.banner import keep_quiet
+from nyquist.server.wire.errors import StartError
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,16 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Listen there; connections inherit that the kernel looks for callers that are gone.
 
     Raises:
-        OSError: another listens there, or the address is not this machine's.
+        StartError: another listens there, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=1024)
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = (error.strerror or "").partition(" (while attempting")[0]
+        raise StartError(
+            f"gRPC cannot listen on {host}:{port}: {reason}; choose another with --port or --host"
+        ) from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_PROBE_S)

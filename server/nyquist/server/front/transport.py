@@ -3,8 +3,6 @@
 The largest request is known before the first one: the models' inputs, times their largest batch.
 """
 
-import os
-import socket
 from math import prod
 
 import grpc
@@ -13,7 +11,6 @@ from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
 from nyquist.server.wire.envelope import ENVELOPE_BYTES
-from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
 
@@ -122,22 +119,6 @@ def make_grpc_server(
         options=channel_options(settings, max_request_bytes, grace_s),
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs + HEALTH_ROOM,
     )
-
-
-def check_port(host: str, port: int) -> None:
-    """Find a taken port before anything is loaded, and without gRPC's own page of log.
-
-    Raises:
-        StartError: another listens there, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise StartError(
-            f"gRPC cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
-            "choose another with --port or --host"
-        ) from error
 
 
 def add_port(

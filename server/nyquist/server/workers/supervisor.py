@@ -104,13 +104,7 @@ class Supervisor(Collector):
         stop = stop_signal(self._kill)
         async with AsyncExitStack() as stack:
             host, port = self._address
-            try:
-                listening = stack.enter_context(open_socket(host, port))
-            except OSError as error:
-                raise StartError(
-                    f"gRPC cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
-                    "choose another with --port or --host"
-                ) from error
+            listening = stack.enter_context(open_socket(host, port))
             registry = CollectorRegistry()
             registry.register(self)
             metrics_port = await stack.enter_async_context(
