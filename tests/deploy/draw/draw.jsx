@@ -38,7 +38,7 @@ const COLUMNS = 24;
 const ROW = 30;
 const GAP = 8;
 // Options of a panel's own that the dashboards set.
-const CUSTOM = ['cellOptions', 'fillOpacity', 'scaleDistribution', 'stacking', 'thresholdsStyle'];
+const CUSTOM = ['cellOptions', 'fillOpacity', 'lineStyle', 'scaleDistribution', 'stacking', 'thresholdsStyle'];
 
 const option = (id, process, isCustom = false) => ({
   id,
