@@ -36,8 +36,8 @@ _EXPRESSION = re.compile(
 )
 """Sizes of a program; torch hands them to sympy, which evaluates them as Python."""
 
-
 _UNKNOWN_CLASS = re.compile(r"Deserializing ([\w.]+) in pytree is not registered")
+"""What torch says of an answer whose class it does not know."""
 
 
 class ProgramNetwork(nn.Module):

@@ -125,9 +125,8 @@ class Server:
     async def __aenter__(self) -> "Server":
         try:
             if self._listening is None:
-                open_socket(
-                    self._settings.host, self._settings.port
-                ).close()  # or find out at the end
+                # A taken port is found before anything is loaded, and without gRPC's page of log.
+                open_socket(self._settings.host, self._settings.port).close()
             await self._start_metrics()
             self._start_tracing()
             self._start_shadow()
