@@ -84,6 +84,35 @@ def make_check_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def make_lab_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist lab`."""
+    parser = argparse.ArgumentParser(
+        prog="nyquist lab",
+        description="Slide a picture in a browser and watch what served models make of it: every "
+        "flip, a map of all shifts, two servers side by side. Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="HOST:PORT",
+        help=f"server; twice to compare two ({DEFAULT_TARGET})",
+    )
+    parser.add_argument("--model", nargs="+", default=[], help="only these (all that are listed)")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the page (%(default)s)")
+    parser.add_argument(
+        "--http-port", type=int, default=8005, metavar="PORT", help="of the page (%(default)s)"
+    )
+    parser.add_argument(
+        "--open",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show it in the browser, where there is one",
+    )
+    add_model_options(parser)
+    add_connection_options(parser)
+    return parser
+
+
 def _described(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}. {CHECK_STATUS}"
 
