@@ -1,6 +1,7 @@
 """The shift lab over HTTP: what moves, what is asked, what is counted, and what is refused."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
@@ -16,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 from nyquist.client.client import Client
 from nyquist.companion.measures.shifts import shift_circularly, shift_fractionally
+from nyquist.companion.page.lab.animation import COLOURS
 from nyquist.companion.page.lab.moves import read_moved
 from nyquist.companion.page.lab.run import pareto
 from nyquist.companion.page.lab.wishes import MAX_BODY_BYTES, MAX_REACH, Sent, Wish
@@ -59,7 +63,7 @@ def test_a_picture_that_has_not_moved_is_what_the_model_reads(
 
 
 def test_whole_and_half_pixels_around_the_edge_are_the_moves_of_the_measures() -> None:
-    coat = moved(COAT, CANVAS, path="diagonal", step=0.5)
+    coat = moved(COAT, CANVAS, move="circular", path="diagonal", step=0.5)
     places = np.array([[3.0, 3.0], [2.5, 2.5]])
     whole, half = coat.at(places)
     still = read_picture(COAT.read_bytes(), CANVAS)[None]
@@ -72,6 +76,12 @@ def test_a_crop_shows_what_lies_beside_it_and_nothing_that_comes_around() -> Non
     still, right = coffee.at(np.array([[0, 0], [0, 8]]))
     assert np.array_equal(right[:, 8:], still[:, :-8])
     assert not np.array_equal(right[:, :8], still[:, -8:])
+
+
+def test_what_has_nothing_around_it_is_read_closer_and_says_so() -> None:
+    assert moved(COFFEE, CROPPED, move="crop", reach=16).view()["closer"] == 1
+    assert moved(COFFEE, CROPPED, move="crop", reach=32).view()["closer"] == 1.125
+    assert moved(COAT, CANVAS, move="crop", reach=32).view()["closer"] == 1
 
 
 def test_half_pixels_of_a_crop_ring_at_its_edge_no_more_than_inside() -> None:
@@ -93,6 +103,43 @@ def test_models_are_listed_with_what_they_take(lab: int) -> None:
     assert (listed[EFFICIENT]["channels"], listed[EFFICIENT]["provider"]) == (3, "CPU")
 
 
+def test_two_servers_are_asked_side_by_side(server: RunningServer) -> None:
+    with opened(server.target, server.target) as port:
+        listed = {one["id"]: one for one in json.loads(ask(port, "/lab/models")[1])}
+        events = run(port, [BLUR, BLUR.replace("0/", "1/")], [COAT], reach=2)
+    assert {one[:2] for one in listed} == {"0/", "1/"}
+    first, second = of_kind(events, "done")[0]["models"]
+    assert first["curve"] == second["curve"]
+
+
+def test_a_server_that_is_away_is_told_of_and_the_other_is_listed(server: RunningServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        away = f"127.0.0.1:{free.getsockname()[1]}"
+    with opened(server.target, away) as port:
+        *known, other = json.loads(ask(port, "/lab/models")[1])
+    assert all("reason" not in one for one in known)
+    assert (other["target"], "nobody listens there" in other["reason"]) == (away, True)
+
+
+def test_an_animation_has_a_frame_for_each_position_in_the_colours_of_the_page(lab: int) -> None:
+    body = body_of([STRIDED, BLUR], [COAT], path="diagonal", reach=4)
+    status, made = ask(lab, "/lab/animation", body)
+    assert status == 200
+    with Image.open(BytesIO(made)) as gif:
+        assert getattr(gif, "n_frames", 1) == 5
+        shown = {colour for _, colour in gif.convert("RGB").getcolors(1 << 20) or ()}
+    style = ask(lab, "/lab/lab.css")[1].decode()
+    light = re.findall(r"--answer-\d: (#\w+)", style)[: len(COLOURS)]
+    assert tuple(light) == COLOURS
+    wanted = ImageColor.getrgb(COLOURS[0])
+    assert any(np.abs(np.subtract(one, wanted)).sum() < 12 for one in shown)
+
+
+def test_an_animation_is_of_one_picture(lab: int) -> None:
+    status, told = ask(lab, "/lab/animation", body_of([BLUR], [COAT, COAT]))
+    assert (status, json.loads(told)["error"]) == (400, "an animation is of 1 picture, got 2")
+
+
 def test_samples_are_listed_and_served_and_nothing_beside_them(lab: int) -> None:
     listed = json.loads(ask(lab, "/lab/samples")[1])
     assert {"group": "fashion", "name": "coat"} in listed
@@ -104,7 +151,7 @@ def test_samples_are_listed_and_served_and_nothing_beside_them(lab: int) -> None
 def test_a_slide_has_the_answers_of_the_server_and_counts_their_flips(
     lab: int, client: Client
 ) -> None:
-    events = run(lab, [STRIDED, BLUR], [COAT], path="diagonal", reach=16)
+    events = run(lab, [STRIDED, BLUR], [COAT], move="circular", path="diagonal", reach=16)
     model = client.describe("fashion_strided")
     still = model.read_pictures([COAT])
     ranked = [

@@ -49,12 +49,14 @@ class Moved:
         room: pixels that the base has more than the input on each side; 0 where it moves around
             the edge.
         offsets: of the positions, pixels down and to the right, (K, 2).
+        closer: how many times larger the picture is shown than the model's own reading has it.
     """
 
     base: NDArray[Any]
     wanted: PictureInput
     room: int
     offsets: Offsets
+    closer: float = 1.0
 
     @property
     def axes(self) -> tuple[int, int]:
@@ -104,6 +106,7 @@ class Moved:
             "height": self.wanted.height,
             "circular": self.circular,
             "corner": self.room,
+            "closer": round(self.closer, 3),
             "phases": {
                 f"{y:g},{x:g}": png_uri(self.image(one)) for (y, x), one in self.phases.items()
             },
@@ -136,15 +139,20 @@ def read_moved(file: bytes, wanted: PictureInput, wish: Wish, stopped: Stopped) 
         bound = (min(wanted.most[0], MAX_SIDE), min(wanted.most[1], MAX_SIDE))
         wanted = sized(file, replace(wanted, most=bound), MAX_PIXELS, stopped)
     room = wish.reach if wish.move == "crop" else 0
-    base = read_picture(file, _larger(wanted, 2 * room), MAX_PIXELS, stopped)
-    return Moved(base, wanted, room, wish.offsets())
+    larger, closer = _larger(wanted, 2 * room)
+    base = read_picture(file, larger, MAX_PIXELS, stopped)
+    return Moved(base, wanted, room, wish.offsets(), closer)
 
 
-def _larger(wanted: PictureInput, by: int) -> PictureInput:
-    """Return an input of the same scale that is larger by so many pixels along both axes."""
-    height, width = wanted.height + by, wanted.width + by
-    framing = wanted.framing
-    if framing.fit == "crop":
-        grown = max(height / wanted.height, width / wanted.width)
-        framing = replace(framing, crop_share=min(1.0, framing.crop_share * grown))
-    return replace(wanted, height=height, width=width, framing=framing)
+def _larger(wanted: PictureInput, by: int) -> tuple[PictureInput, float]:
+    """Return an input that is larger by so many pixels along both axes, of the same scale.
+
+    A crop has no more than the whole file: then it is read closer, by the factor returned beside.
+    """
+    larger = replace(wanted, height=wanted.height + by, width=wanted.width + by)
+    if wanted.framing.fit == "canvas":
+        return larger, 1.0
+    grown = max(larger.height / wanted.height, larger.width / wanted.width)
+    share = wanted.framing.crop_share * grown
+    framing = replace(wanted.framing, crop_share=min(1.0, share))
+    return replace(larger, framing=framing), max(1.0, share)

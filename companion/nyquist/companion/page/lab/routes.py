@@ -5,9 +5,10 @@ POST /lab/run: a line of JSON, then the picture files -> a line of JSON for each
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from nyquist.companion.page.kit.templates import page_templates
+from nyquist.companion.page.lab.animation import animate
+from nyquist.companion.page.lab.moves import Stopped
 from nyquist.companion.page.lab.run import Event, Run
 from nyquist.companion.page.lab.served import Models
 from nyquist.companion.page.lab.wishes import MAX_BODY_BYTES, Wish, read_wish
@@ -69,6 +72,7 @@ class Lab:
             Route("/lab/samples", self.samples),
             Route("/lab/samples/{group}/{name}", self.sample),
             Route("/lab/run", self.run, methods=["POST"]),
+            Route("/lab/animation", self.animation, methods=["POST"]),
             Mount("/lab", StaticFiles(directory=Path(__file__).parent / "static")),
         ]
 
@@ -115,6 +119,31 @@ class Lab:
             return read
         return StreamingResponse(self._events(*read), media_type="application/x-ndjson")
 
+    async def animation(self, request: Request) -> Response:
+        """Answer with a slide as GIF."""
+        read = await self._wish(request)
+        if isinstance(read, Response):
+            return read
+        wish, pictures = read
+        with self._place() as stopped:
+            work = partial(animate, self._models, wish, pictures[0], stopped)
+            try:
+                made = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            except NyquistError as error:
+                return _refused(400, str(error))
+        return Response(made, media_type="image/gif")
+
+    @contextmanager
+    def _place(self) -> Iterator[Stopped]:
+        """Take one of the places of the runs; yield what says whether nobody waits any more."""
+        left = False
+        self._running += 1
+        try:
+            yield lambda: left or self._closed
+        finally:
+            left = True
+            self._running -= 1
+
     async def _wish(self, request: Request) -> tuple[Wish, list[bytes]] | Response:
         """Read what is asked for, or say why it is not done."""
         if request.headers.get("content-type") != BODY_TYPE:
@@ -130,21 +159,11 @@ class Lab:
             return _refused(400, str(error))
 
     async def _events(self, wish: Wish, pictures: list[bytes]) -> AsyncIterator[bytes]:
-        left = False
-
-        def stopped() -> bool:
-            return left or self._closed
-
-        self._running += 1
         ask = asyncio.get_running_loop().run_in_executor
-        try:
+        with self._place() as stopped, suppress(Stopping):
             events = Run(self._models, wish, pictures, stopped).events()
-            with suppress(Stopping):
-                while (event := await ask(self._pool, next, events, None)) is not None:
-                    yield _line(event)
-        finally:
-            left = True
-            self._running -= 1
+            while (event := await ask(self._pool, next, events, None)) is not None:
+                yield _line(event)
 
 
 def _length(request: Request) -> int:

@@ -3,7 +3,8 @@
 index -> description -> Listed, or why it cannot be asked -> Subject, with its labels
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from nyquist.client.client import Client, RemoteModel
 from nyquist.client.told import Told
 from nyquist.server.wire.connection import Connection
-from nyquist.server.wire.errors import InvalidRequest
+from nyquist.server.wire.errors import InvalidRequest, ModelNotReady
 from nyquist.server.wire.framing import PictureInput
 
 UNSTATED_BATCH = 8
@@ -35,6 +36,14 @@ class Target:
 
     connection: Connection
     client: Client
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say what a server, or the way there, had against a call: raise ModelNotReady with it."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise ModelNotReady(self.connection.explain(error)) from error
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ class Subject:
         return min(self.remote.max_batch_size or UNSTATED_BATCH, MOST_A_CALL)
 
     def answer(self, pictures: NDArray[Any]) -> NDArray[Any]:
-        """Ask the server. (B, ...) -> (B, C)."""
-        return self.target.client.infer(self.remote, pictures)
+        """Ask the server. (B, ...) -> (B, C). Raises ModelNotReady if it does not answer."""
+        with self.target.explained():
+            return self.target.client.infer(self.remote, pictures)
 
 
 class Models:
@@ -86,15 +96,14 @@ class Models:
     def _of(self, at: int) -> list[dict[str, object]]:
         target = self.targets[at]
         try:
-            return [
-                self._told_of(f"{at}/{name}/{version}")
-                for name in self._names or self._ready(target)
-                for version in target.client.describe(name).versions or ("",)
-            ]
-        except grpc.RpcError as error:
-            return [
-                {"target": target.connection.target, "reason": target.connection.explain(error)}
-            ]
+            with target.explained():
+                return [
+                    self._told_of(f"{at}/{name}/{version}")
+                    for name in self._names or self._ready(target)
+                    for version in target.client.describe(name).versions or ("",)
+                ]
+        except ModelNotReady as error:
+            return [{"target": target.connection.target, "reason": str(error)}]
 
     def _ready(self, target: Target) -> list[str]:
         return sorted({one.name for one in target.client.index() if one.state == "READY"})
@@ -120,7 +129,7 @@ class Models:
 
         Raises:
             InvalidRequest: there is none, or it cannot be asked for answers to pictures.
-            grpc.RpcError: its server is away.
+            ModelNotReady: its server does not have it, or does not answer.
         """
         at, _, rest = one.partition("/")
         name, slash, version = rest.rpartition("/")
@@ -128,7 +137,8 @@ class Models:
             raise InvalidRequest(f"no model {one!r}; /lab/models lists those that there are")
         target = self.targets[int(at)]
         try:
-            remote = target.client.describe(name, version).completed(self._told)
+            with target.explained():
+                remote = target.client.describe(name, version).completed(self._told)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
         if remote.head.kind == "embedding":
@@ -138,11 +148,6 @@ class Models:
                 f"{name} takes {remote.datatype} {remote.shape}, which no picture is"
             )
         return Subject(one, target, remote, remote.picture)
-
-    def explain(self, error: grpc.RpcError) -> str:
-        """Say in a line what a server, or the way there, had against a call."""
-        lines = [one.connection.explain(error) for one in self.targets]
-        return lines[0] if len(lines) == 1 else f"one of {len(lines)} servers: {lines[0]}"
 
     def labels(self, subject: Subject, picture: NDArray[Any]) -> tuple[str, ...]:
         """Return the names of a model's classes; none where its server has none.
@@ -154,14 +159,15 @@ class Models:
             picture: that it takes.
 
         Raises:
-            grpc.RpcError: its server is away.
+            ModelNotReady: its server does not answer.
         """
         key = (subject.id, subject.remote.sha256)
         with self._lock:
             known = self._labels.get(key) if subject.remote.sha256 else None
         if known is not None:
             return known
-        (ranked,) = subject.target.client.classify(subject.remote, picture[None])
+        with subject.target.explained():
+            (ranked,) = subject.target.client.classify(subject.remote, picture[None])
         names = {one.index: one.label for one in ranked if one.label}
         found = tuple(names.get(at, f"class {at}") for at in range(len(ranked))) if names else ()
         with self._lock:

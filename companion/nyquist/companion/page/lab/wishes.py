@@ -56,7 +56,7 @@ class Wish(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_MODELS)]
-    move: Move = "circular"
+    move: Move = "crop"
     path: Path = "right"
     step: float = 1.0
     reach: int = Field(16, ge=1, le=MAX_REACH)

@@ -3,8 +3,12 @@
 
 import { drawn, percent, place } from "./dom.js";
 
+export const FEW = 10; // pairs that a share says little of
 const LEFT = 40, RIGHT = 28, TOP = 16, PLOT = 150, STRIP = 20, AXIS = 34;
 const DASHES = ["", "8 4", "2 4", "10 3 2 3", "1 6", "14 4", "5 2", "3 2 8 2"];
+
+const BESIDE = 64; // room for the numbers of models at the end of their lines
+const ALONG = { right: "pixels to the right", down: "pixels down", diagonal: "pixels to the right and down" };
 
 function picture(width, height, label) {
   return drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
@@ -46,7 +50,7 @@ export function trace(model, run, width) {
   for (const at of marks(count, Math.max(3, Math.floor(width / 60)))) {
     svg.append(text(x(at), height - 16, Math.max(...run.offsets[at]), { "text-anchor": "middle", class: "quiet-text" }));
   }
-  svg.append(text((LEFT + width - RIGHT) / 2, height - 2, `pixels ${run.wish.path}`, { "text-anchor": "middle", class: "quiet-text" }));
+  svg.append(text((LEFT + width - RIGHT) / 2, height - 2, ALONG[run.wish.path], { "text-anchor": "middle", class: "quiet-text" }));
   model.answers.forEach((one, at) => {
     if (!one) return;
     const answer = run.colours.of(one.answer);
@@ -123,56 +127,74 @@ export function curve(models, width) {
   const svg = picture(width, height, `Consistency against distance. ${said.join(". ")}`);
   const farthest = Math.max(...models.flatMap((one) => one.curve.map((point) => point.distance)));
   const { low, step } = bottom(models.flatMap((one) => one.curve.map((point) => point.share)));
-  const x = (distance) => LEFT + ((width - LEFT - RIGHT) * distance) / farthest;
+  const x = (distance) => LEFT + ((width - LEFT - BESIDE) * distance) / farthest;
   const y = (share) => TOP + ((down - TOP) * (1 - share)) / (1 - low);
   for (let share = 1; share > low - step / 2; share -= step) {
-    svg.append(rule(LEFT, y(share), width - RIGHT, y(share), "gridline"),
+    svg.append(rule(LEFT, y(share), width - BESIDE, y(share), "gridline"),
       text(LEFT - 6, y(share) + 4, `${Math.round(100 * share)}%`, { "text-anchor": "end", class: "quiet-text" }));
   }
   for (const at of marks(farthest + 1, Math.max(4, Math.floor(width / 60)))) {
     svg.append(text(x(at), height - 22, at, { "text-anchor": "middle", class: "quiet-text" }));
   }
   const axis = `pixels apart${low ? `; the axis begins at ${Math.round(100 * low)}%` : ""}`;
-  svg.append(text((LEFT + width - RIGHT) / 2, height - 6, axis, { "text-anchor": "middle", class: "quiet-text" }));
+  svg.append(text((LEFT + width - BESIDE) / 2, height - 6, axis, { "text-anchor": "middle", class: "quiet-text" }));
+  const ends = new Map(); // lines that end at one place share a label
   models.forEach((one, at) => {
     const points = one.curve.map((point) => [x(point.distance), y(point.share)]);
-    svg.append(drawn("path", { d: `${path(points)}h0`, class: `trace a${at % 7}`, "stroke-dasharray": DASHES[at % DASHES.length] }));
-    for (const [left, top] of points) svg.append(drawn("circle", { cx: left, cy: top, r: 2.6, class: `cell a${at % 7}` }));
+    svg.append(drawn("path", { d: `${path(points)}h0`, class: "trace model", "stroke-dasharray": DASHES[at % DASHES.length] }));
+    points.forEach(([left, top], each) => svg.append(drawn("circle", { cx: left, cy: top, r: 3, class: one.curve[each].pairs < FEW ? "spot few" : "cell model" })));
+    const [, end] = points[points.length - 1], near = [...ends.keys()].find((each) => Math.abs(each - end) < 12) ?? end;
+    ends.set(near, [...(ends.get(near) ?? []), at + 1]);
   });
+  for (const [end, numbers] of ends) svg.append(text(width - BESIDE + 6, end + 4, numbers.join(" "), {}));
   return svg;
 }
 
 export const sample = (at) => drawn("svg", { viewBox: "0 0 26 8", width: 26, height: 8, class: "sample", "aria-hidden": "true" },
-  drawn("path", { d: "M1 4H25", class: `trace a${at % 7}`, "stroke-dasharray": DASHES[at % DASHES.length] }));
+  drawn("path", { d: "M1 4H25", class: "trace model", "stroke-dasharray": DASHES[at % DASHES.length] }));
 
-// Two figures of each model; of `across` and `up` more is better unless `across.less` says otherwise.
-export function scatter(models, across, up, width) {
-  const height = 250, down = height - 44;
-  const value = (axis, one) => axis.of(one);
+// Round values of an axis, some three of them.
+function ticks(low, high) {
+  const rough = (high - low) / 3 || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const by = power * [1, 2, 5, 10].find((one) => one * power >= rough);
+  const first = Math.ceil(low / by - 1e-9);
+  return Array.from({ length: Math.floor(high / by + 1e-9) - first + 1 }, (_, at) => (first + at) * by);
+}
+
+// Two figures of each model. An axis says what its figure `of` a model is, and how it is written.
+export function scatter(models, across, up, width, { line }) {
+  const height = 270, top = 34, down = height - 44, left = 54, right = width - 96;
   const range = (axis) => {
-    const values = models.map((one) => value(axis, one));
-    const [least, most] = [Math.min(...values), Math.max(...values)], room = (most - least) * 0.18 || Math.abs(most) * 0.1 || 1;
+    const values = models.map(axis.of), [least, most] = [Math.min(...values), Math.max(...values)];
+    const room = (most - least) * 0.15 || Math.abs(most) * 0.1 || 1;
     return [Math.max(0, least - room), axis.share ? Math.min(1, most + room) : most + room];
   };
   const [[x0, x1], [y0, y1]] = [range(across), range(up)];
-  const x = (one) => LEFT + 12 + ((width - LEFT - RIGHT - 90) * (value(across, one) - x0)) / (x1 - x0 || 1);
-  const y = (one) => down - ((down - TOP) * (value(up, one) - y0)) / (y1 - y0 || 1);
-  const said = models.map((one) => `${one.title}: ${across.write(value(across, one))}, ${up.write(value(up, one))}${one.front ? ", on the Pareto front" : ""}`);
+  const x = (value) => left + 12 + ((right - left - 12) * (value - x0)) / (x1 - x0 || 1);
+  const y = (value) => down - 8 - ((down - 8 - top) * (value - y0)) / (y1 - y0 || 1);
+  const said = models.map((one) => `${one.title}: ${across.write(across.of(one))}, ${up.write(up.of(one))}${one.front ? ", on the Pareto front" : ""}`);
   const svg = picture(width, height, `${up.name} against ${across.name}. ${said.join("; ")}`);
-  svg.append(rule(LEFT, TOP, LEFT, down, "axis"), rule(LEFT, down, width - RIGHT, down, "axis"));
-  const ticks = (low, high) => [low, (low + high) / 2, high];
-  for (const tick of ticks(y0, y1)) svg.append(text(LEFT - 5, down - ((down - TOP) * (tick - y0)) / (y1 - y0 || 1) + 4, up.tick(tick), { "text-anchor": "end", class: "quiet-text" }));
-  for (const tick of ticks(x0, x1)) svg.append(text(LEFT + 12 + ((width - LEFT - RIGHT - 90) * (tick - x0)) / (x1 - x0 || 1), down + 16, across.tick(tick), { "text-anchor": "middle", class: "quiet-text" }));
-  svg.append(text(LEFT, height - 8, across.name, { class: "quiet-text" }), text(LEFT, TOP - 4, up.name, { class: "quiet-text" }));
-  const front = models.filter((one) => one.front).map((one) => [x(one), y(one)]).sort((a, b) => a[0] - b[0]);
-  if (front.length > 1) svg.append(drawn("path", { d: path(front), class: "front" }));
-  const taken = [];
+  svg.append(rule(left, top - 8, left, down, "axis"), rule(left, down, right + 12, down, "axis"));
+  for (const tick of ticks(y0, y1)) svg.append(text(left - 6, y(tick) + 4, up.tick(tick), { "text-anchor": "end", class: "quiet-text" }));
+  for (const tick of ticks(x0, x1)) svg.append(text(x(tick), down + 16, across.tick(tick), { "text-anchor": "middle", class: "quiet-text" }));
+  svg.append(text(left, height - 6, across.name, { class: "quiet-text" }), text(0, 14, up.name, { class: "quiet-text" }));
+  const places = models.map((one) => [x(across.of(one)), y(up.of(one))]);
+  const front = places.filter((_, at) => models[at].front).sort((a, b) => a[0] - b[0]);
+  if (line && front.length > 1) svg.append(drawn("path", { d: path(front), class: "front" }));
+  const taken = places.map(([cx, cy]) => [cx - 8, cy - 8, cx + 8, cy + 8]);
   models.forEach((one, at) => {
-    let top = y(one) + 4;
-    while (taken.some(([left, other]) => Math.abs(other - top) < 13 && Math.abs(left - x(one)) < 110)) top += 13;
-    taken.push([x(one), top]);
-    svg.append(drawn("circle", { cx: x(one), cy: y(one), r: 6, class: `spot a${at % 7}${one.front ? " best" : ""}` }),
-      text(x(one) + 10, top, one.short, {}));
+    const [cx, cy] = places[at], long = 7 * one.short.length;
+    const box = (by) => [cx + 10, cy + by - 6, cx + 10 + long, cy + by + 6];
+    const meets = ([a, b, c, d]) => taken.some(([e, f, g, h]) => a < g && e < c && b < h && f < d);
+    let by = 0;
+    while (meets(box(by)) && by < 130) by += 13;
+    taken.push(box(by));
+    if (by) svg.append(rule(cx, cy, cx + 8, cy + by, "axis"));
+    svg.append(text(cx + 10, cy + by + 4, one.short, {}));
   });
+  for (const best of [false, true]) { // what is on the front is drawn over the others
+    places.filter((_, at) => models[at].front === best)
+      .forEach(([cx, cy]) => svg.append(drawn("circle", { cx, cy, r: 6, class: best ? "spot best" : "spot" })));
+  }
   return svg;
 }

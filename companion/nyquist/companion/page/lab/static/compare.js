@@ -50,12 +50,12 @@ function show(models, judged, names, files, open, wanted) {
   const plots = element("div", { class: "plots" });
   box.append(plots);
   const width = Math.min(560, Math.max(260, Math.floor(box.clientWidth > 820 ? box.clientWidth / 2 - 20 : box.clientWidth)));
-  const consistency = { name: "consistency", of: (one) => one.share, share: true, write: (value) => `consistency ${percent(value)}`, tick: percent };
-  const latency = { name: "latency in ms", of: (one) => 1000 * one.latency_s, write: (value) => `${value.toFixed(2)} ms`, tick: (value) => value.toFixed(1) };
-  const accuracy = { name: "accuracy", of: (one) => one.right_share, share: true, write: (value) => `accuracy ${percent(value)}`, tick: percent };
+  const consistency = { name: "consistency", of: (one) => one.share, share: true, write: (value) => `consistency ${percent(value)}`, tick: (value) => `${Number((100 * value).toFixed(1))}%` };
+  const latency = { name: "latency in ms", of: (one) => 1000 * one.latency_s, write: (value) => `${value.toFixed(2)} ms`, tick: (value) => String(Number(value.toFixed(2))) };
+  const accuracy = { name: "accuracy", of: (one) => one.right_share, share: true, write: (value) => `accuracy ${percent(value)}`, tick: (value) => `${Number((100 * value).toFixed(1))}%` };
   if (named.length > 1) {
-    plots.append(element("div", { class: "chart" }, scatter(named, latency, consistency, width)));
-    if (labelled) plots.append(element("div", { class: "chart" }, scatter(named, accuracy, consistency, width)));
+    plots.append(element("div", { class: "chart" }, scatter(named, latency, consistency, width, { line: !labelled })));
+    if (labelled) plots.append(element("div", { class: "chart" }, scatter(named, accuracy, consistency, width, { line: false })));
     plots.after(element("p", { class: "quiet" }, "Filled: on the Pareto front, where no other model is at least as good in everything and better in something."));
   }
   const worst = judged.map((one) => ({ ...one, bad: Math.max(...one.models.map((each) => each.changed / each.pairs)) }))
@@ -68,7 +68,7 @@ function show(models, judged, names, files, open, wanted) {
 function figures(models, labelled, wanted) {
   const heads = ["model", ...(labelled ? ["accuracy"] : []), "consistency", `moves by ${wanted.step} px that flip`, "pictures that never flip", "latency"];
   const rows = models.map((one) => {
-    const error = one.pictures > 1 ? ` ± ${(100 * one.standard_error).toFixed(1)}` : "";
+    const error = one.standard_error ? ` ± ${(100 * one.standard_error).toFixed(1)}` : `, or down to ${percent(one.least)}`;
     const cells = [...(labelled ? [one.labelled ? share(one.right, one.labelled) : "no labels"] : []),
       `${percent(one.share)}${error}, ${one.pictures} pictures`, `${one.changed} of ${one.pairs}`, share(one.unchanged, one.pictures), `${(1000 * one.latency_s).toFixed(2)} ms`];
     return element("tr", {}, element("th", { scope: "row" }, one.title, element("small", {}, one.front ? "on the Pareto front" : "")),
@@ -76,7 +76,7 @@ function figures(models, labelled, wanted) {
   });
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Figures of each model" },
     element("table", { class: "stack" }, element("thead", {}, element("tr", {}, ...heads.map((one, at) => element("th", { scope: "col", class: at ? "number" : "" }, one)))), element("tbody", {}, ...rows)),
-    element("p", { class: "quiet" }, "Consistency: of all pairs of positions the share with the same answer, ± one standard error over pictures. Latency: median of one picture asked alone, as seen from here."));
+    element("p", { class: "quiet" }, "Consistency: of all pairs of positions the share with the same answer, ± one standard error over pictures; or down to: all pictures are alike, and with 95% the true share lies no lower. Latency: median of one picture asked alone, as seen from here."));
 }
 
 function entry(one, models, file, open) {

@@ -7,7 +7,7 @@ function filled(one, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined && value !== false) one.setAttribute(name, value === true ? "" : value);
   }
-  one.append(...children.filter((each) => each !== undefined && each !== null));
+  one.append(...children.filter((each) => each || each === 0 || each === ""));
   return one;
 }
 
@@ -25,5 +25,5 @@ export const probability = (share) => share.toFixed(3);
 export function place([down, right], path) {
   if (path === "right") return pixels(right);
   if (path === "down" || path === "diagonal") return pixels(down);
-  return `${right} px right, ${down} px down`;
+  return `${right} right, ${down} down`;
 }

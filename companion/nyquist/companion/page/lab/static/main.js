@@ -3,7 +3,7 @@
 // choose -> ask, a batch at a time -> draw what is known -> move -> say what is there
 
 import { animation, events, listed, sampleFile } from "./ask.js";
-import { curve, map, sample, trace } from "./charts.js";
+import { FEW, curve, map, sample, trace } from "./charts.js";
 import { Answers } from "./colours.js";
 import { compare } from "./compare.js";
 import { by, element, percent, pixels, place, probability } from "./dom.js";
@@ -208,7 +208,9 @@ function summary(model) {
   if (!judged) return "";
   const step = pixels(run.wish.step);
   const changed = `${judged.changed} of ${judged.pairs} moves by ${step} change the answer`;
-  return `${changed}; of all pairs of positions ${percent(judged.share)} agree.`;
+  const closer = run.views[run.models.indexOf(model)]?.closer ?? 1;
+  const note = closer > 1 ? ` Shown ${closer} times closer than the model reads it: the file has no more around it.` : "";
+  return `${changed}; of all pairs of positions ${percent(judged.share)} agree.${note}`;
 }
 
 function drawCurve() {
@@ -219,8 +221,9 @@ function drawCurve() {
     ...one.curve.slice(0, 4).map((point) => element("td", { class: "number", "data-path": `${pixels(point.distance)} apart` }, `${point.pairs - point.changed} of ${point.pairs}`))));
   const heads = run.models[0].curve.slice(0, 4).map((point) => element("th", { scope: "col", class: "number" }, `${pixels(point.distance)} apart`));
   box.replaceChildren(
-    element("ul", { class: "legend" }, ...run.models.map((one, at) => element("li", {}, sample(at), element("span", { class: "name" }, one.title)))),
+    element("ul", { class: "legend" }, ...run.models.map((one, at) => element("li", {}, sample(at), element("span", { class: "name" }, `${at + 1} ${one.title}`)))),
     element("div", { class: "chart" }, curve(run.models, width)),
+    element("p", { class: "quiet", hidden: run.models[0].curve.every((point) => point.pairs >= FEW) }, `Hollow: fewer than ${FEW} pairs, which say little.`),
     element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Pairs that agree" },
       element("table", { class: "slim stack" }, element("caption", { class: "hidden" }, "Pairs of positions that agree, by distance"),
         element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "pairs that agree"), ...heads)), element("tbody", {}, ...rows))));

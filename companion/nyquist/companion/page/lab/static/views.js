@@ -10,7 +10,7 @@ async function loaded(uri) {
 
 export class View {
   constructor(told, phases) {
-    Object.assign(this, { width: told.width, height: told.height, circular: told.circular, corner: told.corner });
+    Object.assign(this, { width: told.width, height: told.height, circular: told.circular, corner: told.corner, closer: told.closer });
     this.phases = phases;
   }
 
