@@ -18,6 +18,7 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 120
+PATIENCE_S = 60
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -117,10 +118,12 @@ class Chromium:
 
     def wait_for(self, condition: str) -> None:
         """Wait until an expression is true in the page."""
-        self.evaluate(
-            f"new Promise(done => {{ const look = () => ({condition}) ? done(true) "
-            ": setTimeout(look, 10); look(); })"
+        came = self.evaluate(
+            f"new Promise(done => {{ const end = performance.now() + {1000 * PATIENCE_S}; "
+            f"const look = () => ({condition}) ? done(true) "
+            ": performance.now() > end ? done(false) : setTimeout(look, 10); look(); })"
         )
+        assert came, condition
 
     def place(self, selector: str) -> tuple[float, float]:
         """Scroll to an element, and return the middle of it in the window."""

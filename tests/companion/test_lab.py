@@ -28,6 +28,8 @@ from nyquist.companion.page.lab.run import pareto
 from nyquist.companion.page.lab.wishes import MAX_BODY_BYTES, MAX_REACH, Sent, Wish
 from nyquist.models.samples import PHOTOGRAPHS
 from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, PictureInput
+from nyquist.server.wire.pb.inference_pb2 import ModelStatisticsRequest
+from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from nyquist.server.wire.pictures import read_picture
 from tests.companion.lab_runs import ask, body_of, of_kind, opened, run, sent
 from tests.processes import ROOT, RunningServer
@@ -133,6 +135,24 @@ def test_an_animation_has_a_frame_for_each_position_in_the_colours_of_the_page(l
     assert tuple(light) == COLOURS
     wanted = ImageColor.getrgb(COLOURS[0])
     assert any(np.abs(np.subtract(one, wanted)).sum() < 12 for one in shown)
+
+
+def test_letters_and_lines_stand_out_from_what_they_are_on_in_both_themes(lab: int) -> None:
+    light, dark = ask(lab, "/lab/lab.css")[1].decode().partition("--answer-0: #56b4e9")[::2]
+    for ink, style in (("#ffffff", light), ("#14171b", f"--answer-0: #56b4e9{dark}")):
+        assert f"--ink: {ink}" in style
+        colours = re.findall(r"--answer-\d: (#\w{6})", style)
+        assert len(colours) == len(COLOURS)
+        for colour in colours:
+            assert contrast(colour, ink) >= 4.5, colour  # ink is the ground of the page
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours as WCAG 2 has it, 1..21."""
+    channels = np.array([ImageColor.getrgb(first), ImageColor.getrgb(second)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    low, high = np.sort(linear @ [0.2126, 0.7152, 0.0722])
+    return float((high + 0.05) / (low + 0.05))
 
 
 def test_an_animation_is_of_one_picture(lab: int) -> None:
@@ -250,7 +270,16 @@ def test_too_long_a_run_is_refused_before_it_is_read(lab: int) -> None:
         assert b" 413 " in connection.recv(100)
 
 
-def test_two_runs_are_under_way_at_most_and_one_whose_caller_leaves_ends(lab: int) -> None:
+def asked_of(stub: GRPCInferenceServiceStub, model: str) -> int:
+    """Return how many pictures a model was asked for so far."""
+    (one,) = stub.ModelStatistics(ModelStatisticsRequest(name=model)).model_stats
+    return int(one.inference_count)
+
+
+def test_two_runs_are_under_way_at_most_and_one_whose_caller_leaves_ends(
+    lab: int, stub: GRPCInferenceServiceStub
+) -> None:
+    before = asked_of(stub, "efficientnet_lite0")
     long = body_of([EFFICIENT], [COFFEE], path="map", step=0.5)
     leaving = [HTTPConnection("127.0.0.1", lab, timeout=60) for _ in range(2)]
     for one in leaving:
@@ -265,6 +294,7 @@ def test_two_runs_are_under_way_at_most_and_one_whose_caller_leaves_ends(lab: in
         assert status == 429
         assert monotonic() < until
         sleep(0.02)
+    assert asked_of(stub, "efficientnet_lite0") - before < 1024  # one of both to its end
 
 
 def lab_command(*options: str) -> subprocess.Popen[str]:

@@ -135,13 +135,11 @@ class Lab:
 
     @contextmanager
     def _place(self) -> Iterator[Stopped]:
-        """Take one of the places of the runs; yield what says whether nobody waits any more."""
-        left = False
+        """Take one of the places of the runs; yield what says whether the lab is closed."""
         self._running += 1
         try:
-            yield lambda: left or self._closed
+            yield lambda: self._closed
         finally:
-            left = True
             self._running -= 1
 
     async def _wish(self, request: Request) -> tuple[Wish, list[bytes]] | Response:
