@@ -179,6 +179,20 @@ def test_many_pictures_are_compared_and_the_worst_comes_first(page: Chromium) ->
     assert card(page, "fashion_strided", "querySelectorAll('.flip-mark').length") > 4
 
 
+def test_a_folder_that_is_dropped_is_compared_by_the_classes_in_it(
+    page: Chromium, tmp_path: Path
+) -> None:
+    for label, name in (("coat", "one.png"), ("bag", "two.png"), ("bag", "notes.txt")):
+        (tmp_path / "mine" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / label / name).write_bytes(COAT.read_bytes())
+    page.evaluate(FRESH)
+    page.drop("#drop", tmp_path / "mine")
+    page.wait_for(DONE)
+    words = page.evaluate("document.getElementById('compared').textContent")
+    assert "fashion_bluron the Pareto front1 of 2" in words
+    assert "0 of 32" in words
+
+
 def test_a_picture_is_pasted_or_taken_with_the_camera(page: Chromium) -> None:
     page.evaluate(
         "fetch('lab/samples/fashion/coat').then(answer => answer.blob()).then(blob => {"

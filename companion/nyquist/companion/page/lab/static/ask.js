@@ -1,5 +1,7 @@
 // What the lab's server is asked: models, samples, and runs whose events come a line at a time.
 
+const BUSY = 429, TRIES = 20, AGAIN_MS = 500;
+
 export async function listed(path) {
   const answer = await fetch(`lab/${path}`);
   if (!answer.ok) throw new Error(`${path}: ${answer.status} ${answer.statusText}`);
@@ -19,9 +21,14 @@ function body(wish, files, labels) {
     { type: "application/octet-stream" });
 }
 
-async function sent(path, wish, files, labels, signal) {
+// A run that was left a moment ago may still have its place: that is waited for.
+async function sent(path, wish, files, labels, signal, tries = TRIES) {
   const answer = await fetch(`lab/${path}`, { method: "POST", body: body(wish, files, labels), signal });
   if (answer.ok) return answer;
+  if (answer.status === BUSY && tries > 1) {
+    await new Promise((done) => setTimeout(done, AGAIN_MS));
+    return sent(path, wish, files, labels, signal, tries - 1);
+  }
   const told = await answer.json().catch(() => ({ error: answer.statusText }));
   throw new Error(told.error);
 }

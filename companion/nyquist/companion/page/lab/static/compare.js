@@ -3,10 +3,10 @@
 import { events, sampleFile } from "./ask.js";
 import { scatter } from "./charts.js";
 import { by, element, percent } from "./dom.js";
+import { KNOWN } from "./sources.js";
 
 const MOST = 256;
 const GALLERY = 60;
-const KNOWN = /\.(jpe?g|png|webp)$/i;
 const MANY = 30; // fewer are told as a count, not as a share
 
 export function compare({ wish, samples, taking, open, complain, titles }) {
@@ -28,16 +28,21 @@ export function compare({ wish, samples, taking, open, complain, titles }) {
       by("compare").scrollIntoView();
     });
   };
+  const many = (found) => {
+    const some = found.slice(0, MOST);
+    start(some.map((one) => one.file), some.map((one) => one.folder));
+    if (some.length < found.length) complain(new Error(`the first ${MOST} of ${found.length} pictures are asked about`));
+  };
   by("folder").addEventListener("change", ({ target }) => {
-    const files = [...target.files].filter((one) => KNOWN.test(one.name)).slice(0, MOST);
-    const labels = files.map((one) => one.webkitRelativePath.split("/").slice(1, -1).pop() ?? "");
-    start(files, labels);
+    const inside = (file) => file.webkitRelativePath.split("/").slice(1, -1).pop() ?? "";
+    many([...target.files].filter((one) => KNOWN.test(one.name)).map((file) => ({ file, folder: inside(file) })));
     target.value = "";
   });
   by("compare").addEventListener("click", async ({ target }) => {
     const of = samples.filter((one) => one.group === target.dataset.group);
     if (of.length) start(await Promise.all(of.map(sampleFile)), of.map((one) => one.name.replaceAll("_", " ")));
   });
+  return many;
 }
 
 const share = (right, of) => (of < MANY ? `${right} of ${of}` : `${percent(right / of)} of ${of}`);

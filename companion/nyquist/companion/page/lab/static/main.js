@@ -304,7 +304,8 @@ function here() {
     model.shown = key;
     model.here.replaceChildren(...flip(model, run.views[at], other), table(model, other));
   });
-  by("here").textContent = `${place(position(), run.wish.path)}. ${said.join(". ")}`;
+  const words = `${place(position(), run.wish.path)}. ${said.join(". ")}`;
+  if (by("here").textContent !== words) by("here").textContent = words; // what is new is read out
 }
 
 function flip(model, view, other) {
@@ -426,12 +427,13 @@ async function begin() {
   by("play").addEventListener("click", play);
   by("next-flip").addEventListener("click", nextFlip);
   by("samples").addEventListener("click", unpress, true);
-  listen((file) => { unpress(); open(file); }, complain);
+  let many = () => complain(new Error("the models are not listed yet"));
+  listen((file) => { unpress(); open(file); }, (found) => many(found), complain);
   save(() => state.run, () => animation(state.run.wish, [state.file]), complain);
   let wide = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; draw(); drawCurve(); } });
   const [, samples] = await Promise.all([showModels(), showSamples()]);
-  compare({ wish, samples, taking, open, complain, titles: () => chosen().map((id) => state.models.find((one) => one.id === id).title) });
+  many = compare({ wish, samples, taking, open, complain, titles: () => chosen().map((id) => state.models.find((one) => one.id === id).title) });
   document.documentElement.dataset.ready = "true";
 }
 

@@ -2,12 +2,15 @@
 
 import { by } from "./dom.js";
 
-export function listen(open, complain) {
+export const KNOWN = /\.(jpe?g|png|webp)$/i;
+
+// `open` takes a picture, `openMany` several, each with the name of the folder that it lies in.
+export function listen(open, openMany, complain) {
   by("file").addEventListener("change", ({ target }) => {
     if (target.files.length) open(target.files[0]);
     target.value = "";
   });
-  drop(open, complain);
+  drop(open, openMany, complain);
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
     if (file) open(file);
@@ -15,7 +18,7 @@ export function listen(open, complain) {
   camera(open, complain);
 }
 
-function drop(open, complain) {
+function drop(open, openMany, complain) {
   const zone = document.body, shown = by("drop");
   const over = (event) => {
     if (![...event.dataTransfer.types].includes("Files")) return;
@@ -25,13 +28,29 @@ function drop(open, complain) {
   zone.addEventListener("dragenter", over);
   zone.addEventListener("dragover", over);
   zone.addEventListener("dragleave", (event) => { if (!event.relatedTarget) shown.classList.remove("over"); });
-  zone.addEventListener("drop", (event) => {
+  zone.addEventListener("drop", async (event) => {
     event.preventDefault();
     shown.classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file) open(file);
-    else complain(new Error("what was dropped is no file; drop a JPEG, PNG or WebP"));
+    const entries = [...event.dataTransfer.items].map((one) => one.webkitGetAsEntry?.()).filter(Boolean);
+    if (!entries.length) return complain(new Error("what was dropped is no file; drop a JPEG, PNG or WebP"));
+    const found = (await Promise.all(entries.map((one) => inside(one, "")))).flat();
+    if (entries.length === 1 && entries[0].isFile) open(found[0].file);
+    else openMany(found.filter((one) => KNOWN.test(one.file.name)));
   });
+}
+
+const asked = (call) => new Promise(call);
+
+// Every file of a folder, however deep, with the name of the folder that it lies in.
+async function inside(entry, folder) {
+  if (entry.isFile) return [{ file: await asked((done, failed) => entry.file(done, failed)), folder }];
+  const reader = entry.createReader(), found = [];
+  for (;;) {
+    const some = await asked((done, failed) => reader.readEntries(done, failed)); // a hundred at most
+    if (!some.length) break;
+    found.push(...some);
+  }
+  return (await Promise.all(found.map((one) => inside(one, entry.name)))).flat();
 }
 
 function camera(open, complain) {
