@@ -189,7 +189,7 @@ def test_a_folder_that_is_dropped_is_compared_by_the_classes_in_it(
     page.drop("#drop", tmp_path / "mine")
     page.wait_for(DONE)
     words = page.evaluate("document.getElementById('compared').textContent")
-    assert "fashion_bluron the Pareto front1 of 2" in words
+    assert "1 fashion_bluron the Pareto front1 of 2" in words
     assert "0 of 32" in words
 
 

@@ -181,16 +181,19 @@ export function scatter(models, across, up, width, { line }) {
   const places = models.map((one) => [x(across.of(one)), y(up.of(one))]);
   const front = places.filter((_, at) => models[at].front).sort((a, b) => a[0] - b[0]);
   if (line && front.length > 1) svg.append(drawn("path", { d: path(front), class: "front" }));
+  const named = Math.max(...models.map((one) => 7 * one.short.length)) < 0.36 * width; // else by number
   const taken = places.map(([cx, cy]) => [cx - 8, cy - 8, cx + 8, cy + 8]);
   models.forEach((one, at) => {
-    const [cx, cy] = places[at], long = 7 * one.short.length;
-    const box = (by) => [cx + 10, cy + by - 6, cx + 10 + long, cy + by + 6];
+    const label = named ? one.short : String(at + 1);
+    const [cx, cy] = places[at], long = 7 * label.length, fits = cx + 10 + long < width;
+    const start = fits ? cx + 10 : cx - 10 - long;
+    const box = (by) => [start, cy + by - 6, start + long, cy + by + 6];
     const meets = ([a, b, c, d]) => taken.some(([e, f, g, h]) => a < g && e < c && b < h && f < d);
     let by = 0;
     while (meets(box(by)) && by < 130) by += 13;
     taken.push(box(by));
-    if (by) svg.append(rule(cx, cy, cx + 8, cy + by, "axis"));
-    svg.append(text(cx + 10, cy + by + 4, one.short, {}));
+    if (by) svg.append(rule(cx, cy, cx + (fits ? 8 : -8), cy + by, "axis"));
+    svg.append(text(fits ? cx + 10 : cx - 10, cy + by + 4, label, { "text-anchor": fits ? "start" : "end" }));
   });
   for (const best of [false, true]) { // what is on the front is drawn over the others
     places.filter((_, at) => models[at].front === best)

@@ -72,11 +72,11 @@ function show(models, judged, names, files, open, wanted) {
 
 function figures(models, labelled, wanted) {
   const heads = ["model", ...(labelled ? ["accuracy"] : []), "consistency", `moves by ${wanted.step} px that flip`, "pictures that never flip", "latency"];
-  const rows = models.map((one) => {
+  const rows = models.map((one, place) => {
     const error = one.standard_error ? ` ± ${(100 * one.standard_error).toFixed(1)}` : `, or down to ${percent(one.least)}`;
     const cells = [...(labelled ? [one.labelled ? share(one.right, one.labelled) : "no labels"] : []),
       `${percent(one.share)}${error}, ${one.pictures} pictures`, `${one.changed} of ${one.pairs}`, share(one.unchanged, one.pictures), `${(1000 * one.latency_s).toFixed(2)} ms`];
-    return element("tr", {}, element("th", { scope: "row" }, one.title, element("small", {}, one.front ? "on the Pareto front" : "")),
+    return element("tr", {}, element("th", { scope: "row" }, `${place + 1} ${one.title}`, element("small", {}, one.front ? "on the Pareto front" : "")),
       ...cells.map((text, at) => element("td", { class: "number", "data-path": heads[at + 1] }, text)));
   });
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Figures of each model" },
