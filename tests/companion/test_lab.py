@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,7 +33,8 @@ from nyquist.server.wire.pb.inference_pb2 import ModelStatisticsRequest
 from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from nyquist.server.wire.pictures import read_picture
 from tests.companion.lab_runs import ask, body_of, of_kind, opened, run, sent
-from tests.processes import ROOT, RunningServer
+from tests.foreign import make_net, put_model
+from tests.processes import ROOT, RunningServer, start_server
 
 COAT = PHOTOGRAPHS.parent / "fashion" / "coat.png"
 COFFEE = PHOTOGRAPHS / "coffee.png"
@@ -112,6 +114,28 @@ def test_two_servers_are_asked_side_by_side(server: RunningServer) -> None:
     assert {one[:2] for one in listed} == {"0/", "1/"}
     first, second = of_kind(events, "done")[0]["models"]
     assert first["curve"] == second["curve"]
+
+
+def test_versions_of_a_model_of_somebody_else_are_asked_each_and_need_no_labels(
+    tmp_path: Path,
+) -> None:
+    config = 'platform: "onnxruntime_onnx" max_batch_size: 4 version_policy { all {} }'
+    folder = put_model(tmp_path, "net", make_net(), config)
+    shutil.copytree(folder / "1", folder / "2")
+    running = start_server(tmp_path)
+    try:
+        with opened(running.target) as port:
+            listed = json.loads(ask(port, "/lab/models")[1])
+            ids = [one["id"] for one in listed]
+            events = run(port, ids, [COFFEE], path="map", reach=3)
+    finally:
+        assert running.stop() == 0
+    assert ids == ["0/net/1", "0/net/2"]
+    answers = of_kind(events, "answers")
+    assert [len(one["answers"]) for one in answers] == [4, 4, 4, 4, 1, 1]
+    assert all(
+        re.fullmatch("class [0-4]", row["answer"]) for one in answers for row in one["answers"]
+    )
 
 
 def test_a_server_that_is_away_is_told_of_and_the_other_is_listed(server: RunningServer) -> None:

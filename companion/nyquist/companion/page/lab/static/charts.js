@@ -4,7 +4,7 @@
 import { drawn, percent, place } from "./dom.js";
 
 export const FEW = 10; // pairs that a share says little of
-const LEFT = 40, RIGHT = 28, TOP = 16, PLOT = 150, STRIP = 20, AXIS = 34;
+const LEFT = 40, RIGHT = 28, TOP = 16, PLOT = 150, STRIP = 20, AXIS = 38;
 const DASHES = ["", "8 4", "2 4", "10 3 2 3", "1 6", "14 4", "5 2", "3 2 8 2"];
 
 const BESIDE = 64; // room for the numbers of models at the end of their lines
@@ -48,9 +48,9 @@ export function trace(model, run, width) {
       text(LEFT - 6, y(share) + 4, `${100 * share}%`, { "text-anchor": "end", class: "quiet-text" }));
   }
   for (const at of marks(count, Math.max(3, Math.floor(width / 60)))) {
-    svg.append(text(x(at), height - 16, Math.max(...run.offsets[at]), { "text-anchor": "middle", class: "quiet-text" }));
+    svg.append(text(x(at), height - 20, Math.max(...run.offsets[at]), { "text-anchor": "middle", class: "quiet-text" }));
   }
-  svg.append(text((LEFT + width - RIGHT) / 2, height - 2, ALONG[run.wish.path], { "text-anchor": "middle", class: "quiet-text" }));
+  svg.append(text((LEFT + width - RIGHT) / 2, height - 5, ALONG[run.wish.path], { "text-anchor": "middle", class: "quiet-text" }));
   model.answers.forEach((one, at) => {
     if (!one) return;
     const answer = run.colours.of(one.answer);

@@ -4,7 +4,7 @@ import { by, drawn } from "./dom.js";
 
 const STYLED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin",
   "font-family", "font-size", "font-weight", "text-anchor", "dominant-baseline"];
-const WIDTH = 720, GAP = 24;
+const WIDTH = 560, GAP = 24;
 
 function download(blob, name) {
   const link = document.createElement("a");
