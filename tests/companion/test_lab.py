@@ -22,6 +22,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from nyquist.client.client import Client
+from nyquist.companion.command_line import make_lab_parser
 from nyquist.companion.measures.shifts import shift_circularly, shift_fractionally
 from nyquist.companion.page.lab.animation import COLOURS
 from nyquist.companion.page.lab.moves import read_moved
@@ -342,6 +343,14 @@ def test_the_command_says_where_the_lab_is_and_ctrl_c_ends_it(server: RunningSer
         assert process.wait(timeout=30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_a_port_that_is_none_is_told_with_those_that_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        make_lab_parser().parse_args(["--http-port", "70000"])
+    assert "a port is 0 to 65535, got '70000'" in capsys.readouterr().err
 
 
 def test_without_a_server_the_command_says_what_helps() -> None:

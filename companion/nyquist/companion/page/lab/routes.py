@@ -34,7 +34,10 @@ POLICY = (
 """Of the page alone: it runs the modules that lie here, and talks to nobody else."""
 
 MAX_RUNS = 2
-"""At once; each takes a thread, and a call of the server at a time."""
+"""At once; each takes a thread, and a call of the server at a time. One that is read counts too."""
+
+READ_S = 60
+"""Until all of a run must have come."""
 
 BODY_TYPE = "application/octet-stream"
 """Of a run. No page of another origin can send it without asking first, which is not answered."""
@@ -55,7 +58,7 @@ class Lab:
         self._templates = page_templates(PackageLoader("nyquist.companion", "page/lab"))
         self._data = Path(str(files("nyquist.models"))) / "data"
         self._pool = ThreadPoolExecutor(MAX_RUNS, thread_name_prefix="lab")
-        self._running = 0
+        self._taken = 0
         self._closed = False
 
     def close(self) -> None:
@@ -135,24 +138,28 @@ class Lab:
 
     @contextmanager
     def _place(self) -> Iterator[Stopped]:
-        """Take one of the places of the runs; yield what says whether the lab is closed."""
-        self._running += 1
+        """Take one of the places; yield what says whether the lab is closed."""
+        self._taken += 1
         try:
             yield lambda: self._closed
         finally:
-            self._running -= 1
+            self._taken -= 1
 
     async def _wish(self, request: Request) -> tuple[Wish, list[bytes]] | Response:
         """Read what is asked for, or say why it is not done."""
         if request.headers.get("content-type") != BODY_TYPE:
             return _refused(415, f"a run is sent as {BODY_TYPE}")
-        if self._running >= MAX_RUNS:
-            return _refused(429, f"{MAX_RUNS} runs are under way; wait until one is over")
         if not 0 < (length := _length(request)) <= MAX_BODY_BYTES:
             return _refused(413, f"a run has {MAX_BODY_BYTES} bytes at most, this one {length}")
-        body = await request.body()  # no more than it says: uvicorn holds it to that
+        if self._taken >= MAX_RUNS:
+            return _refused(429, f"{MAX_RUNS} runs are under way; wait until one is over")
         try:
+            with self._place():
+                async with asyncio.timeout(READ_S):
+                    body = await request.body()  # no more than it says: uvicorn holds it to that
             return read_wish(body)
+        except TimeoutError:
+            return _refused(408, f"the run did not come within {READ_S} s")
         except NyquistError as error:
             return _refused(400, str(error))
 
