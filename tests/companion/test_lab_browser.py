@@ -157,7 +157,9 @@ def test_what_is_seen_is_saved(page: Chromium, tmp_path: Path) -> None:
     assert {row["answer"] for row in rows if row["model"] == "fashion_blur"} == {"coat"}
     assert [row["right_px"] for row in rows[:3]] == ["0", "1", "2"]
     drawn = ElementTree.parse(files["svg"]).getroot()  # noqa: S314 - our own
-    assert "fashion_strided" in "".join(drawn.itertext())
+    words = "".join(drawn.itertext())
+    assert "fashion_strided" in words
+    assert "Consistency against distance" in words
     assert not drawn.findall(".//*[@class]")
     with Image.open(files["png"]) as png, Image.open(files["gif"]) as gif:
         assert png.width > 1000

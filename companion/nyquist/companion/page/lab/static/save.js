@@ -30,7 +30,8 @@ function sheet(run) {
   const look = getComputedStyle(document.body);
   const words = { "font-family": "sans-serif", fill: look.color };
   const charts = run.models.map((one) => one.box.firstElementChild);
-  const width = Math.max(WIDTH, ...charts.map((one) => one.viewBox.baseVal.width)) + 2 * GAP;
+  const curve = document.querySelector("#curve-box .chart svg");
+  const width = Math.max(WIDTH, ...[...charts, curve].map((one) => one.viewBox.baseVal.width)) + 2 * GAP;
   const whole = drawn("svg", { xmlns: "http://www.w3.org/2000/svg" });
   const ground = drawn("rect", { x: 0, y: 0, fill: look.backgroundColor });
   whole.append(ground, drawn("text", { x: GAP, y: 30, "font-size": 17, "font-weight": 600, ...words }, run.name));
@@ -43,15 +44,17 @@ function sheet(run) {
     left += long;
   }
   top += 26;
-  run.models.forEach((model, at) => {
-    whole.append(drawn("text", { x: GAP, y: top, "font-size": 14, "font-weight": 600, ...words }, model.title),
-      drawn("text", { x: GAP, y: top + 17, "font-size": 12, ...words }, model.said.textContent));
-    const chart = styled(charts[at]);
-    chart.setAttribute("x", GAP);
-    chart.setAttribute("y", top + 26);
-    whole.append(chart);
-    top += 26 + charts[at].viewBox.baseVal.height + GAP;
-  });
+  const put = (title, said, chart) => {
+    const copy = styled(chart);
+    copy.setAttribute("x", GAP);
+    copy.setAttribute("y", top + 26);
+    whole.append(drawn("text", { x: GAP, y: top, "font-size": 14, "font-weight": 600, ...words }, title),
+      drawn("text", { x: GAP, y: top + 17, "font-size": 12, ...words }, said), copy);
+    top += 26 + chart.viewBox.baseVal.height + GAP;
+  };
+  run.models.forEach((model, at) => put(model.title, model.said.textContent, charts[at]));
+  const lines = run.models.map((one, at) => `${at + 1} ${one.title}`).join(", ");
+  put("Consistency against distance", lines, curve);
   for (const [name, value] of [["width", width], ["height", top]]) { whole.setAttribute(name, value); ground.setAttribute(name, value); }
   whole.setAttribute("viewBox", `0 0 ${width} ${top}`);
   return new Blob([new XMLSerializer().serializeToString(whole)], { type: "image/svg+xml" });
