@@ -241,7 +241,8 @@ def test_server_and_companion_find_each_other(objects: list[Object]) -> None:
         ("nyquist-companion", "NYQUIST_COMPANION_TARGET"),
     ):
         host, port = environment(main_container(deployments[name]))[variable].split(":")
-        assert int(port) in [one["port"] for one in services[host]["spec"]["ports"]]
+        ports = {one["name"]: one["port"] for one in services[host]["spec"]["ports"]}
+        assert int(port) == ports["grpc"]
         (policy,) = [
             one
             for one in by_name(objects, "NetworkPolicy").values()
