@@ -427,3 +427,14 @@ def test_kserve_serves_what_it_fetches_over_grpc(manifests: dict[str, Any]) -> N
         one["name"] for one in runtime["spec"]["supportedModelFormats"]
     ]
     assert model["runtime"] == runtime["metadata"]["name"]
+
+
+def test_replicas_are_spread_over_nodes_and_zones_each_rollout_by_itself(ha: list[Object]) -> None:
+    spread = pod_of(by_name(ha, "Deployment")["nyquist"])["topologySpreadConstraints"]
+    assert {one["topologyKey"]: one["whenUnsatisfiable"] for one in spread} == {
+        "kubernetes.io/hostname": "DoNotSchedule",
+        "topology.kubernetes.io/zone": "ScheduleAnyway",
+    }
+    for one in spread:
+        assert chosen(ha, one["labelSelector"]["matchLabels"]) == {"nyquist"}
+        assert one["matchLabelKeys"] == ["pod-template-hash"]
