@@ -63,7 +63,8 @@ def ask(companion: str, model: str) -> Document:
     except HTTPError as error:
         raise NoAnswer(_read(error.read(), companion).get("error", f"{url}: {error}")) from error
     except URLError as error:
-        raise NoAnswer(f"no companion answers at {companion}: {error.reason}") from error
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise NoAnswer(f"no companion answers at {companion}: {why}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise NoAnswer(f"no companion answers at {companion}: {error or 'it hung up'}") from error
 
