@@ -31,7 +31,8 @@ from nyquist.server.telemetry import names as server
 
 VERSION = "v{{version}}"
 PAIR = "v{{version}} beside v{{baseline}}"
-BOUNDS = {"mean": "orange", "low": "blue", "high": "blue", "limit": "red"}
+MOST, LEAST = "most allowed", "least allowed"
+BOUNDS = {"mean": "orange", "low": "blue", "high": "blue", MOST: "red", LEAST: "red"}
 SHOWN = 0.25
 """Of a share: at first a figure may be anything, which would flatten all that follows."""
 DECISIONS = {"promote": "green", "hold": "red", "not_enough_yet": "purple"}
@@ -81,7 +82,14 @@ def candidate() -> list[Panel]:
             "confidence",
             "Mean probability of the candidate's answer, less the baseline's; it may lie as far "
             "below 0 as above.",
-        ).min(-SHOWN),
+        )
+        .with_target(
+            series(
+                f'-max by (figure) ({companion.ROLLOUT_LIMIT}{{{CHECKED}, figure="confidence"}})',
+                LEAST,
+            ).ref_id("C")
+        )
+        .min(-SHOWN),
         bounds(
             "Requests that are slower",
             "latency",
@@ -100,9 +108,9 @@ def bounds(title: str, figure: str, description: str) -> timeseries.Panel:
         f"{description} The mean so far, the bounds of what it may be, which hold whenever one "
         "looks, and the most that is allowed.",
         series(f"max by (bound) ({companion.ROLLOUT_FIGURE}{{{which}}})", "{{bound}}"),
-        series(f"max by (figure) ({companion.ROLLOUT_LIMIT}{{{which}}})", "limit"),
+        series(f"max by (figure) ({companion.ROLLOUT_LIMIT}{{{which}}})", MOST),
     )
-    return dashed(painted(panel, BOUNDS), "limit").span(QUARTER).max(SHOWN)
+    return dashed(painted(panel, BOUNDS), "allowed").span(QUARTER).max(SHOWN)
 
 
 def traffic() -> list[Panel]:
