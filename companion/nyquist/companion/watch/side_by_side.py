@@ -29,6 +29,7 @@ from nyquist.server.wire import tensors
 from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import WrongConnection
 from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.framing import DYNAMIC
 from nyquist.server.wire.head import Head
 from nyquist.server.wire.pb import shadow_pb2 as pb
 
@@ -69,13 +70,13 @@ class Rivals:
     def misfit(self) -> str:
         """Why callers of the one cannot be answered by the other; empty if they can."""
         old, new = self.baseline, self.candidate
-        for what, theirs, ours in (
-            ("takes", f"{old.datatype} {list(old.shape)}", f"{new.datatype} {list(new.shape)}"),
-            ("answers with", _answer(old), _answer(new)),
-        ):
-            if theirs != ours:
-                return f"version {new.version} {what} {ours}, version {old.version} {theirs}"
-        return ""
+        if old.datatype != new.datatype or not covers(new.shape, old.shape):
+            said = f"takes {_input(new)}, version {old.version} {_input(old)}"
+        elif _answer(old) != _answer(new):
+            said = f"answers with {_answer(new)}, version {old.version} {_answer(old)}"
+        else:
+            return ""
+        return f"version {new.version} {said}"
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,13 @@ class SideBySide:
         return tuple(named[at] for at in sorted(named)) if all(named.values()) else ()
 
 
+def covers(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Say whether what has one shape may have the other: an open axis takes any size."""
+    return len(shape) == len(other) and all(
+        one in (DYNAMIC, wanted) for one, wanted in zip(shape, other, strict=True)
+    )
+
+
 def with_moves(version: RemoteModel, picture: Pictures, turn: int) -> Pictures:
     """Return a picture and the same moved by a pixel with zeros entering. (1, ...) -> (3, ...).
 
@@ -291,6 +299,10 @@ def confidence(head: Head, numbers: NDArray[Any]) -> float | None:
     if head.labelled:
         return float(np.maximum(shares, 1 - shares).min().clip(0, 1))
     return float(shares.max().clip(0, 1))
+
+
+def _input(version: RemoteModel) -> str:
+    return f"{version.datatype} {list(version.shape)}"
 
 
 def _answer(version: RemoteModel) -> str:
