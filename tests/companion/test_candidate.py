@@ -32,7 +32,8 @@ def decided(trial: Trial, comparison: Comparison, most: int = 3000) -> int:
 
 def test_a_candidate_that_does_all_alike_is_promoted_once_every_limit_is_sure() -> None:
     trial = Trial(PAIR, Limits(), began_s=0.0)
-    assert trial.standing().decision is Decision.UNDECIDED
+    before = trial.standing()
+    assert (before.decision, before.decided_at, before.over) == (Decision.UNDECIDED, 0, False)
     took = decided(trial, ALIKE)
     standing = trial.standing()
     assert standing.decision is Decision.PROMOTE
@@ -46,7 +47,7 @@ def test_a_candidate_that_does_all_alike_is_promoted_once_every_limit_is_sure() 
     [
         ({"disagreement": 1.0}, "answers that differ", 30),
         ({"candidate_flips": 0.5}, "flip when the picture moves", 60),
-        ({"candidate_confidence": 0.6}, "mean confidence", 120),
+        ({"candidate_confidence": 0.6}, "-5% to 5% allowed", 120),
         ({"candidate_confidence": 0.6, "baseline_confidence": 0.3}, "mean confidence", 120),
         ({"candidate_s": 0.02}, "more than 1.25 times as long", 30),
     ],

@@ -10,30 +10,37 @@ from nyquist.companion.measures.sequential import MOST_AT_STAKE, ConfidenceSeque
 ALPHA = 0.05
 
 
-def ever(values: list[float], mean: float, alpha: float) -> tuple[bool, bool]:
-    """Bet against one mean, value by value, as the paper writes it: is it ruled out, and how?"""
+def ruled_out(values: list[float], mean: float, alpha: float) -> int:
+    """Bet against one mean, value by value, as the paper has it; return when it is ruled out."""
     total = squares = up = down = 0.0
-    below = above = False
     for t, value in enumerate(values, 1):
         variance = (0.25 + squares) / t
         stake = sqrt(2 * log(2 / alpha) / (variance * t * log1p(t)))
         up += log1p(min(stake, MOST_AT_STAKE / mean) * (value - mean))
         down += log1p(-min(stake, MOST_AT_STAKE / (1 - mean)) * (value - mean))
+        if max(up, down) >= log(2 / alpha):
+            return t
         total += value
         squares += (value - (0.5 + total) / (t + 1)) ** 2
-        below |= up >= log(2 / alpha)
-        above |= down >= log(2 / alpha)
-    return below, above
+    return 0
 
 
-@pytest.mark.parametrize("mean", [0.1, 0.3, 0.45, 0.55, 0.9])
-def test_a_mean_is_ruled_out_when_a_bettor_against_it_has_won_enough(mean: float) -> None:
-    values = np.random.default_rng(0).beta(2, 3, 300)  # their mean is 0.4
-    sequence = ConfidenceSequence(ALPHA, points=(mean,))
-    sequence.add(values)
-    assert ever(values.tolist(), mean, ALPHA) == (sequence.low >= mean, sequence.high <= mean)
-    assert sequence.low < 0.4 < sequence.high
-    assert sequence.mean == pytest.approx(values.mean())
+@pytest.mark.parametrize("mean", [0.1, 0.3, 0.34, 0.453, 0.55, 0.9])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 2.0)])
+def test_a_mean_is_ruled_out_when_a_bettor_against_it_has_won_enough(
+    mean: float, bounds: tuple[float, float]
+) -> None:
+    values = np.random.default_rng(0).beta(2, 3, 500)  # their mean is 0.4
+    when = ruled_out(values.tolist(), mean, ALPHA)
+    least, span = bounds[0], bounds[1] - bounds[0]
+    point = least + span * mean
+    sequence = ConfidenceSequence(ALPHA, bounds, around=least, points=(point,))
+    sequence.add(least + span * values[: when - 1])
+    assert sequence.low < point < sequence.high
+    sequence.add(least + span * values[when - 1 : when])
+    assert sequence.low >= point - 1e-12 if mean < 0.4 else sequence.high <= point + 1e-12
+    assert sequence.low < least + span * 0.4 < sequence.high
+    assert sequence.mean == pytest.approx(least + span * values[:when].mean())
 
 
 def test_one_by_one_or_all_at_once_is_the_same() -> None:

@@ -223,7 +223,7 @@ class Trial:
             figures=figures,
             decision=self.decision,
             decided_at=self._decided_at,
-            reason="; ".join(filter(None, (self._veto, reason_of(figures, self._latency)))),
+            reason=reason_of(figures, self._latency, self._veto),
             veto=self._veto,
             baseline_s=usual[0],
             candidate_s=usual[1],
@@ -263,12 +263,14 @@ def decide(figures: Sequence[Figure]) -> Decision:
     return Decision.UNDECIDED if None in held else Decision.PROMOTE
 
 
-def reason_of(figures: Sequence[Figure], latency: float) -> str:
-    """Say which figures are beyond their limits, or still may be; nothing if none is."""
-    beyond = [figure for figure in figures if figure.held is False]
-    open_ = [figure for figure in figures if figure.held is None]
-    said = [_in_words(figure, latency) for figure in beyond or open_ if figure.mean is not None]
-    return ("" if beyond or not said else "not known yet: ") + "; ".join(said)
+def reason_of(figures: Sequence[Figure], latency: float, veto: str = "") -> str:
+    """Say what speaks against a candidate, or what is not known yet; nothing if all is well."""
+    beyond = [_in_words(figure, latency) for figure in figures if figure.held is False]
+    if veto or beyond:
+        return "; ".join(filter(None, (veto, *beyond)))
+    known = [figure for figure in figures if figure.mean is not None]
+    unsure = [_in_words(figure, latency) for figure in known if figure.held is None]
+    return "not known yet: " + "; ".join(unsure) if unsure else ""
 
 
 def _in_words(figure: Figure, latency: float) -> str:
