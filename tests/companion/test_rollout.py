@@ -196,6 +196,7 @@ def test_a_disk_that_is_full_is_told_and_the_companion_goes_on(bench: Bench) -> 
     assert bench.companion.get("/healthz") == "ok\n"
     resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
     send(bench, lambda: logged(bench, "is written again"))
+    assert sum("is not written any more" in line for line in bench.companion.log) == 1
 
 
 def logged(bench: Bench, words: str) -> bool:
