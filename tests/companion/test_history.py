@@ -71,8 +71,8 @@ def test_what_is_noted_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert verdict[0] is Verdict.FAILING
     assert history.verdict(KEY, "another graph") is None
     assert history.pairs() == [PAIR]
-    assert history.comparisons(PAIR) == [COMPARISON]
-    assert history.comparisons(replace(PAIR, candidate_sha256="c")) == []
+    assert history.comparisons(PAIR, 10) == [COMPARISON]
+    assert history.comparisons(replace(PAIR, candidate_sha256="c"), 10) == []
     (found,) = history.differences(PAIR)
     np.testing.assert_array_equal(found.picture, difference().picture)
     assert found.served.tolist() == [1, 2]
@@ -160,8 +160,9 @@ def test_where_there_is_no_room_the_oldest_go_and_the_file_does_not_grow(tmp_pat
     history = roomy(tmp_path, size_bytes)
     for at in range(3000):
         history.note_comparison(PAIR, replace(COMPARISON, time_s=float(at)))
-    times = [one.time_s for one in history.comparisons(PAIR)]
+    times = [one.time_s for one in history.comparisons(PAIR, 3000)]
     assert times[-1] == 2999
+    assert [one.time_s for one in history.comparisons(PAIR, 2)] == [2998, 2999]
     assert times == [float(at) for at in range(3000 - len(times), 3000)]
     assert 300 < len(times) < 3000
     history.close()

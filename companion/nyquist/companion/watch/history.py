@@ -205,10 +205,11 @@ class History:
         rows = self._all(f"SELECT {columns}, max(id) FROM comparisons GROUP BY model", ())
         return [Pair(*(row[name] for name in PAIR_COLUMNS)) for row in rows]
 
-    def comparisons(self, pair: Pair) -> list[Comparison]:
-        """Return what is known of a pair, in its order."""
+    def comparisons(self, pair: Pair, latest: int) -> list[Comparison]:
+        """Return the latest comparisons of a pair, the oldest first."""
         columns = ", ".join(("time_s", *COMPARED_COLUMNS))
-        return [Comparison(*row) for row in self._of_pair("comparisons", pair, columns)]
+        rows = self._of_pair("comparisons", pair, columns, latest)
+        return [Comparison(*row) for row in rows]
 
     def decided_at(self, pair: Pair) -> int:
         """Return the pictures after which the last decision about a candidate was made."""
@@ -221,7 +222,7 @@ class History:
 
     def differences(self, pair: Pair) -> list[Disagreement]:
         """Return the pictures that a pair answers differently, the latest first."""
-        rows = self._of_pair("pictures", pair, "*")
+        rows = self._of_pair("pictures", pair, "*", ROWS_AT_ONCE)
         return [_difference(pair, row) for row in reversed(rows)]
 
     def rows(self, table: str, model: str = "") -> Iterator[tuple[Any, ...]]:
@@ -328,10 +329,10 @@ class History:
             self._drop_before(first + max((last - first) * SHARE_FREED, LEAST_FREED_S))
         return True
 
-    def _of_pair(self, table: str, pair: Pair, columns: str) -> list[sqlite3.Row]:
+    def _of_pair(self, table: str, pair: Pair, columns: str, latest: int) -> list[sqlite3.Row]:
         same = " AND ".join(f"{name} = ?" for name in PAIR_COLUMNS)
-        command = f"SELECT {columns} FROM {table} WHERE {same} ORDER BY id"
-        return self._all(command, _columns(pair))
+        command = f"SELECT {columns} FROM {table} WHERE {same} ORDER BY id DESC LIMIT ?"
+        return self._all(command, (*_columns(pair), latest))[::-1]
 
     def _all(self, command: str, values: Sequence[Any]) -> list[sqlite3.Row]:
         with self._lock:

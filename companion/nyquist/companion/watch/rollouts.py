@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 KEPT = 24
 """Pictures that differ, of each pair."""
 
+RESTORED = 50_000
+"""Comparisons that are added up again at a start, which takes some 4 s of CPU time."""
+
 
 class Rollouts:
     """The latest candidate of each model; safe to use from several threads.
@@ -36,7 +39,7 @@ class Rollouts:
         self._over: set[str] = set()
         self._lock = Lock()
         for pair in history.pairs():
-            comparisons = history.comparisons(pair)
+            comparisons = history.comparisons(pair, RESTORED)
             trial = self._trials[pair.model] = Trial(pair, limits, comparisons[0].time_s)
             trial.restore(comparisons, history.decided_at(pair))
 
