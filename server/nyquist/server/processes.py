@@ -39,7 +39,7 @@ async def supervise(settings: Settings) -> None:
         NyquistError: the server cannot start.
     """
     work = partial(serve_as_worker, settings, os.getpid())
-    metrics_address = (settings.metrics_host or settings.host, settings.metrics_port)
+    metrics_address = (settings.scraped_host, settings.metrics_port)
     address = (settings.host, settings.port)
     await Supervisor(work, settings.workers, address, metrics_address).run()
 

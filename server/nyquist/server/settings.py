@@ -23,6 +23,7 @@ from pydantic_settings import (
 from nyquist.server.front.settings import CallSettings, SecuritySettings
 from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import UNIX
 
 PREFIX = "NYQUIST_"
 COMPANION_PREFIX = "NYQUIST_COMPANION_"
@@ -100,15 +101,24 @@ class NetworkSettings(BaseModel):
     workers: int = Field(
         1, ge=1, le=64, description="processes that serve, where one event loop is the limit"
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for all, unix:/path/to.sock for a socket's file",
+    )
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
     cors_origin: Names = Field(
         (), description="origin of web pages whose scripts may call, or *; may be repeated"
     )
     metrics_host: str | None = Field(
-        None, description="address of the metrics; none: that of --host"
+        None, description="address of the metrics; none: that of --host, 127.0.0.1 of a socket"
     )
     metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")
+
+    @property
+    def scraped_host(self) -> str:
+        """The address of the metrics, which no scraper reads from a socket's file unasked."""
+        alone = "127.0.0.1" if self.host.startswith(UNIX) else self.host
+        return self.metrics_host or alone
 
 
 class LimitSettings(CallSettings):

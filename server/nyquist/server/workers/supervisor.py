@@ -26,8 +26,9 @@ from prometheus_client.registry import Collector
 from nyquist.server.front.http_listener import open_socket
 from nyquist.server.front.lifecycle import stop_signal
 from nyquist.server.telemetry import names
-from nyquist.server.telemetry.listener import metrics_listener
+from nyquist.server.telemetry.listener import metrics_address, metrics_listener
 from nyquist.server.wire.errors import NyquistError, StartError
+from nyquist.server.wire.listening import address, bound_port, remove_file
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.workers.channel import Channel
 from nyquist.server.workers.fleet import CHANGES, METRICS
@@ -104,6 +105,7 @@ class Supervisor(Collector):
         stop = stop_signal(self._kill)
         async with AsyncExitStack() as stack:
             host, port = self._address
+            stack.callback(remove_file, host)
             listening = stack.enter_context(open_socket(host, port))
             registry = CollectorRegistry()
             registry.register(self)
@@ -117,10 +119,10 @@ class Supervisor(Collector):
                 if starting.done():
                     starting.result()
                     logger.info(
-                        "ready: %d workers, gRPC on %s:%d, metrics on http://%s:%d/metrics",
+                        "ready: %d workers, gRPC on %s, metrics on %s",
                         self._count,
-                        *(host, listening.getsockname()[1]),
-                        *(self._metrics_address[0], metrics_port),
+                        address(host, bound_port(listening)),
+                        metrics_address(self._metrics_address[0], metrics_port),
                     )
                 received = await stop
                 starting.cancel()
