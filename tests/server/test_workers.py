@@ -26,6 +26,14 @@ from tests.server.memory import request_for
 MODEL = "fashion_strided"
 CONNECTIONS = 8
 PATIENCE_S = 60.0
+IMPATIENT = """
+from functools import partial
+from nyquist.server import processes
+from nyquist.server.__main__ import main
+processes.Supervisor = partial(processes.Supervisor, silence_s=8.0)
+raise SystemExit(main())
+"""
+"""A server that waits less long for a worker that says nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     alone = tmp_path_factory.mktemp("alone")
     (alone / MODEL).symlink_to((repository / MODEL).resolve())
     options = ("--transport", "h2corn", "--workers", "2", "--drain-s", "0")
-    running = start_server(alone, options)
+    running = start_server(alone, options, code=IMPATIENT)
     yield running
     running.stop()
 
@@ -147,6 +155,20 @@ def test_a_load_or_unload_is_heard_by_all_and_by_who_comes_later(server: Running
         assert scraped(server, names.TRITON_SUCCESS) == 0, "what was unloaded is not counted on"
         with pytest.raises(grpc.RpcError, match="failed to load 'absent'"):
             found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="absent"))
+
+
+def test_a_worker_that_hangs_is_ended_and_replaced(server: RunningServer) -> None:
+    deaths, before = scraped(server, names.WORKER_DEATHS), workers(server)
+    hung = os.pidfd_open(before[1])
+    os.kill(before[1], signal.SIGSTOP)
+    assert select.select([hung], [], [], PATIENCE_S)[0]
+    os.close(hung)
+    wait_until_ready(server)
+    assert scraped(server, names.WORKER_DEATHS) == deaths + 1
+    assert len(set(workers(server)) - set(before)) == 1
+    assert any(
+        "has ended: it did not answer for 5 s; another starts" in line for line in server.log
+    )
 
 
 def test_ctrl_c_while_workers_start_ends_them_without_a_word(repository: Path) -> None:

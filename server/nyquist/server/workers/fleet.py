@@ -18,7 +18,7 @@ CHANGES = ("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogS
 """Calls that a worker that comes later has to catch up on."""
 
 EVERYWHERE = (*CHANGES, "ModelStatistics", "RepositoryIndex")
-METRICS = "metrics"
+METRICS, ALIVE = "metrics", "alive"
 TOLD_S = 0.25
 
 Do = Callable[[Any, Any], Awaitable[Any]]
@@ -107,6 +107,8 @@ class Fleet:
         answer: Any
         if name == METRICS and self._metrics is not None:
             answer = list(self._metrics.collect())
+        elif name == ALIVE:
+            answer = True
         else:
             behaviour, kind = self._calls[name]
             try:
