@@ -1,7 +1,9 @@
+import asyncio
 import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from nyquist.server.settings import read_settings
@@ -19,6 +22,8 @@ from nyquist.server.telemetry import names
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub as Stub
+from nyquist.server.workers.channel import Channel
+from nyquist.server.workers.fleet import Fleet
 from nyquist.server.workers.merging import merged_metrics, merged_statistics, what_stays
 from tests.processes import RunningServer, start_server
 from tests.server.memory import request_for
@@ -126,6 +131,28 @@ def test_metrics_are_added_but_for_what_is_one_thing_in_all_workers() -> None:
     }
     assert values == {"calls": 7, names.MODEL_READY: 0, names.LOAD_DURATION: 4}
     assert [family.name for family in what_stays(scrape(3))] == ["calls"]
+
+
+def test_a_worker_answers_its_supervisor_whatever_goes_wrong_and_without_details() -> None:
+    async def broken(*_: object) -> pb.RepositoryIndexResponse:
+        raise OSError(24, "Too many open files", "/srv/models")
+
+    async def test() -> tuple[object, ...]:
+        here, there = map(Channel, socket.socketpair())
+        await here.open()
+        await there.open()
+        fleet = Fleet(there, 1)
+        here.send("member")
+        await fleet.join({"Index": (broken, pb.RepositoryIndexRequest)}, CollectorRegistry())
+        assert await here.receive() == ("loaded",)
+        here.send("do", 7, "Index", b"")
+        answer: tuple[object, ...] = await here.receive()
+        fleet.close()
+        here.close()
+        return answer
+
+    kind, number, error = asyncio.run(asyncio.wait_for(test(), 20))
+    assert (kind, number, str(error)) == ("done", 7, "internal error; see the log")
 
 
 def test_requests_are_counted_together_whoever_answers_them(server: RunningServer) -> None:

@@ -4,6 +4,7 @@ a caller's call -> the supervisor -> every worker does it -> answers, merged -> 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from nyquist.server.wire.errors import LoadFailed, NyquistError, Stopping
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.workers.channel import Channel
 from nyquist.server.workers.merging import merged_index, merged_statistics
+
+logger = logging.getLogger(__name__)
 
 CHANGES = ("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
 """Calls that a worker that comes later has to catch up on."""
@@ -115,6 +118,9 @@ class Fleet:
                 answer = (await behaviour(kind.FromString(body), None)).SerializeToString()
             except NyquistError as error:
                 answer = error
+            except Exception:  # or who asked would wait for ever
+                logger.exception("unexpected error in %s", name)
+                answer = NyquistError("internal error; see the log")
         self._channel.send("done", number, answer)
 
     def _spawn(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
