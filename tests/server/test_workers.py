@@ -4,6 +4,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -26,9 +27,11 @@ from nyquist.server.workers.channel import Channel
 from nyquist.server.workers.fleet import Fleet
 from nyquist.server.workers.merging import merged_metrics, merged_statistics, what_stays
 from tests.processes import RunningServer, start_server
+from tests.server.certificates import Authority
 from tests.server.memory import request_for
+from tests.server.receiver import Receiver, until
 
-MODEL = "fashion_strided"
+MODEL, OTHER = "fashion_strided", "fashion_blur"
 CONNECTIONS = 8
 PATIENCE_S = 60.0
 IMPATIENT = """
@@ -79,9 +82,13 @@ def scraped(server: RunningServer, name: str) -> float:
 
 
 def serves(stub: Stub) -> bool:
-    """Say whether the worker at the other end has the model itself."""
+    return answers(stub, pb.ModelMetadataRequest(name=MODEL))
+
+
+def answers(stub: Stub, asked: pb.ModelMetadataRequest) -> bool:
+    """Say whether the worker at the other end has a model itself."""
     try:
-        stub.ModelMetadata(pb.ModelMetadataRequest(name=MODEL))
+        stub.ModelMetadata(asked)
     except grpc.RpcError:
         return False
     return True
@@ -196,6 +203,46 @@ def test_a_worker_that_hangs_is_ended_and_replaced(server: RunningServer) -> Non
     assert any(
         "has ended: it did not answer for 5 s; another starts" in line for line in server.log
     )
+
+
+def test_each_worker_renews_certificates_polls_and_mirrors(
+    repository: Path, tmp_path: Path
+) -> None:
+    authority, folder = Authority(tmp_path / "tls"), tmp_path / "models"
+    folder.mkdir()
+    (folder / MODEL).symlink_to((repository / MODEL).resolve())
+    own = authority.issue("server", "localhost")
+    options = {"tls-certificate": own.certificate, "tls-key": own.key, "poll-s": 0.2, "workers": 2}
+    with Receiver() as receiver, ExitStack() as stack:
+        options |= {"shadow-target": receiver.target, "shadow-share": 1, "drain-s": 0}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        running = start_server(folder, words)
+        stack.callback(running.stop)
+        target = f"localhost:{running.port}"
+
+        def channels() -> list[grpc.Channel]:
+            return [stack.enter_context(authority.channel(target)) for _ in range(CONNECTIONS)]
+
+        def shown() -> set[str]:
+            address = ("127.0.0.1", running.port)
+            return {ssl.get_server_certificate(address) for _ in range(CONNECTIONS)}
+
+        body = request_for(repository / MODEL)
+        for channel in channels():
+            Stub(channel).ModelInfer(body)
+        receiver.wait_until(lambda it: len(it.received) == CONNECTIONS and it.streams == 2)
+
+        before = shown()
+        authority.issue("server", "localhost")
+        until(lambda: len(shown() | before) == 2 and not shown() & before)
+
+        (folder / OTHER).symlink_to((repository / OTHER).resolve())
+        found = [Stub(channel) for channel in channels()]
+        asked = pb.ModelMetadataRequest(name=OTHER)
+        until(lambda: all(answers(stub, asked) for stub in found))
+        (folder / OTHER).unlink()
+        until(lambda: not any(answers(stub, asked) for stub in found))
+        assert running.stop() == 0
 
 
 def test_ctrl_c_while_workers_start_ends_them_without_a_word(repository: Path) -> None:
