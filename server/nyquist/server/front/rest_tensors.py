@@ -8,16 +8,19 @@ them again and again is looked up by its JSON. Formats: Open Inference Protocol 
 Triton's extensions of binary data and of classification.
 """
 
+import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import Message
+from google.protobuf.message import Message as Proto
 from pydantic_core import from_json, to_json
 
+from nyquist.server.front.message_reader import Message
 from nyquist.server.wire import tensors
 from nyquist.server.wire.encode import field_start
 from nyquist.server.wire.errors import InvalidRequest, TooLarge
@@ -28,6 +31,9 @@ MOST_JSON_BYTES = 4 * 1024 * 1024
 """What is read of JSON without a pause that other callers would feel."""
 
 MOST_TENSORS = 256
+MOST_PARAMETERS = 4096
+MOST_SIGNS = {b"{": 16 * 1024, b":": 64 * 1024, b"[": 512 * 1024}
+"""Objects, their members and lists cost up to a hundred times what the bytes of a number do."""
 MOST_AXES = 64
 ID, RAW_INPUT = 3, 7
 """Fields of ModelInferRequest."""
@@ -75,7 +81,7 @@ class InferRequests:
         self._forms: Heads[_Form] = Heads()
 
     def read(
-        self, model: str, version: str, body: bytes, json_bytes: int
+        self, model: str, version: str, body: Message, json_bytes: int
     ) -> tuple[bytes, AnswerStyle]:
         """Return the bytes of a ModelInferRequest, and how its answer travels.
 
@@ -89,7 +95,8 @@ class InferRequests:
             InvalidRequest: the body is no inference request.
             TooLarge: there is too much JSON.
         """
-        text, at = body[:json_bytes], json_bytes
+        _check_size(json_bytes)
+        text, at = bytes(body[:json_bytes]), json_bytes
         parts: list[bytes | memoryview] = [b""]
         if leading := _LEADING_ID.match(text):
             parts += (field_start(ID, len(leading[1])), leading[1])
@@ -116,7 +123,12 @@ class InferRequests:
         return b"".join(parts), form.style
 
 
-def json_size(body: bytes, header_length: bytes | None) -> int:
+def with_raw(head: bytes, *content: Message) -> bytes:
+    """Return a ModelInferRequest with one raw content, which comes in parts."""
+    return b"".join((head, field_start(RAW_INPUT, sum(map(len, content))), *content))
+
+
+def json_size(body: Message, header_length: bytes | None) -> int:
     """Return how much of a body is JSON.
 
     Args:
@@ -138,27 +150,41 @@ def json_size(body: bytes, header_length: bytes | None) -> int:
     return size
 
 
-def read_object(text: bytes) -> dict[str, Any]:
+def read_object(text: Message) -> dict[str, Any]:
     """Read a JSON object; nothing at all is an empty one.
 
     Raises:
         InvalidRequest: it is none.
         TooLarge: it is longer than JSON may be.
     """
-    if len(text) > MOST_JSON_BYTES:
-        raise TooLarge(
-            f"{len(text)} bytes of JSON, there may be {MOST_JSON_BYTES}; tensors may be binary data"
-        )
+    _check_size(len(text))
+    text = bytes(text)
+    for sign, most in MOST_SIGNS.items():
+        if text.count(sign) > most:
+            raise InvalidRequest(f"JSON may have {most} {sign.decode()} here; send binary data")
+    collects = gc.isenabled()
+    gc.disable()  # which would go through all of a million lists again and again
     try:
-        read = from_json(text) if text else {}
+        read = from_json(text, cache_strings="none") if text else {}
     except ValueError as error:
         raise InvalidRequest(f"failed to parse the request JSON: {str(error)[:200]}") from error
+    finally:
+        if collects:
+            gc.enable()
     if not isinstance(read, dict):
         raise InvalidRequest(f"the request JSON is an object, got {_kind(read)}")
     return read
 
 
-def set_parameter(message: Message, name: str, value: object, whole: str = "int64_param") -> None:
+def _check_size(json_bytes: int) -> None:
+    if json_bytes > MOST_JSON_BYTES:
+        raise TooLarge(
+            f"{json_bytes} bytes of JSON, there may be {MOST_JSON_BYTES}; "
+            "tensors may be binary data"
+        )
+
+
+def set_parameter(message: Proto, name: str, value: object, whole: str = "int64_param") -> None:
     """Write a parameter of JSON.
 
     Args:
@@ -238,20 +264,17 @@ def _content(
 def _raw(values: object, datatype: str, name: str, count: int) -> bytes:
     """Return the values of JSON, nested or flat, as they lie in raw contents."""
     dtype = tensors.DTYPES.get(datatype)
-    if dtype is None and datatype != "BYTES":
-        known = ", ".join((*tensors.DTYPES, "BYTES"))
-        raise InvalidRequest(f"unknown datatype '{datatype[:20]}' of '{name}', choose from {known}")
-    try:
-        array = np.array(values)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidRequest(f"data of input '{name}' is no tensor: {error}") from error
-    if array.size != count:
-        raise InvalidRequest(f"expected {count} elements for input '{name}', got {array.size}")
-    allowed = "U" if dtype is None else _KINDS[dtype.kind]
-    if array.size and array.dtype.kind not in allowed:
-        raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
     if dtype is None:
-        return tensors.bytes_elements(str(text).encode() for text in array.ravel().tolist())
+        known = ", ".join(tensors.DTYPES)
+        raise InvalidRequest(f"unknown datatype '{datatype[:20]}' of '{name}', choose from {known}")
+    elements = _flat(values, name, count)
+    if datatype == "BYTES":
+        if not all(isinstance(text, str) for text in elements):
+            raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
+        return tensors.bytes_elements(text.encode() for text in elements)
+    array = np.array(elements)
+    if array.size and array.dtype.kind not in _KINDS[dtype.kind]:
+        raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
     if dtype.kind in "iu" and array.size:
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
         wrong = [end for end in (array.min(), array.max()) if not least <= int(end) <= most]
@@ -261,6 +284,24 @@ def _raw(values: object, datatype: str, name: str, count: int) -> bytes:
             )
     with np.errstate(over="ignore"):  # beyond FP32 is infinity, as it is in C
         return array.astype(dtype).tobytes()
+
+
+def _flat(values: object, name: str, count: int) -> list[Any]:
+    """Return the elements of lists in lists; no more of them are looked at than there may be.
+
+    Raises:
+        InvalidRequest: they are no tensor, or not as many as there should be.
+    """
+    level: list[Any] = [values]
+    for _ in range(MOST_AXES):
+        if len(level) > count or not any(isinstance(row, list) for row in level):
+            break
+        if not all(isinstance(row, list) and len(row) == len(level[0]) for row in level):
+            raise InvalidRequest(f"data of input '{name}' is no tensor: its rows differ")
+        level = list(chain.from_iterable(level))
+    if len(level) != count:
+        raise InvalidRequest(f"expected {count} elements for input '{name}', got {len(level)}")
+    return level
 
 
 def _listed(raw: bytes, datatype: str) -> list[Any]:
@@ -284,7 +325,10 @@ def fill_parameters(
     Raises:
         InvalidRequest: they are no object, or one is of no kind that there is.
     """
-    for name, value in _parameters(given).items():
+    parameters = _parameters(given)
+    if len(parameters) > MOST_PARAMETERS:
+        raise InvalidRequest(f"there may be {MOST_PARAMETERS} parameters, got {len(parameters)}")
+    for name, value in parameters.items():
         if name not in OF_HTTP_ALONE:
             set_parameter(message.parameters[name], name, value)
 
