@@ -25,12 +25,11 @@ from nyquist.server.front.rest_messages import (
     trace_request,
 )
 from nyquist.server.front.rest_tensors import (
-    AnswerStyle,
+    AnswerWriter,
     InferRequests,
     fill_parameters,
     json_size,
     read_object,
-    write_answer,
 )
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, ModelNotFound
@@ -220,8 +219,8 @@ class Paths:
 
     def _infer(self, asked: Request) -> Prepared:
         size = json_size(asked.body, asked.json_length)
-        message, style = self._requests.read(asked.name, asked.version, asked.body, size)
-        return message, partial(_inferred, style)
+        message, writer = self._requests.read(asked.name, asked.version, asked.body, size)
+        return message, partial(_inferred, writer)
 
     def _classify(self, asked: Request) -> Prepared:
         """Send a picture file for the input; ask for the highest classes of the first output."""
@@ -244,8 +243,8 @@ class Paths:
         return request.SerializeToString(), _classified
 
 
-def _inferred(style: AnswerStyle, body: bytes) -> Answer:
-    told, behind = write_answer(body, style)
+def _inferred(writer: AnswerWriter, body: bytes) -> Answer:
+    told, behind = writer.write(body)
     if not behind:
         return 200, [JSON], (told,)
     return 200, [BINARY, (HEADER_LENGTH, b"%d" % len(told))], (told, *behind)
