@@ -117,13 +117,14 @@ def test_json_gets_the_answer_of_grpc_flat_or_nested_and_with_its_id(
 def test_tensors_travel_as_bytes_behind_the_json_in_either_direction(
     plain: Http, stub: stubs.GRPCInferenceServiceStub
 ) -> None:
-    for number, values in enumerate(pictures(3)[:, None]):  # the JSON after the first is known
+    # The JSON after the first is known, and before the last what to answer has been told.
+    for name, values in zip("abb", pictures(3)[:, None], strict=True):
         everything = {"binary_data_output": True}
-        body, length = binary(values, id=str(number), parameters=everything)
+        body, length = binary(values, id=name, parameters=everything)
         status, told, headers = plain.ask("POST", f"{MODEL}/infer", body, **length)
         end = int(headers["Inference-Header-Content-Length"])
         answer = json.loads(told[:end])
-        assert (status, answer["id"]) == (200, str(number))
+        assert (status, answer["id"]) == (200, name)
         assert answer["outputs"][0]["parameters"] == {"binary_data_size": 40}
         assert told[end:] == of_grpc(stub, values).tobytes()
 

@@ -26,13 +26,12 @@ from nyquist.server.front.rest_messages import (
     trace_request,
 )
 from nyquist.server.front.rest_tensors import (
-    AnswerStyle,
+    AnswerWriter,
     InferRequests,
     fill_parameters,
     json_size,
     read_object,
     with_raw,
-    write_answer,
 )
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, ModelNotFound
@@ -224,8 +223,8 @@ class Paths:
 
     def _infer(self, asked: Request) -> Prepared:
         size = json_size(asked.body, asked.json_length)
-        message, style = self._requests.read(asked.name, asked.version, asked.body, size)
-        return message, partial(_inferred, style)
+        message, writer = self._requests.read(asked.name, asked.version, asked.body, size)
+        return message, partial(_inferred, writer)
 
     def _classify(self, asked: Request) -> Prepared:
         """Send a picture file for the input; ask for the highest classes of the first output."""
@@ -245,8 +244,8 @@ class Paths:
         return with_raw(request.SerializeToString(), size, asked.body), _classified
 
 
-def _inferred(style: AnswerStyle, body: bytes) -> Answer:
-    told, behind = write_answer(body, style)
+def _inferred(writer: AnswerWriter, body: bytes) -> Answer:
+    told, behind = writer.write(body)
     if not behind:
         return 200, [JSON], (told,)
     return 200, [BINARY, (HEADER_LENGTH, b"%d" % len(told))], (told, *behind)

@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json
 
 from nyquist.server.front.message_reader import Message
 from nyquist.server.wire import tensors
-from nyquist.server.wire.encode import field_start
+from nyquist.server.wire.encode import RAW_OUTPUT, field_start
 from nyquist.server.wire.errors import InvalidRequest, TooLarge
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.request_head import LONGEST_HEAD, Heads
@@ -46,17 +46,47 @@ _KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 """What JSON's values may be, as numpy says it, for each kind of number."""
 
 
-@dataclass(frozen=True)
-class AnswerStyle:
-    """Which outputs travel as bytes behind the JSON.
+class AnswerWriter:
+    """Makes the JSON of answers; that of the last one is kept, the next differs in its bytes alone.
 
-    Attributes:
-        named: of those that were asked for by name.
-        others: of those that were not.
+    Args:
+        named: whether each output that was asked for by name travels as bytes behind the JSON.
+        others: the same of those that were not.
     """
 
-    named: Mapping[str, bool]
-    others: bool
+    def __init__(self, named: Mapping[str, bool], others: bool) -> None:  # noqa: FBT001 - as above
+        self._named, self._others = named, others
+        self._before, self._size, self._told = b"", 0, b""
+
+    def write(self, body: bytes) -> tuple[bytes, list[bytes]]:
+        """Return the JSON of a ModelInferResponse, and the tensors to stand behind it."""
+        if len(body) == self._size and body.startswith(self._before):
+            return self._told, [body[len(self._before) :]]
+        response = pb.ModelInferResponse.FromString(body)
+        told, behind = self._write(response)
+        if len(behind) == len(response.outputs) == 1:
+            before = body[: len(body) - len(behind[0])]
+            if before.endswith(field_start(RAW_OUTPUT, len(behind[0]))):
+                self._before, self._size, self._told = before, len(body), told
+        return told, behind
+
+    def _write(self, response: pb.ModelInferResponse) -> tuple[bytes, list[bytes]]:
+        told: dict[str, Any] = {"id": response.id} if response.id else {}
+        told |= {"model_name": response.model_name, "model_version": response.model_version}
+        told["outputs"], behind = [], []
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+            one: dict[str, Any] = {
+                "name": output.name,
+                "datatype": output.datatype,
+                "shape": list(output.shape),
+            }
+            if self._named.get(output.name, self._others):
+                one["parameters"] = {"binary_data_size": len(raw)}
+                behind.append(raw)
+            else:
+                one["data"] = _listed(raw, output.datatype)
+            told["outputs"].append(one)
+        return to_json(told, inf_nan_mode="constants"), behind
 
 
 @dataclass(frozen=True)
@@ -66,12 +96,12 @@ class _Form:
     Attributes:
         head: the ModelInferRequest but for its contents.
         contents: of each input, itself or, if it lies behind the JSON, its size in bytes.
-        style: of the answer.
+        writer: of the answers.
     """
 
     head: bytes
     contents: tuple[bytes | int, ...]
-    style: AnswerStyle
+    writer: AnswerWriter
 
 
 class InferRequests:
@@ -82,8 +112,8 @@ class InferRequests:
 
     def read(
         self, model: str, version: str, body: Message, json_bytes: int
-    ) -> tuple[bytes, AnswerStyle]:
-        """Return the bytes of a ModelInferRequest, and how its answer travels.
+    ) -> tuple[bytes, AnswerWriter]:
+        """Return the bytes of a ModelInferRequest, and what writes its answer.
 
         Args:
             model: that the path names.
@@ -120,7 +150,7 @@ class InferRequests:
                 f"the inputs have {at - json_bytes} bytes behind the JSON by their "
                 f"binary_data_size, got {len(body) - json_bytes}"
             )
-        return b"".join(parts), form.style
+        return b"".join(parts), form.writer
 
 
 def with_raw(head: bytes, *content: Message) -> bytes:
@@ -205,27 +235,6 @@ def set_parameter(message: Proto, name: str, value: object, whole: str = "int64_
         ) from error
 
 
-def write_answer(body: bytes, style: AnswerStyle) -> tuple[bytes, list[bytes]]:
-    """Return the JSON of a ModelInferResponse, and the tensors to stand behind it."""
-    response = pb.ModelInferResponse.FromString(body)
-    told: dict[str, Any] = {"id": response.id} if response.id else {}
-    told |= {"model_name": response.model_name, "model_version": response.model_version}
-    told["outputs"], behind = [], []
-    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        one: dict[str, Any] = {
-            "name": output.name,
-            "datatype": output.datatype,
-            "shape": list(output.shape),
-        }
-        if style.named.get(output.name, style.others):
-            one["parameters"] = {"binary_data_size": len(raw)}
-            behind.append(raw)
-        else:
-            one["data"] = _listed(raw, output.datatype)
-        told["outputs"].append(one)
-    return to_json(told, inf_nan_mode="constants"), behind
-
-
 def _read_form(model: str, version: str, text: bytes) -> _Form:
     asked = read_object(text)
     request = pb.ModelInferRequest(model_name=model, model_version=version)
@@ -244,7 +253,7 @@ def _read_form(model: str, version: str, text: bytes) -> _Form:
         named[output.name] = _parameters(wanted).get("binary_data")
     others = _parameters(asked).get("binary_data_output") is True
     style = {name: others if binary is None else binary is True for name, binary in named.items()}
-    return _Form(request.SerializeToString(), tuple(contents), AnswerStyle(style, others))
+    return _Form(request.SerializeToString(), tuple(contents), AnswerWriter(style, others))
 
 
 def _content(

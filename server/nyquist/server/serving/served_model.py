@@ -90,7 +90,7 @@ class ServedModel:
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
             metrics.decoded(call, began, perf_counter())
-            options = RequestOptions(deadline, form.priority, form.timeout_s)
+            options = RequestOptions(deadline, form.priority, form.timeout_s, call.spans)
             outputs = await self._batcher.submit(pictures, options)
             computed = perf_counter()
             if self._mirror is not None and isinstance(pictures, np.ndarray):
