@@ -5,7 +5,7 @@ spec -> network with weights -> export -> precision -> judge -> publish
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -98,12 +98,19 @@ def build_model(
         lambda version, digests: describe(subject, spec, derived, version, digests),
         keep,
     )
-    lone = () if spec.onnx is None else (f"held against an {artifact.NO_PYTORCH}",)
     if report:
         on_station("report")
         measure_page(subject, graph).write(repository)
-    told = (*told, *lone, *exported.costs)
-    return Built(manifest, len(graph), perf_counter() - start, (*notes, *told))
+    told = (*notes, *told, *found_notes(manifest), *exported.costs)
+    return Built(manifest, len(graph), perf_counter() - start, told)
+
+
+def found_notes(manifest: Manifest) -> Iterator[str]:
+    """Yield what is to be told of an artifact beside its figures."""
+    if manifest.reference == artifact.NO_PYTORCH:
+        yield f"held against an {artifact.NO_PYTORCH}"
+    if error := manifest.figures.batch_error:
+        yield f"an answer moves with its batch by up to {error:.1e} of the spread: rounding"
 
 
 def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
