@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from nyquist.models.checkpoints import load_checkpoint
 from nyquist.models.networks.architectures import create, create_from_module
-from nyquist.models.onnx_checks import check_onnx, read_onnx
+from nyquist.models.onnx_checks import check_onnx, ends_in_sigmoid, read_onnx
 from nyquist.models.onnx_file import one_file
 from nyquist.models.onnx_network import OnnxNetwork
-from nyquist.models.outputs import ended_by
+from nyquist.models.outputs import answer_alone, described, ended_by, several_of
 from nyquist.models.picture_kinds import picture_kinds
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import read_program
@@ -44,6 +44,7 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     """
     torch.manual_seed(SEED)
     network = _fresh_network(spec)
+    several_of(network).picks = spec.picks
     notes = check_onnx(network, spec.input) if isinstance(network, OnnxNetwork) else ()
     _check_labels(spec, class_count(spec, network.eval()))
     notes += _shared_labels(spec.labels)
@@ -65,7 +66,9 @@ def _fresh_network(spec: ModelSpec) -> nn.Module:
     if spec.program is not None:
         return read_program(spec.program.read_bytes(), spec.program.name)
     if spec.onnx is not None:
-        return read_onnx(one_file(spec.onnx), spec.onnx.name)
+        read = read_onnx(one_file(spec.onnx), spec.onnx.name, several=bool(spec.picks))
+        read.all_outputs = bool(spec.picks)
+        return answer_alone(read) if spec.picks else read
     build = create_from_module if ":" in spec.architecture else create
     network = build(spec.architecture, **spec.options)
     # channels_last would leave as shape arithmetic
@@ -107,7 +110,10 @@ def _given(answer: object) -> str:
     """Name what a network gave in place of a tensor, and its entries where it has some."""
     name = type(answer).__name__
     if isinstance(answer, Mapping):
-        return f"a {name} of {', '.join(map(str, answer)) or 'nothing'}, and none is 'logits'"
+        answers = ", ".join(map(str, answer)) or "nothing"
+        return f"a {name} of {answers}, and none is 'logits': choose with --outputs logits=NAME"
+    if isinstance(answer, tuple | list):
+        return f"a {name} of {described(answer)}: choose with --outputs logits=PLACE"
     return f"a {name}"
 
 
@@ -145,7 +151,10 @@ def settled(
     Raises:
         ValueError: probabilities are asked for of an embedding.
     """
-    last = None if spec.head == "embedding" else ended_by(network, pictures)
+    sigmoid = isinstance(network, OnnxNetwork) and ends_in_sigmoid(
+        network, dict(spec.picks).get("logits", "logits")
+    )
+    last = None if spec.head == "embedding" else ended_by(network, pictures, sigmoid=sigmoid)
     usual: HeadKind = "multi-label" if last == "sigmoid" else "classes"
     kind = spec.head or ("binary" if class_count(spec, network) == 1 else usual)
     head = Head(kind, "probabilities" if last else "logits", spec.threshold)
