@@ -177,7 +177,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         return
     references = References(options.repository)
     given = options.reference and read_reference(options.reference, options.output or "")
-    with Client(chosen_connection(options), mirrored=False) as client:
+    with Client(chosen_connection(options), source="probe") as client:
         for name in options.model:
             client.look_up(name)
         subjects = Subjects(client, references, told_by(vars(options)), options.model, given)

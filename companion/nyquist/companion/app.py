@@ -43,7 +43,7 @@ from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
 from nyquist.server.wire.byte_queue import ByteQueue
-from nyquist.server.wire.connection import Connection, WrongConnection
+from nyquist.server.wire.connection import Connection, Source, WrongConnection
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
 
@@ -71,7 +71,8 @@ class Companion:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
-        self._client = connect(settings)
+        self._client = connect(settings, "probe")
+        self._asking_again = connect(settings, "shadow")
         self._metrics = Metrics(settings.probe_period_s)
         self._references = References(settings.repository)
         file = settings.reference
@@ -100,6 +101,7 @@ class Companion:
         try:
             open_socket(self._settings.host, self._settings.port).close()
             self._stack.callback(self._client.close)
+            self._stack.callback(self._asking_again.close)
             self._start_http()
             self._start_probes()
             self._start_shadow()
@@ -138,7 +140,7 @@ class Companion:
         settings = self._settings
         worker = ShadowWorker(
             self._queue,
-            self._client,
+            self._asking_again,
             self._references,
             self._metrics,
             self._record,
@@ -203,8 +205,12 @@ def make_authorizer(settings: Settings) -> Authorizer:
     return Authorizer(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
-def connect(settings: Settings) -> Client:
+def connect(settings: Settings, source: Source) -> Client:
     """Return a client of the server that is watched.
+
+    Args:
+        settings: that say where it is.
+        source: what the calls are counted as there.
 
     Raises:
         StartError: what the settings say of the way there cannot be used.
@@ -217,6 +223,6 @@ def connect(settings: Settings) -> Client:
             client_key=settings.target_client_key,
             token_file=settings.target_token_file,
         )
-        return Client(connection, PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection, PROBE_TIMEOUT_S, source=source)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import grpc
 
@@ -17,7 +18,15 @@ Metadata = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "localhost:8001"
 NO_SHADOW = "x-nyquist-no-shadow"
-"""Sent with calls that are not to be mirrored: the companion's own would come back to it."""
+"""Sent with calls that are not to be mirrored."""
+
+SOURCE = "x-nyquist-source"
+"""Sent with calls that are no live traffic: counted apart, and not mirrored either."""
+
+Source = Literal["client", "probe", "shadow"]
+CLIENT: Source = "client"
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""Who calls: live traffic, reference pictures on a schedule, mirrored pictures that come back."""
 
 TOKEN_VARIABLE = "NYQUIST_TOKEN"  # noqa: S105 - where one is found, not one
 
