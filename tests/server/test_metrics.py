@@ -165,10 +165,10 @@ def test_tritons_names_count_the_same_as_ours(server: RunningServer, client: Cli
     client.infer(client.describe("fashion_avg_pool"), fashion_samples().images[:5].numpy())
     series = scrape(server)
     answered = sum(by_source(series, "nyquist_request_duration_seconds_count").values())
-    for theirs, ours in (
-        ("nv_inference_request_success", answered),
-        ("nv_inference_count", value(series, "nyquist_batch_size_sum", **MODEL)),
-        ("nv_inference_exec_count", value(series, "nyquist_batch_size_count", **MODEL)),
+    for theirs, ours in (  # this parser adds the _total
+        ("nv_inference_request_success_total", answered),
+        ("nv_inference_count_total", value(series, "nyquist_batch_size_sum", **MODEL)),
+        ("nv_inference_exec_count_total", value(series, "nyquist_batch_size_count", **MODEL)),
     ):
         assert value(series, theirs, **MODEL) == ours > 0
 

@@ -44,6 +44,7 @@ from nyquist.server.telemetry.listener import metrics_listener
 from nyquist.server.telemetry.log_control import LogControl
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.telemetry.trace_settings import TraceSettings
+from nyquist.server.wire.connection import spelled
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2, model_config_pb2
 from nyquist.server.wire.pictures import ImageDecoder
@@ -100,6 +101,7 @@ class Server:
             self._serve,
             self._metrics,
             settings.link_folder,
+            strict=settings.strict_readiness,
         )
         traced = settings.tracing_endpoint is not None
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
@@ -208,6 +210,14 @@ class Server:
             settings.load is not None or settings.config_overrides or not tried
         ):  # what comes later may need any size
             self._largest_request = settings.max_message_bytes
+        if failed := self._registry.failed:
+            so = (
+                "not ready, as --no-strict-readiness makes it ready without them"
+                if settings.strict_readiness
+                else "ready without them"
+            )
+            names = ", ".join(failed)
+            logger.error("%d of %d models are not served: %s; %s", len(failed), tried, names, so)
         if not tried:
             how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
             logger.warning("nothing of %s is served yet: waiting for %s", where, how)
@@ -331,11 +341,11 @@ class Server:
         }
         if self._fleet is None:
             host = settings.metrics_host or settings.host
-            also = f"metrics on http://{host}:{self.metrics_port}/metrics"
+            also = f"metrics on http://{spelled(host, self.metrics_port)}/metrics"
         else:
             also = f"as worker {self._fleet.number} of {settings.workers}"
         say_ready(
-            f"{len(models)} models, gRPC on {settings.host}:{self.port}, {also}",
+            f"{len(models)} models, gRPC on {spelled(settings.host, self.port)}, {also}",
             settings.host,
             settings,
             self._authorizer,

@@ -17,7 +17,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.settings import Settings, read_settings
-from nyquist.server.wire.connection import Connection, WrongConnection, add_connection_options
+from nyquist.server.wire.connection import (
+    Connection,
+    WrongConnection,
+    add_connection_options,
+    spelled,
+)
 from nyquist.server.wire.errors import StartError
 
 TIMEOUT_S = 3.0
@@ -93,7 +98,7 @@ def _connection(settings: Settings, options: argparse.Namespace) -> Connection:
 
 def _own_target(settings: Settings) -> str:
     host = ANY_ADDRESS.get(settings.host, settings.host)
-    return f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+    return spelled(host, settings.port)
 
 
 def _name_in_certificate(target: str, trusted: Path, timeout_s: float) -> str:

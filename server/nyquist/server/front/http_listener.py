@@ -17,6 +17,7 @@ from nyquist.server.front.asgi import Application
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.front.tls import Renewal, certificate_files
 from nyquist.server.telemetry.banner import keep_quiet
+from nyquist.server.wire.connection import spelled
 from nyquist.server.wire.errors import StartError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = (error.strerror or "").partition(" (while attempting")[0]
         raise StartError(
-            f"gRPC cannot listen on {host}:{port}: {reason}; choose another with --port or --host"
+            f"gRPC cannot listen on {spelled(host, port)}: {reason}; choose another with --port "
+            "or --host"
         ) from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)

@@ -10,6 +10,7 @@ import grpc
 from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
+from nyquist.server.wire.connection import spelled
 from nyquist.server.wire.envelope import ENVELOPE_BYTES
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
@@ -125,7 +126,7 @@ def add_port(
     server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
 ) -> int:
     """Listen there, and return the port, which 0 leaves to the system."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = spelled(host, port)
     if credentials is None:
         return server.add_insecure_port(address)
     return server.add_secure_port(address, credentials)

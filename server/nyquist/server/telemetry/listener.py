@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from nyquist.server.telemetry.banner import keep_quiet
+from nyquist.server.wire.connection import spelled
 from nyquist.server.wire.errors import StartError
 
 REQUEST_S = 5.0
@@ -30,6 +31,7 @@ Event: TypeAlias = MutableMapping[str, Any]
 Answer: TypeAlias = tuple[int, dict[bytes, bytes], bytes]
 """Status, headers, body."""
 
+_UNTYPED = re.compile(rb"^(# TYPE nv_inference_\w+ )untyped$", re.MULTILINE)
 _EXPONENT = re.compile(rb"^(nv_.*[} ])(\d\.?\d*e\+\d+)$", re.MULTILINE)
 
 
@@ -58,7 +60,7 @@ async def metrics_listener(
         listening = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise StartError(
-            f"metrics cannot listen on {host}:{port}: {error.strerror}; "
+            f"metrics cannot listen on {spelled(host, port)}: {error.strerror}; "
             "choose another with --metrics-port"
         ) from error
     config = Config(
@@ -126,7 +128,8 @@ def scraped(registry: CollectorRegistry, fields: dict[bytes, bytes], names: list
     """Write what a registry holds, in the format that the scraper asks for.
 
     perf_analyzer reads 8.5e+010 as 8.5, and the Prometheus client writes all above a million so:
-    the numbers of Triton's metrics come without exponents.
+    the numbers of Triton's metrics come without exponents. Its counters have no _total at their
+    end, which OpenMetrics forbids and the Prometheus client calls untyped.
 
     Args:
         registry: what is read.
@@ -135,7 +138,7 @@ def scraped(registry: CollectorRegistry, fields: dict[bytes, bytes], names: list
     """
     encode, kind = choose_encoder(fields.get(b"accept", b"").decode("latin-1"))
     wanted: Any = registry.restricted_registry(names) if names else registry
-    body = _EXPONENT.sub(_write_out, encode(wanted))
+    body = _UNTYPED.sub(rb"\1counter", _EXPONENT.sub(_write_out, encode(wanted)))
     headers = {b"content-type": kind.encode()}
     if b"gzip" in fields.get(b"accept-encoding", b""):
         headers[b"content-encoding"] = b"gzip"

@@ -342,6 +342,12 @@ class Metrics(CallMetrics):
             MODEL,
             registry=registry,
         )
+        self.failed = LightGauge(
+            names.MODEL_FAILED,
+            "1 while nothing of a model that was asked for is served, since a load failed.",
+            ("model",),
+            registry=registry,
+        )
         self.load_failures = Counter(
             names.LOAD_FAILURES,
             "Attempts to load the model that failed; what was served before is served on.",

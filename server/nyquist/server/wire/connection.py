@@ -170,6 +170,11 @@ class Connection:
         )
 
 
+def spelled(host: str, port: int) -> str:
+    """Return an address as URLs and gRPC have it: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
     """Give a command the options that say how it is let in; the target is its own."""
     group = parser.add_argument_group("TLS and tokens")
