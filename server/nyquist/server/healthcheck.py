@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.settings import Settings, read_settings
 from nyquist.server.wire.connection import (
+    NO_PROXY,
     Connection,
     WrongConnection,
     add_connection_options,
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         connection = _connection(read_settings({}), options)
-        with connection.channel() as channel:
+        with connection.channel((NO_PROXY,)) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=options.model),
                 timeout=options.timeout_s,

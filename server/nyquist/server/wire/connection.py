@@ -4,6 +4,7 @@ options, NYQUIST_TOKEN -> Connection -> channel, metadata ... error -> a line th
 """
 
 import argparse
+import ipaddress
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Literal, get_args
 import grpc
 
 Options = Sequence[tuple[str, str | int]]
+NO_PROXY = ("grpc.enable_http_proxy", 0)
 Metadata = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "localhost:8001"
@@ -83,11 +85,13 @@ class Connection:
             raise WrongConnection("--client-certificate needs --ca: without TLS nobody asks for it")
 
     def channel(self, options: Options = ()) -> grpc.Channel:
-        """Open a channel.
+        """Open a channel; to this machine itself never through the proxy of the environment.
 
         Raises:
             WrongConnection: a file is no PEM, or cannot be read.
         """
+        if is_loopback(self.target.rpartition(":")[0].strip("[]")):
+            options = (*options, NO_PROXY)
         if self.ca is None:
             return grpc.insecure_channel(self.target, options=list(options))
         if self.certified_name:
@@ -168,6 +172,14 @@ class Connection:
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def spelled(host: str, port: int) -> str:
