@@ -1,6 +1,7 @@
 """nyquist: one command, whose words are looked up before anything is imported."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -138,6 +139,27 @@ def test_ctrl_c_is_a_line_and_status_130(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     ended = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (130, "nyquist: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["argparse", "nyquist.client.status", "grpc._cython.cygrpc"])
+def test_ctrl_c_while_a_command_is_imported_is_the_same(module: str) -> None:
+    code = (
+        "import importlib.abc, signal, sys\n"
+        "class Interrupting(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: signal.raise_signal(signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from nyquist.entry import main\n"
+        "sys.argv = ['nyquist', 'status', '--target', '127.0.0.1:1']\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # -S: nothing is imported for its sake
+    ended = subprocess.run(
+        command, env=os.environ | path, capture_output=True, text=True, check=False, timeout=60
     )
     assert (ended.returncode, ended.stderr) == (130, "nyquist: interrupted\n")
 

@@ -14,8 +14,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from nyquist.entry import INTERRUPTED, leaving_at_once
+
 DISTRIBUTION = "nyquist-serving"
-MISUSED, INTERRUPTED, UNREAD = 2, 130, 141
+MISUSED, UNREAD = 2, 141
 
 RUNTIMES = ("onnxruntime",)
 EXTRAS = {
@@ -150,13 +152,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, words: Sequence[str]) -> int:
-    parser = _load(command.parser)()
-    options = parser.parse_args(words)
-    if given := twice(parser, words):
-        parser.error(f"{given} stands twice, and takes one value")
-    if needed := missing(command):
-        return _complain(needed)
-    status: int = _load(command.run)(options)
+    with leaving_at_once():
+        parser = _load(command.parser)()
+        options = parser.parse_args(words)
+        if given := twice(parser, words):
+            parser.error(f"{given} stands twice, and takes one value")
+        if needed := missing(command):
+            return _complain(needed)
+        run = _load(command.run)
+    status: int = run(options)
     sys.stdout.flush()
     return status
 
