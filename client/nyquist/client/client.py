@@ -271,6 +271,8 @@ class Client:
         except grpc.RpcError:
             return ""
         near = get_close_matches(model, names, n=1, cutoff=0.5)
+        if model in names:
+            return ", which knows it and does not serve it; nyquist status says why"
         return f"; did you mean {near[0]}?" if near else f", which has {', '.join(names) or 'none'}"
 
     def infer(self, model: RemoteModel, pictures: NDArray[Any], output: str = "") -> NDArray[Any]:

@@ -13,22 +13,51 @@ def make_classify_parser() -> argparse.ArgumentParser:
     """Return the parser of `nyquist classify`."""
     parser = argparse.ArgumentParser(
         prog="nyquist classify",
-        description="Print the five highest labels of each picture, and see how the answer holds "
-        "as a picture slides.",
+        description="Name what is in pictures, several in one request, and see how the answer "
+        "holds as a picture slides.",
+        epilog="Exit status: 0 every picture has its answer; 1 one cannot be read, the others are "
+        "answered, or the server does not answer; 2 an option is wrong.",
     )
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        type=Path,
+        metavar="PICTURE",
+        help="JPEG, PNG or WebP; a folder stands for those in it, - for standard input",
+    )
     parser.add_argument("--model", required=True, help="efficientnet_lite0, fashion_blur, ...")
     parser.add_argument(
         "--shift",
-        type=int,
+        type=_positive,
         nargs="?",
         const=SHIFTS,
         default=0,
         metavar="N",
         help=f"slide each picture right by 1 to N pixels ({SHIFTS}), around the edge, and compare",
     )
+    parser.add_argument("--diagonal", action="store_true", help="slide down as well as right")
+    parser.add_argument(
+        "--top",
+        type=_positive,
+        metavar="N",
+        help="labels of each picture (five of one, the highest of several)",
+    )
     add_model_options(parser)
-    return _reaching_a_server(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--csv", action="store_true", help="print CSV, a line for each label of each picture"
+    )
+    return _reaching_a_server(parser, form)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +97,12 @@ def make_status_parser() -> argparse.ArgumentParser:
     return _reaching_a_server(parser)
 
 
-def _reaching_a_server(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _reaching_a_server(
+    parser: argparse.ArgumentParser, form: argparse._ActionsContainer | None = None
+) -> argparse.ArgumentParser:
     parser.add_argument(
         "--target", default=DEFAULT_TARGET, metavar="HOST:PORT", help="server (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    (form or parser).add_argument("--json", action="store_true", help="print JSON, no table")
     add_connection_options(parser)
     return parser
