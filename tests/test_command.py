@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nyquist.__main__ import COMMANDS, EXTRAS, main
+from nyquist.client.client import Client
 from nyquist.models.analysis.__main__ import COMMANDS as ANALYSES
 from nyquist.models.analysis.command_line import COMMANDS as NAMED_ANALYSES
 from nyquist.models.choices import ARCHITECTURES
@@ -120,6 +123,42 @@ def test_status_as_json_says_the_same(
     (one,) = (model for model in told["models"] if model["model"] == "efficientnet_lite0")
     assert (one["version"], one["state"], one["shape"]) == ("1", "READY", [224, 224, 3])
     assert one["provider"] == "CPUExecutionProvider"
+
+
+def test_status_counts_requests_and_how_long_they_took(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(server.target) as client:
+        model = client.describe("fashion_blur")
+        client.infer(model, np.zeros((1, *model.shape), np.float32))
+    metrics = f"127.0.0.1:{server.metrics_port}"
+    words = ["status", "--target", server.target, "--metrics", metrics, "--model", "fashion_blur"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "requests" in told
+    (row,) = (line.split() for line in told.splitlines() if line.startswith(" fashion_blur "))
+    *_, requests, p99, unit = row
+    assert (int(requests) >= 1, float(p99) > 0, unit) == (True, True, "ms")
+    assert main([*words, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["models"]
+    assert one["requests"] >= 1
+    assert one["p99_s"] > 0
+
+
+def test_status_watches_until_ctrl_c_and_shows_what_came_between(server: RunningServer) -> None:
+    metrics = f"127.0.0.1:{server.metrics_port}"
+    words = ["status", "--target", server.target, "--metrics", metrics, "--watch", "0.1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nyquist", *words, "--model", "fashion_blur"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as watching:  # fmt: skip
+        assert watching.stdout is not None
+        seen = [next(line for line in watching.stdout if "model" in line) for _ in range(3)]
+        watching.send_signal(signal.SIGINT)
+        _, told = watching.communicate(timeout=60)
+    assert ["requests/s" in line for line in seen] == [False, True, True]
+    assert (watching.returncode, told) == (130, "nyquist: interrupted\n")
 
 
 def test_status_of_nobody_is_a_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_option
 from nyquist.server.wire.framing import FITS, INTERPOLATIONS, LAYOUTS
 
 SHIFTS = 16
+WATCH_S = 2.0
 
 
 def make_classify_parser() -> argparse.ArgumentParser:
@@ -88,13 +89,40 @@ def make_status_parser() -> argparse.ArgumentParser:
     """Return the parser of `nyquist status`."""
     parser = argparse.ArgumentParser(
         prog="nyquist status",
-        description="Say what a live server serves: models, versions, providers, readiness.",
+        description="Say what a live server serves: models, versions, providers, readiness; of "
+        "its metrics, requests and p99 since a model was loaded, or with --watch since the last "
+        "look.",
         epilog="Exit status: 0 server and models are ready, 1 one is not, or nobody answers.",
     )
     parser.add_argument(
         "--model", nargs="+", default=[], metavar="NAME", help="only these; all that it lists"
     )
-    return _reaching_a_server(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=WATCH_S,
+        default=0.0,
+        metavar="SECONDS",
+        help=f"look again and again ({WATCH_S:g}), until Ctrl-C",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="port of its metrics (8002 of that host, where --target has port 8001)",
+    )
+    return _reaching_a_server(parser, form)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 3600, got {text!r}")
+    return value
 
 
 def _reaching_a_server(
