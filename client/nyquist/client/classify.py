@@ -22,7 +22,7 @@ from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.client.command_line import SHIFTS, make_classify_parser
 from nyquist.client.told import told_by
 from nyquist.server.wire.connection import chosen_connection
-from nyquist.server.wire.errors import InvalidRequest, NyquistError
+from nyquist.server.wire.errors import InvalidRequest, NyquistError, unreadable
 from nyquist.server.wire.framing import DYNAMIC
 
 MOST_A_REQUEST = 32
@@ -113,7 +113,7 @@ class Classifying:
             try:
                 yield file, self._model.read_pictures([file])[0]
             except OSError as error:
-                self.failures.append(f"{file} cannot be read: {error.strerror}")
+                self.failures.append(unreadable(error))
             except InvalidRequest as error:
                 self.failures.append(str(error))
 

@@ -61,9 +61,10 @@ def read(host: str, port: int) -> Reading:
         connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{where} cannot be read: {reason}") from error
+    except HTTPException as error:
+        raise ValueError(f"{where} cannot be read: no HTTP is spoken there") from error
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror or error}") from error
     finally:
         connection.close()
     if answer.status != 200:

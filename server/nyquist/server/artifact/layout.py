@@ -42,6 +42,8 @@ def model_folders(*repositories: Path) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for repository in repositories:
+        if repository.is_file():
+            raise ArtifactError(f"{repository} is a file, a model repository is a folder")
         if not repository.is_dir():
             raise ArtifactError(
                 f"there is no model repository at {repository}; "

@@ -165,6 +165,8 @@ class Connection:
                 f"nobody listens there; is a server running at {self.target}? Start one with "
                 "nyquist serve",
             ),
+            ("hostname lookup error", f"there is no host {host!r} that could be found from here"),
+            ("DNS resolution failed", f"there is no host {host!r} that could be found from here"),
             ("parsing HTTP/2", _NO_GRPC),
             ("http2 header with status: 4", _NO_GRPC),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
