@@ -32,7 +32,7 @@ from tests.requests import fashion_request
 
 REPOSITORY = ROOT / "model_repository"
 PERTURBED, POSED_AS, STRIDED = "fashion_max_pool", "fashion_blur", "fashion_strided"
-SLOW, SLOW_BATCH = "efficientnet_lite0", 32
+SLOW, SLOW_BATCH, SLOW_CALLERS = "efficientnet_lite0", 16, 4
 COMPANION = ("--core-share", "1", "--nice", "0", "--drain-s", "0")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PAUSE_S = 0.05
@@ -147,20 +147,23 @@ def slow_model(factor: float) -> str:
     edit = lambda rules: accelerate(rules, factor)  # noqa: E731 - it is one expression
     with serving(SLOW, STRIDED, probe_period_s=60 / factor, edit=edit) as stack:
         stopped = Event()
-        caller = Thread(target=_call_slow, args=(stack, stopped))
-        caller.start()
+        callers = [Thread(target=_call_slow, args=(stack, stopped)) for _ in range(SLOW_CALLERS)]
+        for caller in callers:
+            caller.start()
         try:
             fired_s = stack.wait_for(firing("NyquistBudgetBurn", SLOW), 7200 / factor)
             alerts = stack.prometheus.ask("alerts")["alerts"]
         finally:
             stopped.set()
-            caller.join()
+            for caller in callers:
+                caller.join()
     pages = [
         one for one in alerts if one["state"] == "firing" and one["labels"]["severity"] == "page"
     ]
     assert {one["labels"]["model"] for one in pages} == {SLOW}
     return (
-        f"{SLOW} in batches of {SLOW_BATCH}: NyquistBudgetBurn after {fired_s:.0f} s: "
+        f"{SLOW_CALLERS} callers of {SLOW}, {SLOW_BATCH} pictures each: NyquistBudgetBurn after "
+        f"{fired_s:.0f} s: "
         f"{pages[0]['annotations']['summary']}. {pages[0]['annotations']['description']}"
     )
 
