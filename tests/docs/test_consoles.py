@@ -33,6 +33,8 @@ NOT_RUN = {
     r"nyquist companion describe": "seconds of PyTorch; tests/companion describes",
     r"nyquist (check|companion) .*(triton|mlserver|kserve):": "a server of others; tests/interop",
     r"nyquist (classify|status|check) .*\[--": "says which options there are",
+    r"(nyquist rollout|echo) ": "wants a candidate and its traffic; tests/companion has both",
+    r"nyquist lab": "shows its page until Ctrl-C; tests/companion opens it",
     r"nyquist diff": "wants two versions of a model; tests/export compares such",
     r"make ": "installs, or is what runs this",
     r"docker ": "wants Docker; tests/deploy reads the images and the composition",
@@ -68,7 +70,7 @@ def named(command: Command) -> str:
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     """The server that docs/companion.md starts, on free ports and with two of its models."""
-    (command,) = [one for one in RUN if one.program == "nyquist serve"]
+    command = next(one for one in RUN if one.program == "nyquist serve")
     flags = vars(make_serve_parser().parse_args(command.words[2:]))
     loads = [word for model in SERVED for word in ("--load", model)]
     running = start_server(ROOT / flags["repository"][0], ("--drain-s", "0", *loads))
@@ -79,7 +81,7 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture(scope="module")
 def companion(server: RunningServer) -> Iterator[RunningCompanion]:
     """The companion that docs/companion.md starts, on free ports, watching one model."""
-    (command,) = [one for one in RUN if one.text.startswith("nyquist companion --target")]
+    command = next(one for one in RUN if one.text.startswith("nyquist companion --target"))
     words = [word.replace("localhost:8001", server.target) for word in command.words[1:]]
     process, found, log, reader = start_until(
         [sys.executable, "-m", "nyquist", *words, *FAST, "--port", "0", "--http-port", "0",
