@@ -32,16 +32,16 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """Its words, without settings of variables before them and what keeps it in a shell."""
+        """Its words, without variables before them, the folder of its program and a `&`."""
         words = [word for word in shlex.split(self.text, comments=True) if word != "&"]
         while words and _SETTING.fullmatch(words[0]):
             words.pop(0)
-        return words
+        return [words[0].removeprefix(".venv/bin/"), *words[1:]]
 
     @property
     def program(self) -> str:
         """What it runs: `nyquist status`, `make serve`, `docker`."""
-        words = [word.removeprefix(".venv/bin/") for word in self.words]
+        words = self.words
         if words[:2] == ["python", "export/build.py"]:
             return "nyquist build"
         if words[0] == "python":
