@@ -461,7 +461,11 @@ def _read_labels(recipe: Recipe, base: Path) -> tuple[tuple[str, ...], list[Prob
     try:
         labels = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        return (), [Problem(("labels",), f"{path} cannot be read: {error}")]
+        return (), [
+            Problem(
+                ("labels",), f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
+        ]
     blank = [number for number, label in enumerate(labels, 1) if not label.strip()]
     if blank or not labels:
         return (), [Problem(("labels",), f"{path} has no name in line {(*blank, 1)[0]}")]
