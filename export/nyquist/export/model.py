@@ -32,12 +32,14 @@ from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import write_program
 from nyquist.models.samples import read_samples, wider_photographs
 from nyquist.models.spec import INPUT, ModelSpec, Output, Size
+from nyquist.models.stabilised import plain_pictures
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.manifest import (
     Architecture,
     Manifest,
     Origin,
     Preprocessing,
+    Stabilisation,
     Tolerances,
 )
 from nyquist.server.wire.signature import TensorSpec
@@ -77,12 +79,12 @@ def build_model(
     network, notes = network_with_notes(spec)
     samples = read_samples(spec, spec.samples)
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
-    seen = prepare(samples.spread(SEEN_SAMPLES).images)
+    seen = prepare(plain_pictures(samples.spread(SEEN_SAMPLES).images, spec))
     answering, told = settled(spec, network, seen)
     subject = Candidate(answering, network, samples)
     on_station("export")
-    exported = export_spec(subject)
-    reference = reference_file(subject)
+    exported = export_spec(subject.plain)
+    reference = reference_file(subject.plain)
     on_station("judge")
     derived = derive(subject, exported)
     if derived.judgement.misses:
@@ -101,13 +103,13 @@ def build_model(
     lone = () if spec.onnx is None else (f"held against an {artifact.NO_PYTORCH}",)
     if report:
         on_station("report")
-        measure_page(subject, graph).write(repository)
+        measure_page(subject, graph, derived.plain).write(repository)
     told = (*told, *lone, *exported.costs)
     return Built(manifest, len(graph), perf_counter() - start, (*notes, *told))
 
 
-def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
-    """Measure what the page of a model shows."""
+def measure_page(subject: Candidate, graph: bytes, plain: bytes) -> ModelReport:
+    """Measure what the page of a model shows; `plain` is the graph without stabilisation."""
     return collect(
         subject.spec,
         subject.network,
@@ -116,6 +118,9 @@ def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
         subject.samples,
         hashlib.sha256(graph).hexdigest(),
         wider=wider_photographs(subject.spec),
+        plain=open_graph(plain, subject.spec.max_batch_size)
+        if subject.spec.stabilisation
+        else None,
     )
 
 
@@ -222,6 +227,7 @@ def describe(
         ),
         outputs=output_tensors(spec, subject.network),
         preprocessing=describe_preprocessing(spec),
+        stabilisation=describe_stabilisation(spec),
         head=spec.answers,
         picture=spec.picture,
         opset=OPSET if spec.onnx is None else opset_of(onnx.load_from_string(derived.graph)),
@@ -239,6 +245,15 @@ def describe(
         reference=artifact.PYTORCH if spec.onnx is None else artifact.NO_PYTORCH,
         files=digests,
     )
+
+
+def describe_stabilisation(spec: ModelSpec) -> Stabilisation | None:
+    """Return what the graph does before that, likewise."""
+    given = spec.stabilisation
+    if given is None:
+        return None
+    corners = given.corners if given.kind == "average" else ()
+    return Stabilisation(kind=given.kind, period=given.period, boxes=given.boxes, corners=corners)
 
 
 def describe_preprocessing(spec: ModelSpec) -> Preprocessing:

@@ -40,6 +40,7 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
         TypeError: the architecture has no such option.
         OSError: the checkpoint cannot be read.
     """
+    spec = spec.plain
     torch.manual_seed(SEED)
     network = _fresh_network(spec)
     notes = check_onnx(network, spec.input) if isinstance(network, OnnxNetwork) else ()

@@ -22,6 +22,7 @@ from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS, MAX_TAPS, 
 from nyquist.models.spec import (
     OUTPUTS,
     PRECISIONS,
+    STABILISERS,
     Limits,
     ModelSpec,
     Option,
@@ -113,6 +114,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--fit",
         metavar="KIND",
         help=f"{' or '.join(FITS)}: whole, centred on black ground ({IMAGENET.fit})",
+    )
+    own.add_argument(
+        "--stabilise",
+        metavar="KIND",
+        help=f"{', '.join(STABILISERS)}: answers that stay when pictures move by whole pixels",
     )
     own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
     own.add_argument(
