@@ -20,9 +20,12 @@ from nyquist.export.report.model_page import Gate, flattened, gates, read_page
 from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import (
     Cost,
+    Flips,
     Gradients,
     Latency,
     ModelReport,
+    MoveLine,
+    Moves,
     ReceptiveField,
     Shifts,
     SlidePicture,
@@ -35,7 +38,7 @@ from nyquist.export.report.wording import compact, figure
 from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.zoo import specs
-from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.artifact.manifest import Stabilisation, read_manifest
 from tests.export.pages import Page
 from tests.processes import ROOT
 
@@ -298,6 +301,45 @@ def test_what_was_not_measured_is_said_with_its_reason(folder: Path) -> None:
     for part in parts:
         assert f"Not measured: the {part} is not known" in words, part
     assert words.count("Not measured") == len(parts) + 1  # no picture was followed, either
+
+
+def test_a_stabilised_model_stands_beside_the_plain_one_and_says_when_not_to_use_it(
+    folder: Path,
+) -> None:
+    name = MEASURED[0]
+    manifest = read_manifest(folder / name, 1)
+    stabilisation = Stabilisation(kind="crop", period=32, boxes=(4, 16), corners=())
+    stable = manifest.model_copy(update={"stabilisation": stabilisation})
+    (folder / name / "1" / "manifest.json").write_text(stable.to_json())
+    often = Flips(count=13, share=0.217, standard_error=0.053)
+    lines = (
+        MoveLine(
+            name="one pixel",
+            how="moved",
+            pairs=60,
+            plain=often,
+            stable=often.model_copy(update={"count": 0, "share": 0.0, "standard_error": 0.0}),
+        ),
+        MoveLine(name="JPEG 90", how="compressed", pairs=60, plain=often, stable=often),
+    )
+    moves = Moves(
+        photographs=5,
+        lines=lines,
+        agreement=often,
+        pairs=60,
+        sure_agreement=often.model_copy(update={"count": 4}),
+        sure_pairs=5,
+        cpu_ratio=1.1,
+    )
+    change(folder, name, moves=moves)
+    pages = written(folder)
+    words = pages[name].words
+    assert "one pixel moved 21.7% ± 5.3 0 of 60" in words
+    assert "13 of 60 pictures" in words
+    assert "4 of 5, a probability of 80% or more" in words
+    assert "less than half of the changes under: JPEG 90." in words
+    assert "the network sees a crop that the picture chooses, smaller by 32 pixels" in words
+    assert "Beside the plain network" not in pages[MEASURED[1]].words
 
 
 def test_a_model_without_a_record_has_a_page_of_its_manifest(folder: Path) -> None:
