@@ -22,7 +22,7 @@ from nyquist.export.report.record import Flips, Moves
 from nyquist.models.spec import STABILISERS, ModelSpec, Preprocessing, Stabilisation, Stabiliser
 from nyquist.models.stabilised import plain_pictures
 
-SIDE, SHORTER, BATCH, PLACES = 224, 320, 8, 8
+SIDE, SHORTER, BATCH = 224, 320, 8
 
 
 def corners_of(path: Path, side: int) -> NDArray[np.uint8]:
@@ -52,7 +52,7 @@ def spec_of(kind: Stabiliser) -> ModelSpec:
     )
 
 
-def measure(graph: bytes, kind: Stabiliser, photographs: list[Path]) -> Moves:
+def measure(graph: bytes, kind: Stabiliser, photographs: list[Path], places: int) -> Moves:
     """Measure one kind of stabilisation in front of one graph."""
     spec = spec_of(kind)
     scenes = [corners_of(photograph, spec.served[1] + REACH) for photograph in photographs]
@@ -65,7 +65,7 @@ def measure(graph: bytes, kind: Stabiliser, photographs: list[Path]) -> Moves:
             middle=lambda frames: plain_pictures(torch.from_numpy(frames), spec).numpy(),
             layout="HWC",
             batch=BATCH,
-            places=PLACES,
+            places=places,
         )
     )
 
@@ -81,10 +81,11 @@ def main() -> None:
     parser.add_argument("graphs", nargs="+", type=Path)
     parser.add_argument("--photographs", nargs="+", type=Path, required=True)
     parser.add_argument("--kinds", nargs="+", choices=STABILISERS, default=STABILISERS)
+    parser.add_argument("--places", type=int, default=8, help="frames of each scene (8)")
     options = parser.parse_args()
     for path in options.graphs:
         for kind in options.kinds:
-            found = measure(path.read_bytes(), kind, options.photographs)
+            found = measure(path.read_bytes(), kind, options.photographs, options.places)
             lines = [f"{path} {kind}: {found.photographs} photographs, CPU {found.cpu_ratio:.2f}x"]
             for line in found.lines:
                 plain, stable = shown(line.plain, line.pairs), shown(line.stable, line.pairs)

@@ -34,7 +34,7 @@ from nyquist.export.report.record import (
     read_report,
 )
 from nyquist.export.report.speed import measure_speed
-from nyquist.export.report.wording import compact, figure
+from nyquist.export.report.wording import compact, figure, share
 from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.zoo import specs
@@ -337,7 +337,7 @@ def test_a_stabilised_model_stands_beside_the_plain_one_and_says_when_not_to_use
     assert "one pixel moved 21.7% ± 5.3 0 of 60" in words
     assert "13 of 60 pictures" in words
     assert "4 of 5, a probability of 80% or more" in words
-    assert "less than half of the changes under: JPEG 90." in words
+    assert "On these pictures nothing is gained under: JPEG 90." in words
     assert "the network sees a crop that the picture chooses, smaller by 32 pixels" in words
     assert "Beside the plain network" not in pages[MEASURED[1]].words
 
@@ -489,3 +489,26 @@ def test_figures_are_written_shortly() -> None:
         "int8",
     ]
     assert decade(-12) == "10⁻¹²"
+
+
+def test_shares_say_how_far_they_are_known() -> None:
+    assert share(0.65, 0.08, 5) == "65.0% ± 8.0"
+    assert share(1, None, 2) == "2 of 2"  # few: how many of how many
+    assert share(0.878, None, 500) == "87.8% ± 1.5"
+    assert share(1, 0, 5) == "5 of 5"
+    assert share(1, 0, 64) == "100.0%, at least 94.3%"  # Wilson: 64 / (64 + 1.96 ** 2)
+    assert share(0, 0, 40) == "0.0%, at most 8.8%"
+
+
+def test_the_index_has_the_steadiest_first_and_says_where_bars_begin(folder: Path) -> None:
+    path = folder / MEASURED[0] / "1" / "manifest.json"
+    manifest = read_manifest(folder / MEASURED[0], 1)
+    steadier = manifest.figures.model_copy(update={"consistency": 0.995})
+    path.write_text(manifest.model_copy(update={"figures": steadier}).to_json())
+    page = written(folder)["index"]
+    rows = [one for one in page.attributes("href") if one.removesuffix(".html") in MEASURED]
+    assert rows[:2] == [f"{name}.html" for name in MEASURED]  # not in the order of their names
+    other = read_manifest(folder / MEASURED[1], 1).figures
+    assert f"{share(other.consistency, other.consistency_error, other.samples)}" in page.words
+    assert "shift consistency, bars from 90%" in page.words
+    assert {"limits", "accuracy", "shift consistency"} <= {*page.attributes("data-path")}
