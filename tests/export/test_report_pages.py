@@ -216,13 +216,17 @@ def test_the_figures_of_a_page_are_those_that_were_measured(folder: Path) -> Non
     assert len(report.shifts.stability) >= 2
     for line in report.shifts.consistency:
         assert line.served is not None
-        error = f"± {100 * line.served.standard_error:.1f}"
-        assert f"{line.how} {percent(line.served.value)} {error}" in words
+        shown = share(line.served.value, line.served.standard_error, report.shifts.pictures)
+        assert f"{line.how} {shown}" in words
+    figures = read_manifest(folder / "fashion_strided", 1).figures
+    circular = share(figures.consistency, figures.consistency_error, figures.samples)
+    assert f"of all {figures.samples} samples; the limit above is of this one {circular}" in words
     for line in report.shifts.stability:
         assert line.served is not None
         value = line.served.value
-        shown = percent(value) if line.unit == "share" else f"{value:.2f}"
-        assert f"{line.how} {shown} ±" in words
+        error, count = line.served.standard_error, report.shifts.pictures
+        shown = share(value, error, count) if line.unit == "share" else f"{value:.2f} ±"
+        assert f"{line.how} {shown}" in words
 
 
 def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
