@@ -27,7 +27,7 @@ class Effort:
 
 EFFORTS = (
     (50e6, Effort(pictures=40, pairs=2, reach=4, positions=13, places=4, analysed=16)),
-    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, places=24, analysed=4)),
+    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, places=16, analysed=4)),
     (inf, Effort(pictures=2, pairs=1, reach=2, positions=5, places=4, analysed=2)),
 )
 """By multiply-adds of one picture, at most. The last took ResNet-50 at 224 34 s of a busy core."""
