@@ -117,6 +117,13 @@ COMMANDS = {
         "run the companion",
         "companion",
     ),
+    "lab": Command(
+        "slide a picture in a browser, and see where answers flip",
+        f"{_COMPANION[0]}:make_lab_parser",
+        "nyquist.companion.lab:run",
+        "open the lab",
+        "companion",
+    ),
     "version": Command(
         "say what is installed",
         "nyquist.client.versions:make_parser",

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.page.lab.routes import Lab
+from nyquist.companion.page.lab.served import Models
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
 from nyquist.companion.watch.metrics import Metrics
@@ -118,9 +120,11 @@ def listening(
 ) -> Iterator[WebListener]:
     """Serve the pages of a record, as a companion does, on a free port."""
     metrics = metrics or Metrics(PERIOD_S)
-    app = application(metrics.registry, routes(record, metrics.registry, report))
-    listener = WebListener(app, "127.0.0.1", 0)
+    lab = Lab(Models([]))
+    pages = [*routes(record, metrics.registry, report), *lab.routes()]
+    listener = WebListener(application(metrics.registry, pages), "127.0.0.1", 0)
     try:
         yield listener
     finally:
         listener.close()
+        lab.close()

@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.client.client import Client
 from nyquist.companion.page.kit import report_folder
+from nyquist.companion.page.lab.routes import Lab
+from nyquist.companion.page.lab.served import Models, Target
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
 from nyquist.companion.references.given import read_reference
@@ -122,7 +124,11 @@ class Companion:
     def _start_http(self) -> None:
         settings = self._settings
         registry, report = self._metrics.registry, report_folder(settings.repository)
-        app = application(registry, routes(self._record, registry, report))
+        target = Target(connection_of(settings), self._client)
+        lab = Lab(Models([target], settings.told, settings.model))
+        self._stack.push_async_callback(asyncio.to_thread, lab.close)
+        pages = [*routes(self._record, registry, report), *lab.routes()]
+        app = application(registry, pages)
         listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
         self.http_port = listener.port
         self._stack.push_async_callback(asyncio.to_thread, listener.close)
@@ -210,13 +216,17 @@ def connect(settings: Settings) -> Client:
         StartError: what the settings say of the way there cannot be used.
     """
     try:
-        connection = Connection(
-            target=settings.target,
-            ca=settings.target_ca,
-            client_certificate=settings.target_client_certificate,
-            client_key=settings.target_client_key,
-            token_file=settings.target_token_file,
-        )
-        return Client(connection, PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection_of(settings), PROBE_TIMEOUT_S, mirrored=False)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error
+
+
+def connection_of(settings: Settings) -> Connection:
+    """Return the way to the server. Raises WrongConnection where the settings contradict it."""
+    return Connection(
+        target=settings.target,
+        ca=settings.target_ca,
+        client_certificate=settings.target_client_certificate,
+        client_key=settings.target_client_key,
+        token_file=settings.target_token_file,
+    )
