@@ -124,6 +124,11 @@ COMMANDS = {
         "open the lab",
         "companion",
     ),
+    "rollout": Command(
+        "say whether a new version may replace the one before it",
+        "nyquist.client.command_line:make_rollout_parser",
+        "nyquist.client.rollout:run",
+    ),
     "version": Command(
         "say what is installed",
         "nyquist.client.versions:make_parser",

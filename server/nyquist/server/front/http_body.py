@@ -49,7 +49,7 @@ async def read_body(
             if not declared:
                 bodies.expect(body, len(chunk))
             if more:
-                await bodies.reserve(body, len(chunk))
+                bodies.reserve(body, len(chunk))
     except asyncio.CancelledError:
         raise_if_ended(body)
         raise
