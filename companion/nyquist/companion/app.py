@@ -48,8 +48,9 @@ from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
 from nyquist.server.wire.byte_queue import ByteQueue
-from nyquist.server.wire.connection import Connection, Source, WrongConnection, spelled
+from nyquist.server.wire.connection import Connection, Source, WrongConnection
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -202,8 +203,8 @@ class Companion:
         run_beside(self._stack, self._health.keep_true(partial(asyncio.sleep, HEALTH_PERIOD_S)))
         run_beside(self._stack, self._authorizer.keep_current())
         say_ready(
-            f"watching {settings.target}, gRPC on {spelled(settings.host, self.port)}, HTTP on "
-            f"http://{spelled(settings.http_host or settings.host, self.http_port)}/",
+            f"watching {settings.target}, gRPC on {address(settings.host, self.port)}, HTTP on "
+            f"http://{address(settings.http_host or settings.host, self.http_port)}/",
             settings.host,
             settings,
             self._authorizer,

@@ -14,6 +14,8 @@ from typing import Literal, get_args
 
 import grpc
 
+from nyquist.server.wire.listening import UNIX
+
 Options = Sequence[tuple[str, str | int]]
 NO_PROXY = ("grpc.enable_http_proxy", 0)
 Metadata = tuple[tuple[str, str], ...]
@@ -55,7 +57,7 @@ class Connection:
     """Where a server is and what it takes to be let in. Files are read when they are needed.
 
     Attributes:
-        target: host:port.
+        target: host:port, or unix: and the path of a socket.
         ca: PEM file of the authorities that may have signed the server's certificate, or that
             certificate itself; without it nothing is encrypted.
         client_certificate: PEM file, shown where the server asks callers for one.
@@ -143,6 +145,10 @@ class Connection:
     def _advice(self) -> tuple[tuple[str, str], ...]:
         """Return what gRPC's texts mean for a user, by what they contain."""
         host = self.target.rpartition(":")[0]
+        nobody = (
+            f"nobody listens there; is a server running at {self.target}? Start one with "
+            "nyquist serve"
+        )
         return (
             (
                 "CERTIFICATE_VERIFY_FAILED",
@@ -160,11 +166,8 @@ class Connection:
                 "the TLS handshake was cut off, as where the server does not speak TLS; leave --ca "
                 "out",
             ),
-            (
-                "Connection refused",
-                f"nobody listens there; is a server running at {self.target}? Start one with "
-                "nyquist serve",
-            ),
+            ("Connection refused", nobody),
+            ("No such file or directory", nobody),  # the socket of unix:/path
             ("hostname lookup error", f"there is no host {host!r} that could be found from here"),
             ("DNS resolution failed", f"there is no host {host!r} that could be found from here"),
             ("parsing HTTP/2", _NO_GRPC),
@@ -177,16 +180,13 @@ class Connection:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
+    """Say whether only this machine can reach an address, or a socket in its file system."""
+    if host.startswith(UNIX):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def spelled(host: str, port: int) -> str:
-    """Return an address as URLs and gRPC have it: IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
