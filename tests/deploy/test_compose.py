@@ -122,7 +122,7 @@ def test_the_models_and_their_report_are_handed_on_in_two_volumes(services: Serv
     assert services["models"]["volumes"] == [volume, report]
     for name in SERVERS:
         assert services[name]["volumes"] == [f"{volume}:ro"], name
-    assert services["companion"]["volumes"] == [f"{volume}:ro", f"{report}:ro"]
+    assert services["companion"]["volumes"][:2] == [f"{volume}:ro", f"{report}:ro"]
 
 
 def test_ports_are_published_to_this_machine_alone(services: Services) -> None:
@@ -139,6 +139,7 @@ def test_ports_are_published_to_this_machine_alone(services: Services) -> None:
             for port in (COMPANION_DEFAULTS["port"], COMPANION_DEFAULTS["http_port"])
         ],
         "prometheus": ["127.0.0.1:9090:9090"],
+        "alertmanager": ["127.0.0.1:9093:9093"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
 
@@ -192,6 +193,14 @@ def test_the_companion_asks_the_server(services: Services) -> None:
     host, port = services["companion"]["environment"]["NYQUIST_COMPANION_TARGET"].split(":")
     assert host in names(services, "server") & names(services, "server-gpu")
     assert int(port) == DEFAULTS["port"]
+
+
+def test_the_companions_history_lies_on_a_volume_that_its_user_may_write(
+    services: Services, instructions: list[tuple[str, str]]
+) -> None:
+    state = services["companion"]["environment"]["NYQUIST_COMPANION_STATE"]
+    assert f"companion:{state}" in services["companion"]["volumes"]
+    assert ("COPY", f"--from=builder --chown=10001:10001 {state} {state}") in instructions
 
 
 def test_prometheus_scrapes_the_server_and_the_companion_every_five_seconds(
