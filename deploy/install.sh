@@ -5,5 +5,6 @@ pip --python /build/bin/python wheel --no-index --no-deps --no-build-isolation -
 pip --python /opt/nyquist/bin/python install --no-index --no-deps /wheels/*.whl
 /build/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
     --output-file /opt/nyquist/sbom.cdx.json /opt/nyquist/bin/python
-# A fixed seed keeps the order of sets; torch has files for newer Pythons, which this one cannot compile.
-PYTHONHASHSEED=0 python -m compileall -qq --invalidation-mode unchecked-hash /opt/nyquist/lib || :
+# Bound to the hashes of the sources and not to their times, with sets in one order, so that two builds of one
+# commit have the same files; torch has files for newer Pythons, which this one cannot compile.
+PYTHONHASHSEED=0 python -m compileall -qq -f --invalidation-mode unchecked-hash /opt/nyquist/lib || :
