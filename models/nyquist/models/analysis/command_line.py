@@ -1,10 +1,12 @@
 """The command line of `nyquist analyse`. Without torch, which --help is not to wait for."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from nyquist.models.choices import DOWNSAMPLING_KINDS
+from nyquist.models.choices import DOWNSAMPLING_KINDS, MAX_TAPS
+from nyquist.models.spec import Option
 
 DEFAULT_SIZE = 224
 MODELS = """\
@@ -39,6 +41,9 @@ class _Parser(argparse.ArgumentParser):
         if options.command in ("receptive-field", "effective-field") and not options.model:
             self.error(f"{options.command} needs a MODEL")
         options.sizes = options.sizes or _sizes(options.command)
+        named = {"downsampling": options.downsampling, "taps": options.taps}
+        options.built_with = {key: value for key, value in named.items() if value is not None}
+        options.built_with |= dict(options.option)
         return options
 
 
@@ -54,6 +59,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("command", metavar="COMMAND", help="one of those below, or MODEL for all")
     parser.add_argument("model", nargs="?", default="", metavar="MODEL")
     parser.add_argument("--downsampling", choices=DOWNSAMPLING_KINDS, help="of an architecture")
+    parser.add_argument("--taps", type=int, metavar="N", help=f"of its blur, 1 to {MAX_TAPS}")
+    parser.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another option of an architecture or of the function; may be repeated",
+    )
     parser.add_argument("--layer", default="", help="to look through (the last map)")
     parser.add_argument("--size", type=int, help=f"of a picture, pixels ({DEFAULT_SIZE})")
     parser.add_argument("--layout", choices=("CHW", "HWC"), help="of an ONNX file (its own)")
@@ -63,8 +77,22 @@ def make_parser() -> argparse.ArgumentParser:
         "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
     )
     parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
+    parser.add_argument("--dark", action="store_true", help="plots for a dark page")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write that JSON there, too")
     return parser
+
+
+def _option(word: str) -> tuple[str, Option]:
+    """Parse KEY=VALUE; a value that is JSON's true, false or a number is one."""
+    key, sign, text = word.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"is written KEY=VALUE, got {word!r}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return key, text
+    return key, value if isinstance(value, bool | int | float) else text
 
 
 def _sizes(command: str) -> Sequence[int]:

@@ -3,10 +3,13 @@
 Without pyplot: no window, no state, so that a test or a thread may draw.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
@@ -24,6 +27,24 @@ FAINTEST = 1e-3
 PADDING_COLOUR = "#9a9a9a"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#f0e442")
 """Told apart by colour-blind readers too (Okabe and Ito, with one more)."""
+
+
+_DARK_GROUND, _DARK_INK = "#15181d", "#e3e6ea"
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+_DARK: dict[Any, str] = {
+    "figure.facecolor": _DARK_GROUND,
+    "savefig.facecolor": _DARK_GROUND,
+    "axes.facecolor": _DARK_GROUND,
+    "grid.color": "#3a3f47",
+    **dict.fromkeys(_INKED, _DARK_INK),
+}
+
+
+@contextmanager
+def style(*, dark: bool = False) -> Iterator[None]:
+    """Draw what is drawn inside for a light page, or for a dark one."""
+    with rc_context(_DARK if dark else {}):
+        yield
 
 
 def plot_receptive_fields(picture: Tensor, lines: Sequence[LayerField], path: Path) -> None:
@@ -96,8 +117,8 @@ def plot_filter_responses(path: Path, stride: int = 2) -> None:
     for taps, colour in zip(range(1, 8), COLOURS, strict=False):
         response = frequency_response(taps, frequencies).numpy()
         axes.plot(frequencies / torch.pi, response, color=colour, label=f"{taps} taps")
-    axes.axvline(1 / stride, color="black", ls=":", lw=1)
-    axes.axvspan(1 / stride, 1, color="black", alpha=0.06)
+    axes.axvline(1 / stride, color=rcParams["text.color"], ls=":", lw=1)
+    axes.axvspan(1 / stride, 1, color=rcParams["text.color"], alpha=0.08)
     axes.annotate("aliases at stride 2", (0.75, 0.9), ha="center", fontsize=8)
     axes.set_xlabel("frequency, of pi radians a sample")
     axes.set_ylabel("gain")
