@@ -41,22 +41,13 @@ def test_outputs_shows_sizes_and_what_is_unread(capsys: pytest.CaptureFixture[st
     assert line.split()[3:6] == ["7", "56", "48.98%"]
 
 
-def test_field_growth_shows_each_layer_as_worked_by_hand(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text = printed(capsys, "field-growth")
-
-    assert "3, 4, 8, 10, 18, 22, 38, 46" in text
-    assert "3, 7, 15, 31" in text
-    assert "61" in text
-
-
 def test_blocks_shows_the_factor_of_four(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(capsys, "blocks")
+    text = printed(capsys, "blocks", "--channels", "8", "16")
 
-    assert text.count("74,112") == 2
-    assert "231,211,008    4.00" in text
-    assert "57,802,752    1.00" in text
+    assert text.count(f"{8 * 16 * 9 + 3 * 16:,}") == 2
+    assert f"{8 * 16 * 9 * 56 * 56:,}    4.00" in text
+    assert f"{8 * 16 * 9 * 28 * 28:,}    1.00" in text
+    assert "quartiles" in text
 
 
 def test_gradients_shows_the_layers_and_draws_their_patterns(
@@ -148,12 +139,12 @@ def test_json_has_the_numbers_and_not_their_looks(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "blocks.json"
-    assert main(["blocks", "--json", "--output", str(file)]) == 0
+    assert main(["blocks", "--channels", "8", "16", "--json", "--output", str(file)]) == 0
     text = capsys.readouterr().out
 
     assert text == file.read_text()
     pooled = json.loads(text)["tables"][0]["rows"][0]
-    assert (pooled["parameters"], pooled["multiply-adds"]) == (74_112, 231_211_008)
+    assert (pooled["parameters"], pooled["multiply-adds"]) == (1200, 3_612_672)
     assert main(["outputs", "--json"]) == 0
     shortcut = json.loads(capsys.readouterr().out)["tables"][0]["rows"][0]
     assert shortcut["unread"] == 0.75
@@ -229,6 +220,23 @@ def test_a_wrong_command_line_is_refused(
         main(arguments)
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "plot"),
+    [
+        ("properties", ["28,901,376", "802,816", "150,528", "75%", "3.1"], "properties"),
+        ("backward", ["3x3 s2 p1", "stride 1 / s"], "fractional_stride"),
+        ("field-growth", ["3, 4, 8, 10, 18, 22, 38, 46", "3, 7, 15, 31"], "field_growth"),
+    ],
+)
+def test_a_comparison_shows_its_figures_and_draws_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, shown: list[str], plot: str
+) -> None:
+    text = printed(capsys, command, "--plots", str(tmp_path))
+
+    assert [figure for figure in shown if figure not in text] == []
+    assert_drawn(tmp_path / f"{plot}.png")
 
 
 @pytest.mark.parametrize(

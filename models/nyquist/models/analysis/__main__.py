@@ -32,10 +32,13 @@ from nyquist.models.analysis.gradients import (
 from nyquist.models.analysis.module_graph import last_map_module, module_graph
 from nyquist.models.analysis.onnx_graph import layout_of, onnx_graph, picture_shape
 from nyquist.models.analysis.output import FigureTable, Output, figure
+from nyquist.models.analysis.properties import forward_times, properties, saved_bytes
 from nyquist.models.analysis.receptive_field import layer_fields, receptive_fields
+from nyquist.models.analysis.transposed import backward_comparisons
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DenseMaxPool2d
 
+TIMED_BATCH = 8
 PATTERN_SIZE = 8
 PICTURES = 16
 Options = argparse.Namespace
@@ -49,13 +52,39 @@ def outputs(options: Options, output: Output) -> None:
 def blocks(options: Options, output: Output) -> None:
     """Compare conv + pool with a strided, an anti-aliased and a linearly blurred convolution."""
     in_channels, out_channels = options.channels
-    compared = halving_blocks(in_channels, out_channels, options.sizes[0])
-    output.show(tables.block_table(compared))
+    shape = (in_channels, options.sizes[0], options.sizes[0])
+    compared = halving_blocks(in_channels, out_channels)
+    costs = {name: cost(block, shape) for name, block in compared.items()}
+    output.show(tables.block_table(costs))
+    x = torch.randn(TIMED_BATCH, *shape, generator=torch.Generator().manual_seed(0))
+    saved = {name: sum(saved_bytes(block, x).values()) for name, block in compared.items()}
+    output.show(tables.block_time_table(saved, forward_times(compared, x)))
 
 
-def growth(options: Options, output: Output) -> None:  # noqa: ARG001 - as the others
+def layer_properties(options: Options, output: Output) -> None:
+    """Compare strided convolution, pools and blur row by row, and draw their memory and time."""
+    measured = properties(options.channels[0], options.sizes[0], TIMED_BATCH)
+    output.show(tables.property_table(measured))
+    path = options.plots / "properties.png"
+    plots.plot_properties(measured, path)
+    output.say(f"wrote {path}")
+
+
+def backward(options: Options, output: Output) -> None:
+    """Show that the backward pass of a strided convolution is a transposed one."""
+    output.show(tables.backward_table(backward_comparisons()))
+    path = options.plots / "fractional_stride.png"
+    plots.plot_fractional_stride(path)
+    output.say(f"wrote {path}")
+
+
+def growth(options: Options, output: Output) -> None:
     """Compare how the receptive field grows, layer by layer, in three ways to halve a map."""
-    output.show(tables.growth_table(field_growth()))
+    grown = field_growth()
+    output.show(tables.growth_table(grown))
+    path = options.plots / "field_growth.png"
+    plots.plot_field_growth(grown, path)
+    output.say(f"wrote {path}")
 
 
 def receptive_field(options: Options, output: Output) -> None:
@@ -136,6 +165,8 @@ COMMANDS: dict[str, Callable[[Options, Output], None]] = {
     "": everything,
     "outputs": outputs,
     "blocks": blocks,
+    "properties": layer_properties,
+    "backward": backward,
     "field-growth": growth,
     "receptive-field": receptive_field,
     "effective-field": effective,

@@ -15,6 +15,8 @@ MODEL is a model of the zoo, an architecture or MODULE:FUNCTION; or a file: of t
 COMMANDS = {
     "outputs": "Print the output sizes of the common windows, and what they leave unread.",
     "blocks": "Compare conv + pool with strided, anti-aliased and linearly blurred convolutions.",
+    "properties": "Compare strided convolution, pools and blur row by row: memory, work, time.",
+    "backward": "Show that the backward pass of a strided convolution is a transposed one.",
     "field-growth": "Compare how the receptive field grows in three ways to halve a map.",
     "receptive-field": "Print the theoretical field layer by layer, and draw it over a picture.",
     "effective-field": "Measure the effective field over noise like the pictures, and draw it.",
@@ -72,7 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help=f"of a picture, pixels ({DEFAULT_SIZE})")
     parser.add_argument("--layout", choices=("CHW", "HWC"), help="of an ONNX file (its own)")
     parser.add_argument("--sizes", type=int, nargs="+", default=None, help="of maps, for outputs")
-    parser.add_argument("--channels", type=int, nargs=2, default=(64, 128), help="for blocks")
+    parser.add_argument(
+        "--channels", type=int, nargs=2, default=(64, 128), help="for blocks and properties"
+    )
     parser.add_argument(
         "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
     )
@@ -96,4 +100,4 @@ def _option(word: str) -> tuple[str, Option]:
 
 
 def _sizes(command: str) -> Sequence[int]:
-    return [56] if command == "blocks" else [28, 7, 32, 112, 224]
+    return [56] if command in ("blocks", "properties") else [28, 7, 32, 112, 224]

@@ -1,6 +1,6 @@
 """The figures of an analysis as tables for a terminal of 80 columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nyquist.models.analysis.aliasing import StrideAliasing
 from nyquist.models.analysis.comparisons import BlockFigures, BottleneckFigures
@@ -9,7 +9,9 @@ from nyquist.models.analysis.effective_field import EffectiveField
 from nyquist.models.analysis.gradient_monitor import LayerGradient
 from nyquist.models.analysis.gradients import GradientStatistics
 from nyquist.models.analysis.output import Figure, FigureTable, figure
+from nyquist.models.analysis.properties import Properties, Spread
 from nyquist.models.analysis.receptive_field import AxisField, LayerField
+from nyquist.models.analysis.transposed import Backward
 from nyquist.models.analysis.window import COMMON_WINDOWS, Window, grid_offset, reads, unread_share
 
 
@@ -40,6 +42,52 @@ def block_table(compared: dict[str, Cost]) -> FigureTable:
     for name, cost in compared.items():
         times = figure(cost.multiply_adds / least, ".2f")
         table.add(name, figure(cost.parameters, ","), figure(cost.multiply_adds, ","), times)
+    return table
+
+
+def block_time_table(saved: Mapping[str, int], times: Mapping[str, Spread]) -> FigureTable:
+    """Lay out what blocks keep for their backward pass and how long their forward pass takes."""
+    headers = ("saved, MiB", "ms", "quartiles", "times")
+    table = FigureTable("Memory and time of the same, 8 maps, one thread", "block", *headers)
+    least = min(time.median for time in times.values())
+    for name, time in times.items():
+        memory = figure(saved[name] / 2**20, ".1f")
+        table.add(name, memory, *_time_cells(time), figure(time.median / least, ".2f"))
+    return table
+
+
+def property_table(measured: Mapping[str, Properties]) -> FigureTable:
+    """Lay out the usual table of strided convolution and pools, with figures."""
+    table = FigureTable(
+        "Layers that halve a map; memory and time of 8, work of one", "property", *measured
+    )
+    rows: dict[str, Callable[[Properties], Figure]] = {
+        "parameters": lambda line: figure(line.parameters, ","),
+        "not linear by": lambda line: figure(line.nonlinearity, ".1e"),
+        "zeros in the gradient": lambda line: figure(line.zeros, ".0%"),
+        "gradient sum, in / out": lambda line: figure(line.gradient_sum, "+.2f"),
+        "shift error, 1 px": lambda line: figure(line.shift_error, ".2f"),
+        "saved activations, MiB": lambda line: _mebibytes(line.saved.get("float32", 0)),
+        "saved indices, MiB": lambda line: _mebibytes(line.saved.get("int64", 0)),
+        "multiply-adds": lambda line: figure(line.operations.multiply_adds, ","),
+        "additions": lambda line: figure(line.operations.additions, ","),
+        "comparisons": lambda line: figure(line.operations.comparisons, ","),
+        "ms": lambda line: figure(line.time.median * 1e3, ".1f"),
+        "quartiles, ms": lambda line: _time_cells(line.time)[1],
+    }
+    for name, cell in rows.items():
+        table.add(name, *map(cell, measured.values()))
+    return table
+
+
+def backward_table(compared: Mapping[str, Backward]) -> FigureTable:
+    """Lay out how two ways to the gradient of a convolution's input differ from autograd's."""
+    title = "Gradient of the input: largest difference from autograd's, float64"
+    headers = ("transposed", "stride 1 / s, turned kernel", "largest gradient")
+    table = FigureTable(title, "convolution", *headers)
+    for name, line in compared.items():
+        differences = (figure(line.transposed, ".1e"), figure(line.fractional, ".1e"))
+        table.add(name, *differences, figure(line.largest, ".2f"))
     return table
 
 
@@ -190,6 +238,15 @@ def _changes(lines: Sequence[LayerField]) -> list[LayerField]:
             changed.append(line)
         before = sizes
     return changed
+
+
+def _mebibytes(size: int) -> Figure:
+    return figure(size / 2**20, ".1f")
+
+
+def _time_cells(time: Spread) -> tuple[Figure, Figure]:
+    low, middle, high = (seconds * 1e3 for seconds in (time.low, time.median, time.high))
+    return figure(middle, ".1f"), Figure([low, high], f"{low:.1f}..{high:.1f}")
 
 
 def _listed(numbers: Sequence[int], between: str) -> Figure:
