@@ -3,10 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from torch import nn
 
 from nyquist.models.analysis import plots, tables
@@ -17,6 +20,7 @@ from nyquist.models.analysis.comparisons import (
     block_figures,
     bottlenecks,
     field_growth,
+    published_reducers,
     shift_errors,
     stems,
 )
@@ -34,11 +38,21 @@ from nyquist.models.analysis.onnx_graph import layout_of, onnx_graph, picture_sh
 from nyquist.models.analysis.output import FigureTable, Output, figure
 from nyquist.models.analysis.properties import forward_times, properties, saved_bytes
 from nyquist.models.analysis.receptive_field import layer_fields, receptive_fields
+from nyquist.models.analysis.training import (
+    EXPERIMENTS,
+    Outcome,
+    TrainingRecipe,
+    load_data,
+    run_experiments,
+)
 from nyquist.models.analysis.transposed import backward_comparisons
+from nyquist.models.analysis.uses import measure_uses
+from nyquist.models.choices import DOWNSAMPLING_KINDS
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.layers.downsampling import DenseMaxPool2d
 
 TIMED_BATCH = 8
+FIELD_SIZE = 96
 PATTERN_SIZE = 8
 PICTURES = 16
 Options = argparse.Namespace
@@ -97,7 +111,21 @@ def receptive_field(options: Options, output: Output) -> None:
 
 def effective(options: Options, output: Output) -> None:
     """Measure the effective field over noise like the pictures, and draw it with the theory."""
-    _effective_field(_subject(options), options, output)
+    if options.model:
+        _effective_field(_subject(options), options, output)
+        return
+    fields = {}
+    for kind in ("strided", "max_pool", "blur"):
+        subject = load_subject("compact", {"downsampling": kind}, size=FIELD_SIZE)
+        graph = module_graph(subject.network, subject.pictures[:1])
+        layer = last_map_module(subject.network, graph)
+        seen = effective_field(subject.network, subject.noise(PICTURES), layer)
+        theory = receptive_fields(graph)[graph.index(layer)].rows
+        output.show(tables.effective_table(seen, theory, f"{kind}: {layer}"))
+        fields[kind] = seen, theory.size
+    path = options.plots / "effective_fields.png"
+    plots.plot_effective_fields(fields, path)
+    output.say(f"wrote {path}")
 
 
 def gradients(options: Options, output: Output) -> None:
@@ -127,6 +155,57 @@ def aliasing(options: Options, output: Output) -> None:
     path = options.plots / "filter_responses.png"
     plots.plot_filter_responses(path)
     output.say(f"wrote {path}")
+
+
+def uses(options: Options, output: Output) -> None:
+    """Measure what moving pictures do to MODEL, or to the families of the zoo."""
+    families = [f"fashion_{kind}" for kind in DOWNSAMPLING_KINDS]
+    size, count = options.size or DEFAULT_SIZE, options.pictures
+    subjects = [
+        load_subject(name, options.built_with, count, size)
+        for name in ([options.model] if options.model else families)
+    ]
+    measured = measure_uses(subjects)
+    output.show(tables.use_table(measured, len(subjects[0].pictures)))
+    output.show(tables.work_table(measured))
+    path = options.plots / "consistency_distance.png"
+    plots.plot_distances(measured, path)
+    output.say(f"wrote {path}")
+
+
+def train(options: Options, output: Output) -> None:
+    """Train small networks that differ in how they halve; what is done already is not repeated."""
+    data = load_data(options.data)
+    usual = TrainingRecipe() if options.data else TrainingRecipe(images=400, epochs=24, batch=40)
+    asked = {"images": options.images, "epochs": options.epochs}
+    recipe = replace(usual, **{key: value for key, value in asked.items() if value is not None})
+    names = options.only or tuple(EXPERIMENTS)
+    file = options.plots / "training_runs.jsonl"
+    outcomes: list[Outcome] = []
+    start = perf_counter()
+    try:
+        with Progress(console=Console(stderr=True)) as progress:
+            bar = progress.add_task("training", total=options.seeds * len(names))
+            runs = run_experiments(
+                names, data, recipe, options.seeds, file, lambda _name: progress.advance(bar)
+            )
+            outcomes.extend(runs)
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"stopped; {file} has what is done, and is gone on from")
+        raise
+    made = f"{data.name}, {recipe.epochs} x {recipe.images}"
+    for table in tables.training_tables(outcomes, made):
+        output.show(table)
+    output.say(f"took {perf_counter() - start:.0f} s; runs are in {file}")
+    if any(outcome.curve for outcome in outcomes):
+        path = options.plots / "training_loss.png"
+        plots.plot_training(outcomes, path)
+        output.say(f"wrote {path}")
+
+
+def reducers(options: Options, output: Output) -> None:  # noqa: ARG001 - as the others
+    """Count what makes maps smaller in published networks."""
+    output.show(tables.reducer_table(published_reducers()))
 
 
 def stem_comparison(options: Options, output: Output) -> None:  # noqa: ARG001 - as the others
@@ -163,6 +242,9 @@ def everything(options: Options, output: Output) -> None:
 
 COMMANDS: dict[str, Callable[[Options, Output], None]] = {
     "": everything,
+    "uses": uses,
+    "training": train,
+    "reducers": reducers,
     "outputs": outputs,
     "blocks": blocks,
     "properties": layer_properties,

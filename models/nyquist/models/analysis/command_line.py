@@ -13,13 +13,16 @@ MODELS = """\
 MODEL is a model of the zoo, an architecture or MODULE:FUNCTION; or a file: of torch.export.save
 (.pt2: cost and receptive field) or ONNX (.onnx: receptive field)."""
 COMMANDS = {
+    "uses": "Measure what moving pictures do to MODEL, or to the families of the zoo.",
+    "training": "Train small networks that differ in how they halve, and compare them.",
+    "reducers": "Count what makes maps smaller in published networks.",
     "outputs": "Print the output sizes of the common windows, and what they leave unread.",
     "blocks": "Compare conv + pool with strided, anti-aliased and linearly blurred convolutions.",
     "properties": "Compare strided convolution, pools and blur row by row: memory, work, time.",
     "backward": "Show that the backward pass of a strided convolution is a transposed one.",
     "field-growth": "Compare how the receptive field grows in three ways to halve a map.",
     "receptive-field": "Print the theoretical field layer by layer, and draw it over a picture.",
-    "effective-field": "Measure the effective field over noise like the pictures, and draw it.",
+    "effective-field": "Measure the effective field of MODEL, or compare it for ways to halve.",
     "gradients": "Compare the gradients of downsampling layers, or watch those of MODEL.",
     "stems": "Compare the stems of five families, and their anti-aliased forms.",
     "bottlenecks": "Compare the bottlenecks v1 and v1.5 of ResNet-50.",
@@ -40,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
             if options.model:
                 self.error(f"no command {options.command!r}; choose from {', '.join(COMMANDS)}")
             options.command, options.model = "", options.command
-        if options.command in ("receptive-field", "effective-field") and not options.model:
+        if options.command == "receptive-field" and not options.model:
             self.error(f"{options.command} needs a MODEL")
         options.sizes = options.sizes or _sizes(options.command)
         named = {"downsampling": options.downsampling, "taps": options.taps}
@@ -80,6 +83,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shift", type=float, default=1.0, help="for shift and aliasing, px (%(default)s)"
     )
+    parser.add_argument("--pictures", type=int, default=60, help="for uses (%(default)s)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--only", nargs="+", metavar="NAME", help="experiments (all)")
+    training.add_argument(
+        "--data", type=Path, metavar="DIR", help="Fashion-MNIST, IDX files (the committed sample)"
+    )
+    training.add_argument("--seeds", type=int, default=5, help="(%(default)s)")
+    training.add_argument("--images", type=int, help="to train on (3200; of the sample 400)")
+    training.add_argument("--epochs", type=int, help="(3; on the sample 24)")
     parser.add_argument("--plots", type=Path, default=Path("analysis_plots"), help="folder")
     parser.add_argument("--dark", action="store_true", help="plots for a dark page")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")

@@ -22,7 +22,9 @@ from nyquist.models.analysis.effective_field import EffectiveField
 from nyquist.models.analysis.gradient_monitor import LayerGradient
 from nyquist.models.analysis.properties import Properties
 from nyquist.models.analysis.receptive_field import Field, LayerField
+from nyquist.models.analysis.training import Outcome, interval
 from nyquist.models.analysis.transposed import fractional_convolution, spread_apart
+from nyquist.models.analysis.uses import DISTANCES, Uses
 
 Item = TypeVar("Item")
 DOTS_PER_INCH = 150
@@ -241,6 +243,41 @@ def plot_properties(measured: Mapping[str, Properties], path: Path) -> None:
     for axes, labels in ((left, names), (right, [""] * len(names))):
         axes.set_yticks(places, labels, fontsize=8)
         axes.invert_yaxis()
+    _save(figure, path)
+
+
+def plot_distances(measured: Mapping[str, Uses], path: Path) -> None:
+    """Draw how many pictures keep their answer, by how far they were moved."""
+    figure, axes = _figure(6.4, 3.8)
+    for (name, line), colour in zip(measured.items(), COLOURS, strict=False):
+        axes.plot(DISTANCES, line.distances, color=colour, marker="o", ms=3, lw=1.2, label=name)
+    axes.set_xlabel("moved along the diagonal, pixels")
+    axes.set_ylabel("share with the answer of before")
+    axes.set_title("Consistency against distance", fontsize=10)
+    _legend_beside(axes)
+    _save(figure, path)
+
+
+def plot_training(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw the loss over the training: mean over seeds, and its 95 % interval as a band."""
+    figure, axes = _figure(6.4, 3.8)
+    curves: dict[str, list[Sequence[float]]] = {}
+    for outcome in outcomes:
+        if outcome.curve:
+            curves.setdefault(outcome.variant, []).append(outcome.curve)
+    for (variant, runs), colour in zip(curves.items(), COLOURS, strict=False):
+        spans = [interval(values) for values in zip(*runs, strict=True)]
+        means = [span.mean for span in spans]
+        along = [100 * (at + 0.5) / len(spans) for at in range(len(spans))]
+        axes.plot(along, means, color=colour, lw=1.4, label=variant)
+        if len(runs) > 1:
+            low = [span.mean - span.half_width for span in spans]
+            high = [span.mean + span.half_width for span in spans]
+            axes.fill_between(along, low, high, color=colour, alpha=0.18, lw=0)
+    axes.set_xlabel("of the training, %")
+    axes.set_ylabel("cross entropy, nats")
+    axes.set_title("Loss while training; the bands are 95 % intervals over seeds", fontsize=10)
+    axes.legend(fontsize=8, frameon=False, loc="upper right")
     _save(figure, path)
 
 

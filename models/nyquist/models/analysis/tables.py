@@ -1,9 +1,10 @@
 """The figures of an analysis as tables for a terminal of 80 columns."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nyquist.models.analysis.aliasing import StrideAliasing
-from nyquist.models.analysis.comparisons import BlockFigures, BottleneckFigures
+from nyquist.models.analysis.comparisons import BlockFigures, BottleneckFigures, Reducers
 from nyquist.models.analysis.cost import Cost, LayerCost
 from nyquist.models.analysis.effective_field import EffectiveField
 from nyquist.models.analysis.gradient_monitor import LayerGradient
@@ -11,7 +12,9 @@ from nyquist.models.analysis.gradients import GradientStatistics
 from nyquist.models.analysis.output import Figure, FigureTable, figure
 from nyquist.models.analysis.properties import Properties, Spread
 from nyquist.models.analysis.receptive_field import AxisField, LayerField
+from nyquist.models.analysis.training import Interval, Outcome, interval
 from nyquist.models.analysis.transposed import Backward
+from nyquist.models.analysis.uses import Uses
 from nyquist.models.analysis.window import COMMON_WINDOWS, Window, grid_offset, reads, unread_share
 
 
@@ -89,6 +92,60 @@ def backward_table(compared: Mapping[str, Backward]) -> FigureTable:
         differences = (figure(line.transposed, ".1e"), figure(line.fractional, ".1e"))
         table.add(name, *differences, figure(line.largest, ".2f"))
     return table
+
+
+def reducer_table(found: Mapping[str, Reducers]) -> FigureTable:
+    """Lay out what makes maps smaller in published networks."""
+    headers = ("strided convs", "pools", "global mean")
+    table = FigureTable("What makes maps smaller before the head", "network", *headers)
+    for name, line in found.items():
+        mean = Figure(line.global_mean, "yes" if line.global_mean else "no")
+        table.add(name, line.convolutions, line.pools, mean)
+    return table
+
+
+def use_table(measured: Mapping[str, Uses], pictures: int) -> FigureTable:
+    """Lay out what pictures that move do to answers; the title says of how many."""
+    headers = ("same", "flips a second", "jitter, px", "of its grid", "unchanged")
+    table = FigureTable(f"{pictures} pictures that move", "network", *headers)
+    for name, line in measured.items():
+        table.add(
+            name,
+            figure(line.same, ".1%"),
+            figure(line.flips, ".2f"),
+            figure(line.jitter, ".1f"),
+            figure(line.grid_jitter, ".1f"),
+            figure(line.unchanged, ".1%"),
+        )
+    return table
+
+
+def work_table(measured: Mapping[str, Uses]) -> FigureTable:
+    """Lay out what networks get right, centred and moved, and what they cost."""
+    headers = ("accuracy", "moved", "multiply-adds", "ms a picture")
+    table = FigureTable("Accuracy on 10,000 pictures, as trained, and cost", "network", *headers)
+    for name, line in measured.items():
+        recorded = [
+            Figure(None, "-") if share is None else figure(share, ".1%")
+            for share in (line.accuracy, line.shifted_accuracy)
+        ]
+        work = figure(line.multiply_adds, ",")
+        table.add(name, *recorded, work, figure(line.time.median * 1e3, ".2f"))
+    return table
+
+
+def training_tables(outcomes: Sequence[Outcome], made: str) -> Iterator[FigureTable]:
+    """Lay out each experiment: mean over seeds and half of the 95 % interval."""
+    for experiment in dict.fromkeys(outcome.experiment for outcome in outcomes):
+        of_it = [outcome for outcome in outcomes if outcome.experiment == experiment]
+        seeds = len({outcome.seed for outcome in of_it})
+        title = f"{experiment}: {made}; {seeds} seeds, 95 % intervals"
+        table = FigureTable(title, experiment, *of_it[0].figures)
+        for variant in dict.fromkeys(outcome.variant for outcome in of_it):
+            runs = [outcome.figures for outcome in of_it if outcome.variant == variant]
+            spans = (interval([run[name] for run in runs]) for run in runs[:1] for name in run)
+            table.add(variant, *map(_interval, spans))
+        yield table
 
 
 def growth_table(grown: Mapping[str, Sequence[int]]) -> FigureTable:
@@ -238,6 +295,14 @@ def _changes(lines: Sequence[LayerField]) -> list[LayerField]:
             changed.append(line)
         before = sizes
     return changed
+
+
+def _interval(span: Interval) -> Figure:
+    if span.half_width == 0:
+        return figure(span.mean, ",g")
+    if math.isnan(span.half_width):
+        return Figure([span.mean, None], f"{span.mean:.3f}")
+    return Figure([span.mean, span.half_width], f"{span.mean:.3f} ± {span.half_width:.3f}")
 
 
 def _mebibytes(size: int) -> Figure:
