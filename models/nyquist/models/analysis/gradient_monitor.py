@@ -47,7 +47,7 @@ class LayerGradient:
 class ScalarWriter(Protocol):
     """Takes figures of steps, as TensorBoard's SummaryWriter does."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> object:
+    def add_scalar(self, _tag: str, _value: float, _step: int, /) -> object:
         """Take one figure of one step."""
 
 
