@@ -191,7 +191,7 @@ def train(options: Options, output: Output) -> None:
             )
             outcomes.extend(runs)
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"stopped; {file} has what is done, and is gone on from")
+        Console(stderr=True).print(f"stopped; the same command goes on from {file}")
         raise
     made = f"{data.name}, {recipe.epochs} x {recipe.images}"
     for table in tables.training_tables(outcomes, made):
