@@ -18,6 +18,7 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 120
+PATIENCE_S = 60
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -56,15 +57,16 @@ class Chromium:
 
     Args:
         profile: folder for what it keeps.
+        options: further ones of its command line.
 
     Attributes:
         complaints: what the page has written to the console since it was opened.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *options: str) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(TIMEOUT_S)
-        options = (*QUIET, f"--user-data-dir={profile}", "--remote-debugging-pipe")
+        options = (*QUIET, *options, f"--user-data-dir={profile}", "--remote-debugging-pipe")
         inherited = theirs.fileno()
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(inherited), installed_browser(), *options],
@@ -107,10 +109,76 @@ class Chromium:
             self._take(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        """Return what an expression is worth in the page."""
-        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Return what an expression is worth in the page; of a promise what it brings."""
+        answer = self._call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until an expression is true in the page."""
+        came = self.evaluate(
+            f"new Promise(done => {{ const end = performance.now() + {1000 * PATIENCE_S}; "
+            f"const look = () => ({condition}) ? done(true) "
+            ": performance.now() > end ? done(false) : setTimeout(look, 10); look(); })"
+        )
+        assert came, condition
+
+    def place(self, selector: str) -> tuple[float, float]:
+        """Scroll to an element, and return the middle of it in the window."""
+        left, top = self.evaluate(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); "
+            "one.scrollIntoView({block: 'center', behavior: 'instant'}); "
+            "const at = one.getBoundingClientRect(); "
+            "return [at.left + at.width / 2, at.top + at.height / 2]; })()"
+        )
+        return left, top
+
+    def click(self, selector: str) -> None:
+        """Click on the middle of an element."""
+        self.mouse(self.place(selector))
+
+    def mouse(self, *points: tuple[float, float]) -> None:
+        """Press the button at the first point, move along the others, and let it go at the last."""
+        for kind, (x, y) in (
+            ("mousePressed", points[0]),
+            *(("mouseMoved", point) for point in points[1:]),
+            ("mouseReleased", points[-1]),
+        ):
+            self._call(
+                "Input.dispatchMouseEvent",
+                **{"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1},
+            )
+
+    def hover(self, x: float, y: float) -> None:
+        """Move the mouse there."""
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def touch(self, *points: tuple[float, float]) -> None:
+        """Put a finger on the first point, move it along the others, and lift it."""
+        for at, (x, y) in enumerate(points):
+            kind = "touchMove" if at else "touchStart"
+            self._call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def drop(self, selector: str, *files: Path) -> None:
+        """Drag files onto an element, and let them go."""
+        x, y = self.place(selector)
+        dragged = {"items": [], "files": list(map(str, files)), "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._call("Input.dispatchDragEvent", **{"type": kind, "x": x, "y": y, "data": dragged})
+
+    def saved(self, folder: Path, selector: str) -> Path:
+        """Click on what saves a file, and return it once it is there as a whole."""
+        self._call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self._events.clear()
+        before = set(folder.iterdir())
+        self.click(selector)
+        while "Page.downloadProgress.completed" not in self._events:
+            self._take(self._next())
+        (found,) = set(folder.iterdir()) - before
+        return found
 
     def press(self, key: str, code: int) -> None:
         """Press a key and let it go."""
@@ -145,6 +213,8 @@ class Chromium:
     def _take(self, event: dict[str, Any]) -> None:
         method = event.get("method", "")
         self._events.append(method)
+        if method == "Page.downloadProgress":
+            self._events.append(f"{method}.{event['params']['state']}")
         if method in COMPLAINTS:
             self.complaints.append(json.dumps(event["params"]))
 

@@ -117,6 +117,18 @@ COMMANDS = {
         "run the companion",
         "companion",
     ),
+    "lab": Command(
+        "slide a picture in a browser, and see where answers flip",
+        f"{_COMPANION[0]}:make_lab_parser",
+        "nyquist.companion.lab:run",
+        "open the lab",
+        "companion",
+    ),
+    "rollout": Command(
+        "say whether a new version may replace the one before it",
+        "nyquist.client.command_line:make_rollout_parser",
+        "nyquist.client.rollout:run",
+    ),
     "version": Command(
         "say what is installed",
         "nyquist.client.versions:make_parser",

@@ -105,6 +105,7 @@ def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
     assert metrics["nyquist_companion_server_up"] == 1
     assert companion.get("/healthz") == "ok\n"
     assert SOUND in companion.get("/")
+    assert SOUND in companion.get("/lab/models")
     companion.wait_for(lambda: health(companion, SOUND) == STATUS.SERVING)
 
 

@@ -164,6 +164,14 @@ def test_the_companion_asks_the_server(services: Services) -> None:
     assert int(port) == DEFAULTS["port"]
 
 
+def test_the_companions_history_lies_on_a_volume_that_its_user_may_write(
+    services: Services, instructions: list[tuple[str, str]]
+) -> None:
+    state = services["companion"]["environment"]["NYQUIST_COMPANION_STATE"]
+    assert f"companion:{state}" in services["companion"]["volumes"]
+    assert ("COPY", f"--from=build-companion --chown=10001:10001 {state} {state}") in instructions
+
+
 def test_prometheus_scrapes_the_server_and_the_companion_every_five_seconds(
     services: Services, scrape: dict[str, Any]
 ) -> None:

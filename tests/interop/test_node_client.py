@@ -1,6 +1,5 @@
 """A client in Node, made from nothing but proto/ with the packages that everybody uses for it."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -10,29 +9,11 @@ import pytest
 from PIL import Image
 
 from nyquist.models.samples import photograph_samples
+from tests.npm import installed
 from tests.processes import ROOT, RunningServer
 
 NODE, NODE_WEB = Path(__file__).parent / "node", Path(__file__).parent / "node_web"
 ESPRESSO = 967
-
-
-def installed(listed_in: Path) -> Path:
-    """The folder with a client's node_modules, installed when its list is new or has changed."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("there is no npm")
-    folder = ROOT / ".venvs" / listed_in.name
-    listed, ready = (listed_in / "package-lock.json").read_text(), folder / "ready"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{listed_in.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may want it
-        if not ready.is_file() or ready.read_text() != listed:
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(listed_in / name, folder)
-            install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            subprocess.run(install, cwd=folder, check=True, timeout=300)
-            ready.write_text(listed)
-    return folder
 
 
 def printed(script: Path, packages: Path, *arguments: str) -> list[str]:
@@ -69,4 +50,7 @@ def test_a_node_client_made_from_the_protos_finds_the_espresso_in_a_jpeg(
 def test_a_page_gets_answers_and_errors_by_grpc_web(server: RunningServer, form: str) -> None:
     proto = str(ROOT / "proto" / "inference.proto")
     lines = printed(NODE_WEB / "call.js", installed(NODE_WEB), proto, server.target, form)
-    assert lines == ["nyquist", "40", "5 Request for unknown model: 'nobody' is not found"]
+    assert lines == [
+        *("nyquist", "40", "fashion_strided", "stream 0"),
+        "5 Request for unknown model: 'nobody' is not found",
+    ]

@@ -77,6 +77,14 @@ def test_a_target_wins_over_the_variables(server: RunningServer) -> None:
     assert check("--target", server.target, port=1).returncode == 0
 
 
+def test_proxies_for_other_calls_are_not_asked(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert check("--target", server.target).returncode == 0
+
+
 def test_a_draining_server_is_not_healthy() -> None:
     with health_server(Response.NOT_SERVING) as port:
         checked = check(port=port)

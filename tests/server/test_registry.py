@@ -20,6 +20,7 @@ from nyquist.server.wire.errors import (
     LoadFailed,
     ModelNotFound,
     ModelNotReady,
+    NyquistError,
     Stopping,
 )
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -412,6 +413,18 @@ def test_the_index_lists_what_was_never_loaded_too(repository: Path, folder: Pat
         assert await states(registry) == {(OTHER, ""): "", (NAME, "1"): "READY"}
         ready = await registry.index(ready_only=True)
         assert [(entry.name, entry.version) for entry in ready] == [(NAME, "1")]
+
+    during(folder.parent, script)
+
+
+def test_an_index_of_a_repository_that_is_gone_names_no_path(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        folder.parent.rename(folder.parent.with_name("elsewhere"))
+        with pytest.raises(NyquistError) as failure:
+            await registry.index()
+        assert type(failure.value) is NyquistError, "of a class whose texts reach callers"
+        assert str(folder.parent.parent) not in str(failure.value)
+        assert "there is no model repository" in str(failure.value)
 
     during(folder.parent, script)
 

@@ -68,6 +68,25 @@ def make_status_parser() -> argparse.ArgumentParser:
     return _reaching_a_server(parser)
 
 
+def make_rollout_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist rollout`."""
+    parser = argparse.ArgumentParser(
+        prog="nyquist rollout",
+        description="Say whether the highest served version of a model may replace the one below "
+        "it, as a companion finds on live traffic.",
+        epilog="Exit status: 0 promote, 1 hold, 2 it cannot tell, 3 not enough yet.",
+    )
+    parser.add_argument("name", metavar="NAME", help="of the model")
+    parser.add_argument(
+        "--companion",
+        default="localhost:8004",
+        metavar="HOST:PORT",
+        help="its port of HTTP, or a URL (%(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    return parser
+
+
 def _reaching_a_server(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--target", default=DEFAULT_TARGET, metavar="HOST:PORT", help="server (%(default)s)"

@@ -21,6 +21,7 @@ METAVARS = {
     "input_name": "NAME",
     "output": "NAME",
 }
+MAX_PORT = 65535
 CHECK_STATUS = "Exit status: 1 when a tolerance is missed, 2 when it cannot tell."
 SERVE_EPILOG = """\
 Each option is also a variable of the environment: NYQUIST_COMPANION_ and its name in capitals.
@@ -82,6 +83,41 @@ def make_check_parser() -> argparse.ArgumentParser:
     parser.set_defaults(command="check", prog=parser.prog)
     add_question(parser)
     return parser
+
+
+def make_lab_parser() -> argparse.ArgumentParser:
+    """Return the parser of `nyquist lab`."""
+    parser = argparse.ArgumentParser(
+        prog="nyquist lab",
+        description="Slide a picture in a browser and watch what served models make of it: every "
+        "flip, a map of all shifts, two servers side by side. Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="HOST:PORT",
+        help=f"server; twice to compare two ({DEFAULT_TARGET})",
+    )
+    parser.add_argument("--model", nargs="+", default=[], help="only these (all that are listed)")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the page (%(default)s)")
+    parser.add_argument(
+        "--http-port", type=_port, default=8005, metavar="PORT", help="of the page (%(default)s)"
+    )
+    parser.add_argument(
+        "--open",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show it in the browser, where there is one",
+    )
+    add_model_options(parser)
+    add_connection_options(parser)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"a port is 0 to {MAX_PORT}, got {text!r}")
+    return int(text)
 
 
 def _described(words: str) -> str:

@@ -14,7 +14,10 @@ Option = Scalar | list[Scalar]
 Layout = Literal["CHW", "HWC"]
 Datatype = Literal["FP32", "UINT8"]
 Precision = Literal["fp32", "fp16", "int8"]
-Output = Literal["logits", "probabilities", "embedding", "features"]
+Output = str
+"""Of OUTPUTS, embedding, or a name that somebody gives; see Pick."""
+Pick = tuple[str, str]
+"""A name as served, and the place, from 0, or the name of a tensor among those a network gives."""
 Size = tuple[int, int]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -107,6 +110,8 @@ class ModelSpec:
         sizes: other heights and widths that it takes and is proved at; empty for its input's only.
         outputs: of the graph: logits first; probabilities where the network ends in them, and an
             embedding where it is one.
+        picks: where the outputs are among several tensors; of `logits` the one that is judged as
+            the answer, whatever it is called then.
         head: how the first of them is read; None for what the network shows.
         values: of the network's answers; logits until it shows that it ends in probabilities.
         threshold: probability above which a label of a binary or multi-label head applies.
@@ -141,6 +146,7 @@ class ModelSpec:
     threshold: float = Head.threshold
     program: Path | None = None
     onnx: Path | None = None
+    picks: tuple[Pick, ...] = ()
 
     def __post_init__(self) -> None:
         expected = "CHW" if self.datatype == "FP32" else "HWC"

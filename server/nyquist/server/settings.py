@@ -23,6 +23,7 @@ from pydantic_settings import (
 from nyquist.server.front.settings import CallSettings, SecuritySettings
 from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import UNIX
 
 PREFIX = "NYQUIST_"
 COMPANION_PREFIX = "NYQUIST_COMPANION_"
@@ -47,6 +48,8 @@ def _several(separator: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+MOST_WORKERS, AUTO_WORKERS = 64, 0
+Workers = Annotated[int, BeforeValidator(lambda value: AUTO_WORKERS if value == "auto" else value)]
 Folders = Annotated[tuple[Path, ...], NoDecode, _several(os.pathsep)]
 Names = Annotated[tuple[str, ...], NoDecode, _several(",")]
 
@@ -97,18 +100,31 @@ class NetworkSettings(BaseModel):
     transport: Literal["h2corn", "grpcio"] = Field(
         "h2corn", description="what carries gRPC: h2corn, or grpcio, which costs more CPU a call"
     )
-    workers: int = Field(
-        1, ge=1, le=64, description="processes that serve, where one event loop is the limit"
+    workers: Workers = Field(
+        1,
+        ge=AUTO_WORKERS,
+        le=MOST_WORKERS,
+        description="processes that serve, where one event loop is the limit; auto: one for each "
+        "two cores",
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for all, unix:/path/to.sock for a socket's file",
+    )
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
     cors_origin: Names = Field(
         (), description="origin of web pages whose scripts may call, or *; may be repeated"
     )
     metrics_host: str | None = Field(
-        None, description="address of the metrics; none: that of --host"
+        None, description="address of the metrics; none: that of --host, 127.0.0.1 of a socket"
     )
     metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")
+
+    @property
+    def scraped_host(self) -> str:
+        """The address of the metrics, which no scraper reads from a socket's file unasked."""
+        alone = "127.0.0.1" if self.host.startswith(UNIX) else self.host
+        return self.metrics_host or alone
 
 
 class LimitSettings(CallSettings):
@@ -212,8 +228,9 @@ class Settings(
     def _agree(self) -> "Settings":
         if self.load is not None and self.poll_s:
             raise ValueError("--load and --poll-s exclude each other: polling loads every model")
-        if self.workers > 1 and self.transport != "h2corn":
-            raise ValueError(f"--workers {self.workers} needs --transport h2corn")
+        if self.workers != 1 and self.transport != "h2corn":
+            asked = self.workers or "auto"
+            raise ValueError(f"--workers {asked} needs --transport h2corn")
         if self.shadow_share and self.shadow_target is None:
             raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):

@@ -22,13 +22,18 @@ from nyquist.companion.measures.shift_consistency import (
     worst_case,
     zero_padded_shifts,
 )
+from nyquist.companion.measures.shift_map import AtDistance, against_distance, agreement, all_pairs
 from nyquist.companion.measures.shifts import shift_circularly, shift_fractionally
 from nyquist.companion.measures.stability import Stability, measure_stability, slide_along
 
 __all__ = [
+    "AtDistance",
     "Consistency",
     "Parity",
     "Stability",
+    "against_distance",
+    "agreement",
+    "all_pairs",
     "circular_consistency",
     "circular_shifts",
     "compare",

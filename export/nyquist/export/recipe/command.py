@@ -46,7 +46,7 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
         **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
         **_picture_arguments(spec.picture),
         "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
-        "--outputs": ",".join(("logits", *spec.outputs[1:])) if spec.outputs[1:] else "",
+        "--outputs": _outputs_argument(spec),
         "--head": spec.head or "",
         "--threshold": "" if spec.threshold == Head.threshold else repr(spec.threshold),
         "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
@@ -60,6 +60,14 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
     for field, limit in LIMITS.items():
         if getattr(spec.limits, limit) != getattr(usual, limit):
             yield from (f"--{field.replace('_', '-')}", f"{getattr(spec.limits, limit)!r}")
+
+
+def _outputs_argument(spec: ModelSpec) -> str:
+    """Write the outputs, and which of a network's tensors they are; nothing of the usual one."""
+    picks = dict(spec.picks)
+    names = ("logits", *spec.outputs[1:])
+    written = (f"{name}={picks[name]}" if name in picks else name for name in names)
+    return ",".join(written) if picks or spec.outputs[1:] else ""
 
 
 def _option_arguments(spec: ModelSpec) -> Iterator[str]:

@@ -114,7 +114,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="KIND",
         help=f"{' or '.join(FITS)}: whole, centred on black ground ({IMAGENET.fit})",
     )
-    own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
+    own.add_argument(
+        "--outputs",
+        metavar="NAME,...",
+        help=f"of {', '.join(OUTPUTS)}; NAME=PLACE of a network that gives several tensors",
+    )
     own.add_argument(
         "--head",
         metavar="KIND",

@@ -31,6 +31,7 @@ from nyquist.models.spec import (
     ModelSpec,
     Option,
     Output,
+    Pick,
     Precision,
     Preprocessing,
 )
@@ -72,8 +73,11 @@ COLOURS = (1, 3, 4)
 """Channels of pictures, which a last size is taken for where the first is none of them."""
 
 RESERVED = ("index",)
+COMPUTED = ("probabilities", "embedding", "features")
+"""Outputs that a network does not give by their names."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_OUTPUT = re.compile(r"[A-Za-z_]\w*")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PLACEHOLDERS = {"name": "model", "arch": "compact", "input": "1x1x1"}
 
@@ -200,9 +204,27 @@ def _share_of_pixels(value: Fraction) -> str:
     return f"{value}/{WHITE['UINT8']}" if whole else f"{float(share):.6g}"
 
 
+def _output(text: Any) -> Any:  # noqa: ANN401 # likewise
+    """Check a name, or name=place of one of the tensors that a network gives."""
+    name, named, key = str(text).partition("=")
+    if not named and name not in OUTPUTS:
+        raise ValueError(f"unknown output {name!r}; {nearest(name, OUTPUTS)}, or NAME=PLACE")
+    if named and (not key or name in COMPUTED or not _OUTPUT.fullmatch(name)):
+        raise ValueError(
+            f"{text!r} is not written NAME=PLACE, with a name of letters, digits and '_' that is "
+            f"none of {', '.join(COMPUTED)}, and a place from 0 or the network's own name"
+        )
+    return text
+
+
+def _output_names(outputs: Iterable[str]) -> list[str]:
+    return [output.partition("=")[0] for output in outputs]
+
+
 def _logits_first(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-    wanted = tuple(dict.fromkeys(("logits", *outputs)))
-    if outputs != wanted:
+    names = _output_names(outputs)
+    wanted = list(dict.fromkeys(("logits", *names)))
+    if names != wanted:
         raise ValueError(f"begin with logits, each once: {','.join(wanted)}")
     return outputs
 
@@ -249,7 +271,7 @@ class Recipe(BaseModel):
         interpolation: of picture files, before the graph; of INTERPOLATIONS.
         crop_share: side of the centre crop that is kept of them; None for what goes with `fit`.
         fit: crop, or canvas: the whole picture on black ground.
-        outputs: of the graph.
+        outputs: of the graph; NAME=PLACE of a network that gives several tensors.
         head: how the first of them is read; found where it is not given.
         threshold: probability above which a label of a binary or multi-label head applies.
         precision: one or several: a model for each.
@@ -282,7 +304,7 @@ class Recipe(BaseModel):
     crop_share: Annotated[float | None, Field(gt=0, le=1)] = None
     fit: Annotated[Fit, _chosen(FITS, "fit")] = "crop"
     outputs: Annotated[
-        tuple[Annotated[Output, _chosen(OUTPUTS, "output")], ...],
+        tuple[Annotated[Output, BeforeValidator(_output)], ...],
         Many,
         AfterValidator(_logits_first),
     ] = ("logits",)
@@ -401,8 +423,8 @@ def _onnx_contradictions(recipe: Recipe) -> Iterator[Problem]:
     for field, given in unfit.items():
         if given:
             message = (
-                "is not offered for an ONNX file, which keeps its sizes, its float32 and its one "
-                "output (probabilities can be added)"
+                "is not offered for an ONNX file, which keeps its sizes, its float32 and its "
+                "outputs (probabilities can be added)"
             )
             yield Problem((field,), message, ("onnx",))
 
@@ -538,6 +560,7 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
                 picture=_framing(recipe),
                 sizes=recipe.sizes,
                 outputs=_named(recipe),
+                picks=_picks(recipe),
                 head=recipe.head,
                 threshold=recipe.threshold,
                 max_batch_size=recipe.max_batch_size,
@@ -551,7 +574,12 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
 
 def _named(recipe: Recipe) -> tuple[Output, ...]:
     """Return the outputs under the names that they will have."""
-    return (Head(recipe.head or "classes").output, *recipe.outputs[1:])
+    return (Head(recipe.head or "classes").output, *_output_names(recipe.outputs[1:]))
+
+
+def _picks(recipe: Recipe) -> tuple[Pick, ...]:
+    parts = (output.partition("=") for output in recipe.outputs)
+    return tuple((name, key) for name, named, key in parts if named)
 
 
 def _framing(recipe: Recipe) -> Framing:

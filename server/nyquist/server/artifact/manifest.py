@@ -120,6 +120,7 @@ class Figures(_Frozen):
         agreement: share of the samples with the same answer on both sides: the same highest
             class, the same labels; of embeddings the mean cosine.
         batch_invariant: whether a picture's answer has the same bits in every batch.
+        batch_error: where it has not, the largest difference from the answer alone, as parity is.
         index_margin: least relative distance of a polyphase layer's two largest norms; None for
             networks without one.
         accuracy: share of labelled samples that onnxruntime gets right; None without labels.
@@ -150,6 +151,7 @@ class Figures(_Frozen):
     torch_consistency: float
     samples: int
     int8_share: float = 0.0
+    batch_error: float = 0.0
 
 
 class Origin(_Frozen):

@@ -19,6 +19,7 @@ from pathlib import Path
 from nyquist.server.artifact.file_mark import mark_of
 from nyquist.server.front.settings import ListenerSecurity, SecuritySettings
 from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
+from nyquist.server.wire.listening import UNIX
 
 TOKEN_LENGTH = 16
 BEARER = "Bearer "
@@ -207,7 +208,9 @@ def exposure(host: str, settings: ListenerSecurity) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
+    """Say whether only this machine can reach an address, or a socket in its file system."""
+    if host.startswith(UNIX):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -130,7 +130,8 @@ class Application:
     async def _handle(
         self, path: str, handler: MethodHandler, call: "_Call", reader: MessageReader
     ) -> None:
-        parse, call.serialize = handler.request_deserializer, handler.response_serializer
+        parse: Any = handler.request_deserializer
+        call.serialize = handler.response_serializer
         request: Any = None  # a refusal reads none
         if handler.request_streaming:
             request = reader.messages(parse)

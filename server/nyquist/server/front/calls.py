@@ -204,7 +204,8 @@ class _Slots:
 
     def take(self, peer: object) -> None:
         """Let one more call run, or raise as `check` does."""
-        self.check(peer)
+        if self._running >= self._limit:
+            self.check(peer)
         self._running += 1
         self._of_peer[peer] = self._of_peer.get(peer, 0) + 1
 

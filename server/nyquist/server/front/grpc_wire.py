@@ -80,7 +80,7 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def unpacked(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
+def unpacked(message: bytes | memoryview, encoding: bytes, max_bytes: int) -> bytes:
     """Undo the compression of a message, and no further than it may be long.
 
     Raises:

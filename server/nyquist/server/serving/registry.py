@@ -232,7 +232,11 @@ class Registry:
         return sorted(name for name, model in self._models.items() if model.serving)
 
     async def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
-        """List what is served, what could not be, and what lies in the repository beside it."""
+        """List what is served, what could not be, and what lies in the repository beside it.
+
+        Raises:
+            NyquistError: the repository cannot be looked at.
+        """
         entries = [
             entry
             for name, model in self._models.items()
@@ -240,7 +244,10 @@ class Registry:
             if entry.state == "READY" or not ready_only
         ]
         if not ready_only:
-            names = {folder.name for folder in await self._folders()}
+            try:
+                names = {folder.name for folder in await self._folders()}
+            except ArtifactError as error:
+                raise NyquistError(self._public(error)) from error
             entries += [IndexEntry(name) for name in names - self._models.keys()]
         return sorted(entries, key=lambda entry: (entry.name, entry.version))
 

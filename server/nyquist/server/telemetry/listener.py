@@ -8,7 +8,6 @@ It is served by h2corn whatever carries gRPC: a request that stands still costs 
 import asyncio
 import gzip
 import re
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -20,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from nyquist.server.telemetry.banner import keep_quiet
-from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address, bound_port, listen, remove_file
 
 REQUEST_S = 5.0
 IDLE_S = 120.0
@@ -53,14 +52,7 @@ async def metrics_listener(
     Raises:
         StartError: the port is taken, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise StartError(
-            f"metrics cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another with --metrics-port"
-        ) from error
+    listening = listen(host, port, "metrics", "--metrics-port")
     config = Config(
         bind=(f"fd://{listening.fileno()}",),
         lifespan="off",
@@ -78,10 +70,17 @@ async def metrics_listener(
     with listening:
         try:
             await server.wait_started()
-            yield listening.getsockname()[1]
+            yield bound_port(listening)
         finally:
             server.shutdown()
             await asyncio.gather(serving, return_exceptions=True)
+    remove_file(host)
+
+
+def metrics_address(host: str, port: int) -> str:
+    """Return where the metrics are: a URL, or a socket in the file system."""
+    where = address(host, port)
+    return where if where == host else f"http://{where}/metrics"
 
 
 class _Scrapes:

@@ -44,7 +44,7 @@ class Connection:
     """Where a server is and what it takes to be let in. Files are read when they are needed.
 
     Attributes:
-        target: host:port.
+        target: host:port, or unix: and the path of a socket.
         ca: PEM file of the authorities that may have signed the server's certificate, or that
             certificate itself; without it nothing is encrypted.
         client_certificate: PEM file, shown where the server asks callers for one.
@@ -130,6 +130,10 @@ class Connection:
     def _advice(self) -> tuple[tuple[str, str], ...]:
         """Return what gRPC's texts mean for a user, by what they contain."""
         host = self.target.rpartition(":")[0]
+        nobody = (
+            f"nobody listens there; is a server running at {self.target}? Start one with "
+            "nyquist serve"
+        )
         return (
             (
                 "CERTIFICATE_VERIFY_FAILED",
@@ -147,11 +151,8 @@ class Connection:
                 "the TLS handshake was cut off, as where the server does not speak TLS; leave --ca "
                 "out",
             ),
-            (
-                "Connection refused",
-                f"nobody listens there; is a server running at {self.target}? Start one with "
-                "nyquist serve",
-            ),
+            ("Connection refused", nobody),
+            ("No such file or directory", nobody),  # the socket of unix:/path
             ("parsing HTTP/2", _NO_GRPC),
             ("http2 header with status: 4", _NO_GRPC),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
