@@ -13,9 +13,6 @@ MODELS = """\
 MODEL is a model of the zoo, an architecture or MODULE:FUNCTION; or a file: of torch.export.save
 (.pt2: cost and receptive field) or ONNX (.onnx: receptive field)."""
 COMMANDS = {
-    "uses": "Measure what moving pictures do to MODEL, or to the families of the zoo.",
-    "training": "Train small networks that differ in how they halve, and compare them.",
-    "reducers": "Count what makes maps smaller in published networks.",
     "outputs": "Print the output sizes of the common windows, and what they leave unread.",
     "blocks": "Compare conv + pool with strided, anti-aliased and linearly blurred convolutions.",
     "properties": "Compare strided convolution, pools and blur row by row: memory, work, time.",
@@ -28,6 +25,9 @@ COMMANDS = {
     "bottlenecks": "Compare the bottlenecks v1 and v1.5 of ResNet-50.",
     "shift": "Compare what a shift does to each kind of downsampling.",
     "aliasing": "Compare blur filters and shift errors, or measure every stride of MODEL.",
+    "uses": "Measure what moving pictures do to MODEL, or to the families of the zoo.",
+    "training": "Train small networks that differ in how they halve, and compare them.",
+    "reducers": "Count what makes maps smaller in published networks.",
 }
 
 
