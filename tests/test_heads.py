@@ -237,8 +237,8 @@ def test_a_companion_judges_a_head_by_what_it_is(built: Path, client: Client) ->
 def test_what_follows_one_class_is_not_on_the_page_of_labels(built: Path) -> None:
     shifts = read_report(built, "labels").shifts
     assert isinstance(shifts, Shifts)
-    assert shifts.consistency[0].served is not None
-    assert shifts.consistency[0].served.value < 1
+    measured = [line.served.value for line in shifts.consistency if line.served is not None]
+    assert min(measured) < 1
     assert (shifts.stability, shifts.slides) == ((), ())
     pages = write_pages(built)
     assert "Stability" not in (pages.parent / "labels.html").read_text()

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from nyquist.client.client import Client
 from tests.processes import ROOT, RunningServer, start_server
 from tests.server.certificates import Authority
 
@@ -77,12 +78,14 @@ def test_a_target_wins_over_the_variables(server: RunningServer) -> None:
     assert check("--target", server.target, port=1).returncode == 0
 
 
-def test_proxies_for_other_calls_are_not_asked(
+def test_a_proxy_of_the_environment_is_none_for_this_machine(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in ("http_proxy", "grpc_proxy", "https_proxy"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    assert check("--target", server.target).returncode == 0
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert check(port=server.port).stderr == ""
+    with Client(server.target) as client:
+        assert client.ready()
 
 
 def test_a_draining_server_is_not_healthy() -> None:

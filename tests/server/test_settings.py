@@ -188,7 +188,7 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
         assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
         if field.default not in (None, False, ()):
             one = field.default[0] if isinstance(field.default, tuple) else field.default
-            plain = f"{one:g}" if isinstance(one, float) else one
+            plain = "on" if one is True else f"{one:g}" if isinstance(one, float) else one
             assert f"| {plain} |" in row
 
 

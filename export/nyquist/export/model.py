@@ -11,7 +11,7 @@ from time import perf_counter
 
 import onnx
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from nyquist.export.derive import Derived, derive
 from nyquist.export.errors import GateMissed
@@ -23,6 +23,7 @@ from nyquist.export.outcome import DEFAULT_KEEP, Built
 from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
+from nyquist.export.report.moves import REACH
 from nyquist.export.report.record import ModelReport
 from nyquist.models.loading import class_count, feature_count, network_with_notes, settled
 from nyquist.models.onnx_checks import place_of
@@ -31,14 +32,16 @@ from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import OutputsNetwork, several_of
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import write_program
-from nyquist.models.samples import read_samples, wider_photographs
+from nyquist.models.samples import read_samples, read_scenes, wider_photographs
 from nyquist.models.spec import INPUT, ModelSpec, Output, Size
+from nyquist.models.stabilised import plain_pictures
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.manifest import (
     Architecture,
     Manifest,
     Origin,
     Preprocessing,
+    Stabilisation,
     Tolerances,
 )
 from nyquist.server.wire.signature import TensorSpec
@@ -78,12 +81,12 @@ def build_model(
     network, notes = network_with_notes(spec)
     samples = read_samples(spec, spec.samples)
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
-    seen = prepare(samples.spread(SEEN_SAMPLES).images)
+    seen = prepare(plain_pictures(samples.spread(SEEN_SAMPLES).images, spec))
     answering, told = settled(spec, network, seen)
     subject = Candidate(answering, network, samples)
     on_station("export")
-    exported = export_spec(subject)
-    reference = reference_file(subject)
+    exported = export_spec(subject.plain)
+    reference = reference_file(subject.plain)
     on_station("judge")
     derived = derive(subject, exported)
     if derived.judgement.misses:
@@ -101,7 +104,7 @@ def build_model(
     )
     if report:
         on_station("report")
-        measure_page(subject, graph).write(repository)
+        measure_page(subject, graph, derived.plain).write(repository)
     told = (*notes, *told, *found_notes(manifest), *exported.costs)
     return Built(manifest, len(graph), perf_counter() - start, told)
 
@@ -114,8 +117,8 @@ def found_notes(manifest: Manifest) -> Iterator[str]:
         yield f"an answer moves with its batch by up to {error:.1e} of the spread: rounding"
 
 
-def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
-    """Measure what the page of a model shows."""
+def measure_page(subject: Candidate, graph: bytes, plain: bytes) -> ModelReport:
+    """Measure what the page of a model shows; `plain` is the graph without stabilisation."""
     return collect(
         subject.spec,
         subject.network,
@@ -123,8 +126,18 @@ def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
         open_graph(graph, subject.spec.max_batch_size),
         subject.samples,
         hashlib.sha256(graph).hexdigest(),
-        wider=wider_photographs(subject.spec),
+        wider=_wider(subject.spec),
+        plain=open_graph(plain, subject.spec.max_batch_size)
+        if subject.spec.stabilisation
+        else None,
     )
+
+
+def _wider(spec: ModelSpec) -> Tensor | None:
+    """Return pictures larger than those that are served, to take crops of, where there are any."""
+    if spec.stabilisation is not None and spec.samples != "fashion":  # whose ground is continued
+        return read_scenes(spec, REACH)
+    return wider_photographs(spec)
 
 
 def export_spec(subject: Candidate) -> Exported:
@@ -236,6 +249,7 @@ def describe(
         ),
         outputs=output_tensors(spec, subject.network),
         preprocessing=describe_preprocessing(spec),
+        stabilisation=describe_stabilisation(spec),
         head=spec.answers,
         picture=spec.picture,
         opset=OPSET if spec.onnx is None else opset_of(onnx.load_from_string(derived.graph)),
@@ -253,6 +267,15 @@ def describe(
         reference=artifact.PYTORCH if spec.onnx is None else artifact.NO_PYTORCH,
         files=digests,
     )
+
+
+def describe_stabilisation(spec: ModelSpec) -> Stabilisation | None:
+    """Return what the graph does before that, likewise."""
+    given = spec.stabilisation
+    if given is None:
+        return None
+    corners = given.corners if given.kind == "average" else ()
+    return Stabilisation(kind=given.kind, period=given.period, boxes=given.boxes, corners=corners)
 
 
 def describe_preprocessing(spec: ModelSpec) -> Preprocessing:

@@ -42,6 +42,7 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
         TypeError: the architecture has no such option.
         OSError: the checkpoint cannot be read.
     """
+    spec = spec.plain
     torch.manual_seed(SEED)
     network = _fresh_network(spec)
     several_of(network).picks = spec.picks

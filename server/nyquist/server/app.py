@@ -101,6 +101,7 @@ class Server:
             self._serve,
             self._metrics,
             settings.link_folder,
+            strict=settings.strict_readiness,
         )
         traced = settings.tracing_endpoint is not None
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
@@ -210,6 +211,14 @@ class Server:
             settings.load is not None or settings.config_overrides or not tried
         ):  # what comes later may need any size
             self._largest_request = settings.max_message_bytes
+        if failed := self._registry.failed:
+            so = (
+                "not ready, as --no-strict-readiness makes it ready without them"
+                if settings.strict_readiness
+                else "ready without them"
+            )
+            names = ", ".join(failed)
+            logger.error("%d of %d models are not served: %s; %s", len(failed), tried, names, so)
         if not tried:
             how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
             logger.warning("nothing of %s is served yet: waiting for %s", where, how)

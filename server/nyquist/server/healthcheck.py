@@ -18,13 +18,17 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.settings import Settings, read_settings
-from nyquist.server.wire.connection import Connection, WrongConnection, add_connection_options
+from nyquist.server.wire.connection import (
+    NO_PROXY,
+    Connection,
+    WrongConnection,
+    add_connection_options,
+)
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.listening import address, unix_path
 
 TIMEOUT_S = 3.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, not opened
-NO_PROXY = (("grpc.enable_http_proxy", 0),)
 """One that http_proxy names for other calls would be asked for this very machine."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         connection = _connection(read_settings({}), options)
-        with connection.channel(NO_PROXY) as channel:
+        with connection.channel((NO_PROXY,)) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=options.model),
                 timeout=options.timeout_s,

@@ -11,7 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -30,6 +37,15 @@ COMPANION_PREFIX = "NYQUIST_COMPANION_"
 """The companion's variables, which may stand beside the server's."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _without_brackets(host: str) -> str:
+    if host[:1] == "[" and host[-1:] == "]":
+        raise ValueError(f"an address stands without brackets, {host[1:-1]}")
+    return host
+
+
+Host = Annotated[str, AfterValidator(_without_brackets)]
 
 # What Kubernetes puts into a pod's environment for a Service that is called nyquist.
 _SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?)")
@@ -92,6 +108,10 @@ class ModelSettings(BaseModel):
         ge=0,
         description="seconds between looks for changed models; 0: load and unload by call instead",
     )
+    strict_readiness: bool = Field(
+        default=True,
+        description="say not ready while a model that was asked for could not be loaded",
+    )
 
 
 class NetworkSettings(BaseModel):
@@ -107,7 +127,7 @@ class NetworkSettings(BaseModel):
         description="processes that serve, where one event loop is the limit; auto: one for each "
         "two cores",
     )
-    host: str = Field(
+    host: Host = Field(
         "127.0.0.1",
         description="address to listen on; 0.0.0.0 for all, unix:/path/to.sock for a socket's file",
     )
@@ -115,7 +135,7 @@ class NetworkSettings(BaseModel):
     cors_origin: Names = Field(
         (), description="origin of web pages whose scripts may call, or *; may be repeated"
     )
-    metrics_host: str | None = Field(
+    metrics_host: Host | None = Field(
         None, description="address of the metrics; none: that of --host, 127.0.0.1 of a socket"
     )
     metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")

@@ -195,7 +195,7 @@ def misses(found: Sweep, limits: Limits) -> list[str]:
         sentences += _broken_numbers(cells)
         sentences += _too_far(cells, limits)
         sentences += _flipped(cells, limits)
-        sentences += _company(cells, limits)
+        sentences += _company(cells)
     return sentences
 
 
@@ -342,7 +342,7 @@ def _flipped(cells: Sequence[Cell], limits: Limits) -> Iterator[str]:
         )
 
 
-def _company(cells: Sequence[Cell], limits: Limits) -> Iterator[str]:
+def _company(cells: Sequence[Cell]) -> Iterator[str]:
     served = [cell for cell in cells if cell.way.optimised]
     changed = [cell for cell in served if not cell.batch_error <= ROUNDING]
     if changed:

@@ -22,6 +22,7 @@ from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS, MAX_TAPS, 
 from nyquist.models.spec import (
     OUTPUTS,
     PRECISIONS,
+    STABILISERS,
     Limits,
     ModelSpec,
     Option,
@@ -118,6 +119,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--outputs",
         metavar="NAME,...",
         help=f"of {', '.join(OUTPUTS)}; NAME=PLACE of a network that gives several tensors",
+    )
+    own.add_argument(
+        "--stabilise",
+        metavar="KIND",
+        help=f"{', '.join(STABILISERS)}: answers that stay when pictures move by whole pixels",
     )
     own.add_argument(
         "--head",

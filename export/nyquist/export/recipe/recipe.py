@@ -26,6 +26,7 @@ from nyquist.models.pictures import find_pictures
 from nyquist.models.spec import (
     OUTPUTS,
     PRECISIONS,
+    STABILISERS,
     Datatype,
     Limits,
     ModelSpec,
@@ -34,6 +35,9 @@ from nyquist.models.spec import (
     Pick,
     Precision,
     Preprocessing,
+    Size,
+    Stabilisation,
+    Stabiliser,
 )
 from nyquist.server.wire.framing import (
     FITS,
@@ -274,6 +278,7 @@ class Recipe(BaseModel):
         outputs: of the graph; NAME=PLACE of a network that gives several tensors.
         head: how the first of them is read; found where it is not given.
         threshold: probability above which a label of a binary or multi-label head applies.
+        stabilise: what chooses a part of the picture before all else, of STABILISERS.
         precision: one or several: a model for each.
         max_batch_size: largest batch that is served.
         parity: and those below it: see nyquist.models.spec.Limits.
@@ -310,6 +315,7 @@ class Recipe(BaseModel):
     ] = ("logits",)
     head: Annotated[HeadKind, _chosen(KINDS, "head")] | None = None
     threshold: Annotated[float, Field(gt=0, lt=1)] = Head.threshold
+    stabilise: Annotated[Stabiliser, _chosen(STABILISERS, "stabilisation")] | None = None
     precision: Annotated[
         tuple[Annotated[Precision, _chosen(PRECISIONS, "precision")], ...], Many
     ] = ("fp32",)
@@ -379,6 +385,7 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
     if recipe.weights_key and recipe.weights is None:
         message = "chooses an entry of a checkpoint; give weights too"
         yield Problem(("weights_key",), message, ("weights",))
+    yield from _stabilise_contradictions(recipe)
     yield from _source_contradictions(recipe)
     yield from _file_problems(recipe, base)
     labels, problems = _read_labels(recipe, base)
@@ -387,6 +394,23 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
         yield from _source_problems(field, source, labels, base)
     if recipe.arch and ":" not in recipe.arch:
         yield from _option_problems(recipe, labels)
+
+
+def _stabilise_contradictions(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what a stabilised network does not do."""
+    if recipe.stabilise is None:
+        return
+    if recipe.sizes:
+        message = "is chosen out of pictures of one size; leave out sizes and resize"
+        yield Problem(("stabilise",), message, ("sizes",))
+    box = Stabilisation(recipe.stabilise).boxes[1]
+    if recipe.stabilise == "circular" and min(recipe.input[1:]) < box:
+        sizes = "x".join(map(str, recipe.input[1:]))
+        message = f"compares squares of {box} pixels, and input is {sizes}"
+        yield Problem(("stabilise",), message, ("input",))
+    if recipe.stabilise == "average" and "features" in recipe.outputs:
+        message = "has features of several crops and averages the logits alone; leave features out"
+        yield Problem(("stabilise",), message, ("outputs",))
 
 
 def _source_contradictions(recipe: Recipe) -> Iterator[Problem]:
@@ -461,7 +485,11 @@ def _read_labels(recipe: Recipe, base: Path) -> tuple[tuple[str, ...], list[Prob
     try:
         labels = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        return (), [Problem(("labels",), f"{path} cannot be read: {error}")]
+        return (), [
+            Problem(
+                ("labels",), f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
+        ]
     blank = [number for number, label in enumerate(labels, 1) if not label.strip()]
     if blank or not labels:
         return (), [Problem(("labels",), f"{path} has no name in line {(*blank, 1)[0]}")]
@@ -558,6 +586,7 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
                     resize=recipe.input[1:] if recipe.resize else None,
                 ),
                 picture=_framing(recipe),
+                stabilisation=_stabilisation(recipe),
                 sizes=recipe.sizes,
                 outputs=_named(recipe),
                 picks=_picks(recipe),
@@ -582,10 +611,27 @@ def _picks(recipe: Recipe) -> tuple[Pick, ...]:
     return tuple((name, key) for name, named, key in parts if named)
 
 
+def _stabilisation(recipe: Recipe) -> Stabilisation | None:
+    return Stabilisation(recipe.stabilise) if recipe.stabilise else None
+
+
 def _framing(recipe: Recipe) -> Framing:
-    usual = ON_CANVAS if recipe.fit == "canvas" else IMAGENET
-    share = usual.crop_share if recipe.crop_share is None else recipe.crop_share
+    share = recipe.crop_share
+    if share is None:
+        share = usual_share(recipe.fit, recipe.input[1:], _stabilisation(recipe))
     return Framing(recipe.interpolation, share, recipe.fit)
+
+
+def usual_share(fit: Fit, size: Size, stabilisation: Stabilisation | None) -> float:
+    """Return the side of the centre crop that is kept of picture files unless somebody says.
+
+    Of a larger picture that a crop is chosen out of it is larger by as much, so that the network
+    sees things at the size that it was trained with: all of a picture, for 224 of 256.
+    """
+    if fit == "canvas":
+        return ON_CANVAS.crop_share
+    margin = stabilisation.margin if stabilisation else 0
+    return min(1.0, IMAGENET.crop_share * (1 + margin / min(size)))
 
 
 def _source(source: str, base: Path) -> str:

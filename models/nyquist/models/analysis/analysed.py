@@ -66,7 +66,7 @@ def load_subject(
     if options and (name in zoo or name.endswith((".pt2", ".onnx"))):
         raise ValueError(_settled(name, zoo.get(name), options))
     if name in zoo:
-        return _zoo_subject(zoo[name], count)
+        return _zoo_subject(zoo[name].plain, count)
     if name.endswith(".pt2"):
         return _program_subject(Path(name), count, size)
     network = _fresh(name, options, tuple(zoo)).eval()

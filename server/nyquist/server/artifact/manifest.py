@@ -67,6 +67,23 @@ class Preprocessing(_Frozen):
     resize: tuple[int, int] | None = None
 
 
+class Stabilisation(_Frozen):
+    """What the graph does before all else, so that an answer stays when its picture moves.
+
+    Attributes:
+        kind: a crop at a place that the picture itself chooses, a roll to its middle, or the mean
+            of the answers to several crops.
+        period: the place of a crop is taken modulo this, pixels; its picture is larger by as much.
+        boxes: sides of the two boxes whose difference of means is greatest at that place, pixels.
+        corners: of the crops that are averaged, row and column; empty of other kinds.
+    """
+
+    kind: Literal["crop", "circular", "average"]
+    period: Annotated[int, Field(gt=0)]
+    boxes: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+
+
 Scalar = str | int | float | bool | None
 Option = Scalar | list[Scalar]
 
@@ -182,6 +199,7 @@ class Manifest(_Frozen):
         version: of the model; the name of its folder.
         input: the picture; an image classifier has one input.
         outputs: what a request may ask for, each (batch, *shape).
+        stabilisation: what stands before preprocessing; None where nothing does.
         head: how the first output is read; artifacts that are older have classes.
         picture: how picture files are brought to the input, before the graph sees them; artifacts
             that are older than this field get what servers did then.
@@ -199,6 +217,7 @@ class Manifest(_Frozen):
     input: TensorSpec
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     preprocessing: Preprocessing
+    stabilisation: Stabilisation | None = None
     head: Head = CLASSES
     picture: Framing = UNSTATED
     opset: int

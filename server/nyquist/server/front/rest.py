@@ -85,13 +85,14 @@ class Rest:
         if endpoint is None:
             return _not_allowed(method, endpoints)
         headers = scope["headers"]
-        handler: Any = self._calls.handler(endpoint.call, Metadata(headers), context.peer_address)
+        fields = dict(headers)
+        metadata = Metadata(headers, fields)
+        handler: Any = self._calls.handler(endpoint.call, metadata, context.peer_address)
         if sum(map(len, chain.from_iterable(headers))) > self._max_metadata_bytes:
             long = TooLarge(f"the headers are larger than {self._max_metadata_bytes} bytes")
             return await self._refuse(endpoint.call, long, context)
         if handler.unary_unary is None and handler.stream_unary is not None:
             await handler.stream_unary(None, context)  # refuses, before anything is read
-        fields = dict(headers)
         limits = self._limits
         large = endpoint.call == OWN_DEADLINE
         most = limits.message_bytes if large else limits.small_bytes

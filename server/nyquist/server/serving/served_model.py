@@ -97,7 +97,7 @@ class ServedModel:
                 self._mirror(pictures, outputs)
             body = self._encoded(request, form, outputs)
         except BaseException as error:
-            metrics.failed(error, began)
+            metrics.failed(call, error, began)
             if isinstance(error, NyquistError):
                 raise _named(error, request) from error
             raise

@@ -29,6 +29,7 @@ Event: TypeAlias = MutableMapping[str, Any]
 Answer: TypeAlias = tuple[int, dict[bytes, bytes], bytes]
 """Status, headers, body."""
 
+_UNTYPED = re.compile(rb"^(# TYPE nv_inference_\w+ )untyped$", re.MULTILINE)
 _EXPONENT = re.compile(rb"^(nv_.*[} ])(\d\.?\d*e\+\d+)$", re.MULTILINE)
 
 
@@ -125,7 +126,8 @@ def scraped(registry: CollectorRegistry, fields: dict[bytes, bytes], names: list
     """Write what a registry holds, in the format that the scraper asks for.
 
     perf_analyzer reads 8.5e+010 as 8.5, and the Prometheus client writes all above a million so:
-    the numbers of Triton's metrics come without exponents.
+    the numbers of Triton's metrics come without exponents. Its counters have no _total at their
+    end, which OpenMetrics forbids and the Prometheus client calls untyped.
 
     Args:
         registry: what is read.
@@ -134,7 +136,7 @@ def scraped(registry: CollectorRegistry, fields: dict[bytes, bytes], names: list
     """
     encode, kind = choose_encoder(fields.get(b"accept", b"").decode("latin-1"))
     wanted: Any = registry.restricted_registry(names) if names else registry
-    body = _EXPONENT.sub(_write_out, encode(wanted))
+    body = _UNTYPED.sub(rb"\1counter", _EXPONENT.sub(_write_out, encode(wanted)))
     headers = {b"content-type": kind.encode()}
     if b"gzip" in fields.get(b"accept-encoding", b""):
         headers[b"content-encoding"] = b"gzip"

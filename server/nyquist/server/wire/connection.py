@@ -4,20 +4,33 @@ options, NYQUIST_TOKEN -> Connection -> channel, metadata ... error -> a line th
 """
 
 import argparse
+import ipaddress
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import grpc
 
+from nyquist.server.wire.listening import UNIX
+
 Options = Sequence[tuple[str, str | int]]
+NO_PROXY = ("grpc.enable_http_proxy", 0)
 Metadata = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "localhost:8001"
 NO_SHADOW = "x-nyquist-no-shadow"
-"""Sent with calls that are not to be mirrored: the companion's own would come back to it."""
+"""Sent with calls that are not to be mirrored."""
+
+SOURCE = "x-nyquist-source"
+"""Sent with calls that are no live traffic: counted apart, and not mirrored either."""
+
+Source = Literal["client", "probe", "shadow"]
+CLIENT: Source = "client"
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""Who calls: live traffic, reference pictures on a schedule, mirrored pictures that come back."""
 
 TOKEN_VARIABLE = "NYQUIST_TOKEN"  # noqa: S105 - where one is found, not one
 
@@ -74,11 +87,13 @@ class Connection:
             raise WrongConnection("--client-certificate needs --ca: without TLS nobody asks for it")
 
     def channel(self, options: Options = ()) -> grpc.Channel:
-        """Open a channel.
+        """Open a channel; to this machine itself never through the proxy of the environment.
 
         Raises:
             WrongConnection: a file is no PEM, or cannot be read.
         """
+        if is_loopback(self.target.rpartition(":")[0].strip("[]")):
+            options = (*options, NO_PROXY)
         if self.ca is None:
             return grpc.insecure_channel(self.target, options=list(options))
         if self.certified_name:
@@ -153,6 +168,8 @@ class Connection:
             ),
             ("Connection refused", nobody),
             ("No such file or directory", nobody),  # the socket of unix:/path
+            ("hostname lookup error", f"there is no host {host!r} that could be found from here"),
+            ("DNS resolution failed", f"there is no host {host!r} that could be found from here"),
             ("parsing HTTP/2", _NO_GRPC),
             ("http2 header with status: 4", _NO_GRPC),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
@@ -160,6 +177,16 @@ class Connection:
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address, or a socket in its file system."""
+    if host.startswith(UNIX):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
