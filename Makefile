@@ -20,9 +20,9 @@ test: skips models ## install, build the models, run the whole test suite (ARGS:
 	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 skips:
-	@missing=; for program in prometheus promtool npm nginx; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@missing=; for program in prometheus promtool amtool npm nginx; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -z "$$missing" ]; then echo "make test: no test will be skipped for want of a program"; \
-	else echo "make test: tests will be skipped that need$$missing (dashboards, rules and exemplars need Prometheus, a client in Node.js needs npm, a rolling restart nginx); to have them: apt-get install prometheus nodejs npm nginx-light"; fi
+	else echo "make test: tests will be skipped that need$$missing (dashboards, rules and exemplars need Prometheus, who is told of alerts Alertmanager, a client in Node.js needs npm, a rolling restart nginx); to have them: apt-get install prometheus prometheus-alertmanager nodejs npm nginx-light"; fi
 
 mutate: models ## break what differs from main (or FILES=...) in one place at a time: do the nearest tests go red?
 	@$(IN) -m tests.mutate $(FILES) $(ARGS)
@@ -77,7 +77,7 @@ lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a fo
 	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev --extra docs -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu --extra tracing -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda --extra tracing -o requirements/server-gpu.txt
-	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra companion --extra cpu -o requirements/companion-cpu.txt
+	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra export --extra cpu -o requirements/companion-cpu.txt
 
 clean: ## remove what make made
 	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results site

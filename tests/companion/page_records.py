@@ -15,6 +15,9 @@ from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models
 from nyquist.companion.page.routes import routes
 from nyquist.companion.page.web import WebListener, application
+from nyquist.companion.watch.candidate import Comparison, Pair
+from nyquist.companion.watch.history import History
+from nyquist.companion.watch.limits import Limits
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import (
     PROBE,
@@ -25,6 +28,7 @@ from nyquist.companion.watch.record import (
     Seen,
     ServerState,
 )
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
 
@@ -114,14 +118,35 @@ def disagreement(
     )
 
 
+def filled_history() -> History:
+    """Return what is known of three candidates: one held, one hardly begun, one that is failing."""
+    history, dice = History(), np.random.default_rng(0)
+    for name, pictures, share in (("broken", 60, 0.5), ("sound", 5, 0.0), ("stranger", 3, 0.0)):
+        pair = Pair(name, "1", "2", SHA256, "6b" * 32)
+        for at in range(pictures):
+            apart = float(dice.random() < share)
+            flips, seconds = float(dice.random() < 0.1), 0.004 * dice.lognormal(0, 0.2)
+            comparison = Comparison(NOW_S + at, apart, 0.0, flips, 0.9, 0.8, 0.004, seconds)
+            history.note_comparison(pair, comparison)
+            if apart:
+                history.note_difference(pair, disagreement(), kept=20)
+    return history
+
+
 @contextmanager
 def listening(
-    record: Record, report: Path, metrics: Metrics | None = None
+    record: Record,
+    report: Path,
+    metrics: Metrics | None = None,
+    history: History | None = None,
 ) -> Iterator[WebListener]:
     """Serve the pages of a record, as a companion does, on a free port."""
-    metrics = metrics or Metrics(PERIOD_S)
+    metrics, history = metrics or Metrics(PERIOD_S), history or History()
+    rollouts = Rollouts(Limits(), history)
+    rollouts.note_failing(("stranger", "2"), "6b" * 32, "parity: logits differ")
     lab = Lab(Models([]))
-    pages = [*routes(record, metrics.registry, report), *lab.routes()]
+    shown = routes(record, rollouts, history, metrics.registry, report)
+    pages = [*shown, *lab.routes()]
     listener = WebListener(application(metrics.registry, pages), "127.0.0.1", 0)
     try:
         yield listener

@@ -30,6 +30,7 @@ from tests.companion.page_records import (
     NOW_S,
     PERIOD_S,
     disagreement,
+    filled_history,
     filled_record,
     listening,
     new_record,
@@ -112,6 +113,25 @@ def test_live_traffic_is_shown_as_the_metrics_count_it(manifest: Manifest, repor
         assert "2 compared of 3, 1 dropped" in page_of(listener).words
         words = page_of(listener, "/models/sound").words
     assert "3 inferences received, 2 compared, 1 dropped" in words
+
+
+def test_the_page_of_a_candidate_says_the_decision_its_figures_and_what_differs(
+    manifest: Manifest, report: Path
+) -> None:
+    with listening(filled_record(manifest), report, history=filled_history()) as listener:
+        overview = page_of(listener).words
+        page = page_of(listener, "/rollouts/broken")
+        assert "failing: parity: logits differ" in page_of(listener, "/rollouts/stranger").words
+        unknown = page_of(listener, "/rollouts/%3Cimg", 404).words
+    assert "hold broken version 2 beside version 1 , 60 pictures" in overview
+    assert "not enough yet sound version 2 beside version 1 , 5 pictures" in overview
+    assert "Version 2 is not to take the place of version 1" in page.words
+    assert "at most 5% beyond" in page.words
+    assert "at most 50% kept" in page.words
+    assert "Version 2: coat . Version 1: shirt" in page.words
+    assert "The last 12 of 20 that are kept" in page.words
+    assert "No two versions of <img were compared" in unknown
+    assert "sound" in unknown
 
 
 def test_before_the_first_probe_the_page_says_so(report: Path) -> None:

@@ -14,6 +14,7 @@ from tests.chromium import Chromium
 from tests.companion.page_records import (
     BROKEN,
     disagreement,
+    filled_history,
     filled_record,
     listening,
     new_record,
@@ -22,7 +23,7 @@ from tests.companion.page_records import (
 )
 
 NARROW, WIDE = 320, 1600
-PAGES = ("/", "/models/broken", "/models/stranger", "/report/")
+PAGES = ("/", "/models/broken", "/models/stranger", "/rollouts/broken", "/report/")
 TAB = 9
 
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -75,7 +76,7 @@ def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     record.note_model(degraded)
     record.note_point(("broken", "2"), point(9, Verdict.DEGRADED, BROKEN))
     record.note_disagreement(replace(disagreement(), labels=("W" * 60,) * 3, trace_id="5a" * 16))
-    with listening(record, report) as listener:
+    with listening(record, report, history=filled_history()) as listener:
         yield f"http://127.0.0.1:{listener.port}"
 
 
@@ -117,7 +118,7 @@ def test_what_goes_wrong_in_a_page_is_noticed(browser: Chromium, address: str) -
     assert len(browser.evaluate(FAINT)) == 1
 
 
-@pytest.mark.parametrize("path", ["/", "/models/broken"])
+@pytest.mark.parametrize("path", ["/", "/models/broken", "/rollouts/broken"])
 def test_the_keyboard_reaches_every_link_and_table_in_order_and_shows_where_it_is(
     browser: Chromium, address: str, path: str
 ) -> None:

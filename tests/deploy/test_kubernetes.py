@@ -318,7 +318,9 @@ def test_what_builds_models_is_a_command_of_nyquist_and_names_models_of_the_zoo(
 
 def test_a_claim_is_polled_for_models_that_come_later(ha: list[Object]) -> None:
     server = by_name(ha, "Deployment")["nyquist"]
-    assert float(environment(main_container(server))["NYQUIST_POLL_S"]) > 0
+    given = environment(main_container(server))
+    assert float(given["NYQUIST_POLL_S"]) > 0
+    assert given["NYQUIST_STRICT_READINESS"] == "false", "one broken model would stop every replica"
     (claim,) = by_name(ha, "PersistentVolumeClaim")
     assert claim in json.dumps(pod_of(server)["volumes"])
     (job,) = by_name(ha, "Job").values()

@@ -41,6 +41,7 @@ SEEN = (
     "nyquist_model_load_failures_total > 0",
     "model:nyquist_budget_burn:rate30d",
     "rate(nyquist_shadow_checked_total[20s]) > 0",
+    "nyquist_rollout_latency_seconds",
 )
 """What takes longest to come."""
 INTERVAL = "1m"

@@ -8,6 +8,10 @@ from prometheus_client import CollectorRegistry
 
 from nyquist.companion.watch import metrics as companion
 from nyquist.companion.watch import names as companion_names
+from nyquist.companion.watch.history import History
+from nyquist.companion.watch.limits import Limits
+from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.server.runtime.gpu import GpuCollector
 from nyquist.server.telemetry import metrics as server
 from nyquist.server.telemetry import names as server_names
@@ -50,6 +54,11 @@ OF_A_SUPERVISOR = {server_names.WORKERS, server_names.WORKER_DEATHS}
 def live() -> dict[str, set[str]]:
     of_server, of_companion = server.Metrics(), companion.Metrics(probe_period_s=60)
     of_server.registry.register(GpuCollector(FakeNvml()))
+    history = History()
+    record = Record("", probes=1, disagreements=1, disagreement_bytes=1, kept=history)
+    of_companion.registry.register(companion.StandingCollector(record))
+    rollouts = Rollouts(Limits(), history)
+    of_companion.registry.register(companion.RolloutCollector(rollouts))
     return {
         "server": exposed(of_server.registry) | OF_A_SUPERVISOR,
         "companion": exposed(of_companion.registry),

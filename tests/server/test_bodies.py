@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from nyquist.server.front.bodies import Bodies, BodyLimits
-from nyquist.server.wire.errors import NyquistError, TooManyCalls, TooSlow
+from nyquist.server.wire.errors import NyquistError, QueueFull, TooManyCalls, TooSlow
 
 
 async def waiting(bodies: Bodies, peer: str) -> NyquistError | None:
@@ -57,18 +57,16 @@ def test_where_all_places_are_taken_the_oldest_makes_room_for_another_peer() -> 
     run(test)
 
 
-def test_bytes_are_waited_for_by_all_but_the_oldest() -> None:
+def test_bytes_that_others_hold_are_refused_to_all_but_the_oldest() -> None:
     async def test() -> None:
         bodies = Bodies(BodyLimits(1000, all_bytes=100))
         oldest, next_one = bodies.begin("a"), bodies.begin("b")
-        await bodies.reserve(next_one, 60)
-        await bodies.reserve(oldest, 60)
-        more = asyncio.create_task(bodies.reserve(next_one, 30))
-        await asyncio.sleep(0)
-        assert not more.done()
-        assert bodies.held_bytes == 120
+        bodies.reserve(next_one, 60)
+        bodies.reserve(oldest, 60)
+        with pytest.raises(QueueFull, match=r"messages .* hold 120, this one has 30"):
+            bodies.reserve(next_one, 30)
         bodies.finish(oldest)
-        await more
+        bodies.reserve(next_one, 30)
         assert bodies.held_bytes == 90
         bodies.finish(next_one)
         assert bodies.held_bytes == 0

@@ -24,11 +24,14 @@ from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.service.shadow_service import ShadowService
 from nyquist.companion.service.validation_service import ValidationService
 from nyquist.companion.settings import Settings
-from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.history import Bounds, History
+from nyquist.companion.watch.metrics import Metrics, RolloutCollector, StandingCollector
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.probe import Prober
 from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.shadow import Mirrored, ShadowWorker
+from nyquist.companion.watch.side_by_side import SideBySide
 from nyquist.companion.watch.verdict import Verdict, worst
 from nyquist.server.front.access import (
     Access,
@@ -45,8 +48,9 @@ from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
 from nyquist.server.wire.byte_queue import ByteQueue
-from nyquist.server.wire.connection import Connection, WrongConnection
+from nyquist.server.wire.connection import Connection, Source, WrongConnection
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,7 @@ logger = logging.getLogger(__name__)
 HEALTH_PERIOD_S = 0.5
 UNKNOWN_SERVICE = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 PROBE_TIMEOUT_S = 10.0
+DAY_S = 86400.0
 STATUS = {
     Verdict.HEALTHY: health_pb2.HealthCheckResponse.SERVING,
     Verdict.DEGRADED: health_pb2.HealthCheckResponse.SERVING,
@@ -73,7 +78,9 @@ class Companion:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
-        self._client = connect(settings)
+        self._client = connect(settings, "probe")
+        self._asking_again = connect(settings, "shadow")
+        self._history = open_history(settings)
         self._metrics = Metrics(settings.probe_period_s)
         self._references = References(settings.repository)
         file = settings.reference
@@ -86,13 +93,20 @@ class Companion:
             settings.history,
             settings.disagreements,
             settings.disagreement_bytes,
+            self._history,
         )
+        self._rollouts = Rollouts(settings.rollout_limits, self._history)
+        for collector in (StandingCollector(self._record), RolloutCollector(self._rollouts)):
+            self._metrics.registry.register(collector)
         self._queue: Mirrored = ByteQueue(
             settings.shadow_queue,
             settings.shadow_queue_bytes,
             lambda inference: inference.ByteSize(),
         )
         self._stopped = Event()
+        self._side_by_side = SideBySide(
+            self._subjects, self._rollouts, settings.rollout_rate, self._stopped
+        )
         self._health = Health(self._statuses, gone=UNKNOWN_SERVICE)
         self._stack = AsyncExitStack()
         self.port = 0
@@ -101,7 +115,9 @@ class Companion:
     async def __aenter__(self) -> "Companion":
         try:
             open_socket(self._settings.host, self._settings.port).close()
+            self._stack.callback(self._history.close)
             self._stack.callback(self._client.close)
+            self._stack.callback(self._asking_again.close)
             self._start_http()
             self._start_probes()
             self._start_shadow()
@@ -127,8 +143,8 @@ class Companion:
         target = Target(connection_of(settings), self._client)
         lab = Lab(Models([target], settings.told, settings.model))
         self._stack.push_async_callback(asyncio.to_thread, lab.close)
-        pages = [*routes(self._record, registry, report), *lab.routes()]
-        app = application(registry, pages)
+        shown = routes(self._record, self._rollouts, self._history, registry, report)
+        app = application(registry, [*shown, *lab.routes()])
         listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
         self.http_port = listener.port
         self._stack.push_async_callback(asyncio.to_thread, listener.close)
@@ -136,7 +152,9 @@ class Companion:
     def _start_probes(self) -> None:
         settings = self._settings
         pace = Pace(settings.core_share, self._stopped)
-        prober = Prober(self._subjects, self._metrics, self._record, pace, self._stopped)
+        prober = Prober(
+            self._subjects, self._metrics, self._record, self._rollouts, pace, self._stopped
+        )
         work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
         self._run_in_thread("probe", work)
 
@@ -144,7 +162,7 @@ class Companion:
         settings = self._settings
         worker = ShadowWorker(
             self._queue,
-            self._client,
+            self._asking_again,
             self._references,
             self._metrics,
             self._record,
@@ -154,6 +172,8 @@ class Companion:
         )
         self._run_in_thread("shadow", worker.run)
         self._stack.callback(self._queue.close)
+        self._run_in_thread("rollouts", self._side_by_side.run)
+        self._stack.callback(self._side_by_side.close)
 
     def _run_in_thread(self, name: str, work: Callable[[], None]) -> None:
         """Run work that heeds `stopped` until the companion stops."""
@@ -167,7 +187,7 @@ class Companion:
         limits = CallLimits(settings.max_concurrent_rpcs, settings.default_deadline_s or None)
         calls = Calls(self._metrics, self._authorizer, limits)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
-        shadow = ShadowService(self._queue, self._record, self._metrics)
+        shadow = ShadowService(self._queue, self._record, self._metrics, self._side_by_side)
         shadow_pb2_grpc.add_ShadowServicer_to_server(shadow, calls)
         validation = ValidationService(self._subjects, self._record)
         self._stack.push_async_callback(asyncio.to_thread, validation.close)
@@ -183,8 +203,8 @@ class Companion:
         run_beside(self._stack, self._health.keep_true(partial(asyncio.sleep, HEALTH_PERIOD_S)))
         run_beside(self._stack, self._authorizer.keep_current())
         say_ready(
-            f"watching {settings.target}, gRPC on {settings.host}:{self.port}, HTTP on "
-            f"http://{settings.http_host or settings.host}:{self.http_port}/",
+            f"watching {settings.target}, gRPC on {address(settings.host, self.port)}, HTTP on "
+            f"http://{address(settings.http_host or settings.host, self.http_port)}/",
             settings.host,
             settings,
             self._authorizer,
@@ -209,14 +229,29 @@ def make_authorizer(settings: Settings) -> Authorizer:
     return Authorizer(Tokens(use.digests), closed, standing_open(settings), renewed)
 
 
-def connect(settings: Settings) -> Client:
+def open_history(settings: Settings) -> History:
+    """Return what outlives a restart, in the folder of the settings or in memory.
+
+    Raises:
+        StartError: the folder cannot be used.
+    """
+    if not settings.state:
+        return History()
+    return History(settings.state, Bounds(DAY_S * settings.state_days, settings.state_bytes))
+
+
+def connect(settings: Settings, source: Source) -> Client:
     """Return a client of the server that is watched.
+
+    Args:
+        settings: that say where it is.
+        source: what the calls are counted as there.
 
     Raises:
         StartError: what the settings say of the way there cannot be used.
     """
     try:
-        return Client(connection_of(settings), PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection_of(settings), PROBE_TIMEOUT_S, source=source)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error
 

@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nyquist.client.told import Told, told_by
+from nyquist.companion.watch.limits import Limits
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.settings import (
     COMPANION_PREFIX,
+    Host,
     LogSettings,
     Port,
     StopSettings,
@@ -110,9 +112,48 @@ class ShadowSettings(BaseModel):
     )
 
 
-class RecordSettings(BaseModel):
-    """What is remembered, in memory."""
+class RolloutSettings(BaseModel):
+    """What a version may do otherwise than the one below it, while both are served."""
 
+    rollout_rate: float = Field(
+        2.0, ge=0, description="pictures a second, at most, that both versions are asked for"
+    )
+    rollout_disagreement: float = Field(
+        0.05, gt=0, lt=1, description="share of the pictures that it may answer differently"
+    )
+    rollout_flips: float = Field(
+        0.01, gt=0, lt=1, description="more of its answers that may flip as a picture moves a pixel"
+    )
+    rollout_confidence: float = Field(
+        0.05, gt=0, lt=1, description="that its mean confidence may lie above or below"
+    )
+    rollout_latency: float = Field(
+        1.25, gt=1, description="times as long that half of its requests may take"
+    )
+    rollout_alpha: float = Field(
+        0.05, gt=0, lt=1, description="chance, at most, of a wrong decision, whenever one looks"
+    )
+
+    @property
+    def rollout_limits(self) -> Limits:
+        """The same, as candidates are held to."""
+        return Limits(
+            disagreement=self.rollout_disagreement,
+            flips=self.rollout_flips,
+            confidence=self.rollout_confidence,
+            latency=self.rollout_latency,
+            alpha=self.rollout_alpha,
+        )
+
+
+class RecordSettings(BaseModel):
+    """What is remembered."""
+
+    state: Path | None = Field(
+        None, description="folder of what outlives a restart; none: it is kept in memory, 16 MiB"
+    )
+    state_days: float = Field(90.0, gt=0, description="age of the oldest of it")
+    state_bytes: int = Field(256 * 1024 * 1024, gt=0, description="its size; the oldest go first")
     history: int = Field(1440, gt=0, description="probes kept of each version of a model")
     disagreements: int = Field(50, gt=0, description="latest disagreements kept")
     disagreement_bytes: int = Field(
@@ -123,9 +164,9 @@ class RecordSettings(BaseModel):
 class AddressSettings(BaseModel):
     """Addresses."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: Host = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: Port = Field(8003, description="of gRPC; 0 lets the system choose")
-    http_host: str | None = Field(None, description="address of HTTP; none: that of --host")
+    http_host: Host | None = Field(None, description="address of HTTP; none: that of --host")
     http_port: Port = Field(
         8004, description="of metrics, health and the page; 0 lets the system choose"
     )
@@ -136,6 +177,7 @@ GROUPS: tuple[type[BaseModel], ...] = (
     ModelSettings,
     ProbeSettings,
     ShadowSettings,
+    RolloutSettings,
     RecordSettings,
     AddressSettings,
     ListenerSecurity,
@@ -150,6 +192,7 @@ class Settings(
     ModelSettings,
     ProbeSettings,
     ShadowSettings,
+    RolloutSettings,
     RecordSettings,
     AddressSettings,
     ListenerSecurity,

@@ -10,11 +10,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
+from nyquist.companion.page.api import Api
+from nyquist.companion.page.candidates import RolloutView, view_of
 from nyquist.companion.page.kit import wording
 from nyquist.companion.page.kit.templates import page_templates
 from nyquist.companion.page.report import ReportFiles, has_page
 from nyquist.companion.page.views import ModelView, Traffic, look_at, traffic, worst_first
+from nyquist.companion.watch.history import History
 from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
 
 LATEST = 3
@@ -32,12 +36,16 @@ class Pages:
 
     Args:
         record: what was seen.
+        rollouts: candidates of the models.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
     """
 
-    def __init__(self, record: Record, registry: CollectorRegistry, report: Path) -> None:
-        self._record, self._registry, self._report = record, registry, report
+    def __init__(
+        self, record: Record, rollouts: Rollouts, registry: CollectorRegistry, report: Path
+    ) -> None:
+        self._record, self._rollouts = record, rollouts
+        self._registry, self._report = registry, report
         self._environment = environment()
 
     def overview(self, request: Request) -> Response:
@@ -52,6 +60,7 @@ class Pages:
             views=views,
             counts={one: verdicts.count(one) for one in Verdict if one in verdicts},
             disagreements=[look_at(one) for one in latest],
+            candidates=self._candidates(),
             names={view.state.name for view in views},
             index=has_page(self._report, "index"),
         )
@@ -73,14 +82,38 @@ class Pages:
             views=views,
             disagreements=[look_at(one) for one in latest[:LATEST_OF_A_MODEL]],
             kept=len(latest),
+            candidates=self._candidates(name),
             report=has_page(self._report, name),
             last_probes=LAST_PROBES,
+        )
+
+    def rollout(self, request: Request) -> Response:
+        """Answer with the candidate of a model, or with 404 and the models that have one."""
+        name = request.path_params["name"]
+        candidates = self._candidates(name)
+        if not candidates:
+            names = [one.rollout.pair.model for one in self._candidates()]
+            return self._draw(
+                request, "no_rollout.html", 404, root="../", missing=name, names=names
+            )
+        differences = self._rollouts.differences(candidates[0].rollout.pair)
+        return self._draw(
+            request,
+            "rollout.html",
+            root="../",
+            candidate=candidates[0],
+            limits=self._rollouts.limits,
+            differences=[look_at(one) for one in differences[:LATEST_OF_A_MODEL]],
+            kept=len(differences),
         )
 
     def style(self, _: Request) -> Response:
         """Answer with the style sheet of all pages."""
         text = self._environment.get_template("page.css").render()
         return Response(text, media_type="text/css")
+
+    def _candidates(self, name: str = "") -> list[RolloutView]:
+        return [view_of(one, self._rollouts.limits) for one in self._rollouts.rollouts(name)]
 
     def _views(self) -> list[ModelView]:
         counts = traffic(self._registry)
@@ -101,20 +134,30 @@ class Pages:
         return HTMLResponse(text, status)
 
 
-def routes(record: Record, registry: CollectorRegistry, report: Path) -> Sequence[BaseRoute]:
-    """Return the pages that show a record, and the files of a build report below /report/.
+def routes(
+    record: Record,
+    rollouts: Rollouts,
+    history: History,
+    registry: CollectorRegistry,
+    report: Path,
+) -> Sequence[BaseRoute]:
+    """Return the pages that show a record, the files of a build report, and what programs ask for.
 
     Args:
         record: what was seen.
+        rollouts: candidates of the models.
+        history: of everything, to be downloaded.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
     """
-    pages = Pages(record, registry, report)
+    pages = Pages(record, rollouts, registry, report)
     return [
         Route("/", pages.overview),
         Route("/models/{name}", pages.model),
+        Route("/rollouts/{name}", pages.rollout),
         Route("/page.css", pages.style),
         Mount("/report", ReportFiles(report)),
+        Mount("/api", routes=Api(rollouts, history).routes()),
     ]
 
 
@@ -124,11 +167,13 @@ def environment() -> Environment:
     made.filters |= {
         "age": wording.age,
         "fine_percent": wording.fine_percent,
+        "hundredths": wording.hundredths,
         "logit": wording.logit,
         "machine_moment": wording.machine_moment,
         "milliseconds": wording.milliseconds,
         "moment": wording.moment,
         "percent": wording.percent,
+        "sentence": lambda words: words[:1].upper() + words[1:],
         "short": wording.short,
         "signed": wording.signed,
         "words": lambda name: name.replace("_", " "),

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from nyquist.companion.page.safety import SafeHeaders
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address
 
 CONNECTIONS = 64
 GRACE_S = 1
@@ -57,7 +58,7 @@ class WebListener:
             listening = socket.create_server((host, port), family=family)
         except OSError as error:
             raise StartError(
-                f"HTTP cannot listen on {host}:{port}: {error.strerror}; "
+                f"HTTP cannot listen on {address(host, port)}: {error.strerror}; "
                 "choose another with --http-port"
             ) from error
         self.port: int = listening.getsockname()[1]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.shadow import Mirrored
+from nyquist.companion.watch.side_by_side import SideBySide
 from nyquist.server.front.calls import Context
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
@@ -18,10 +19,14 @@ class ShadowService(stubs.ShadowServicer):
         queue: of what is to be compared.
         record: that knows which graphs can be.
         metrics: that count.
+        side_by_side: that compares versions on it; without a reference too.
     """
 
-    def __init__(self, queue: Mirrored, record: Record, metrics: Metrics) -> None:
+    def __init__(
+        self, queue: Mirrored, record: Record, metrics: Metrics, side_by_side: SideBySide
+    ) -> None:
         self._queue, self._record, self._metrics = queue, record, metrics
+        self._side_by_side = side_by_side
         self._streams: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
@@ -54,6 +59,7 @@ class ShadowService(stubs.ShadowServicer):
             self._take(inference)
 
     def _take(self, inference: pb.MirroredInference) -> None:
+        self._side_by_side.offer(inference)
         key = (inference.model_name, inference.model_version)
         if not self._record.verifies(key, inference.sha256):
             self._metrics.unverifiable.inc()

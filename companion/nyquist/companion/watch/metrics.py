@@ -1,18 +1,23 @@
 """What Prometheus sees of the companion. Labels are versions whose reference is known."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import isfinite
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.watch import names
+from nyquist.companion.watch.candidate import Decision, Rollout
+from nyquist.companion.watch.record import Key, Record
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Tolerances
 from nyquist.server.telemetry.metrics import LATENCY_EDGES_S, MODEL, CallMetrics
 
-Key = tuple[str, str]
-"""Name and version of a model."""
+PAIR = (*MODEL, "baseline")
 
 
 class Metrics(CallMetrics):
@@ -72,12 +77,6 @@ class Metrics(CallMetrics):
             buckets=LATENCY_EDGES_S,
             registry=registry,
         )
-        self._verdict = Gauge(
-            names.VERDICT,
-            "1 for the verdict that holds, 0 for the others.",
-            (*MODEL, "verdict"),
-            registry=registry,
-        )
 
     def _create_shadow(self, registry: CollectorRegistry) -> None:
         self._received = Counter(
@@ -112,12 +111,6 @@ class Metrics(CallMetrics):
             registry=registry,
         )
         self.probes = {outcome: probes.labels(outcome) for outcome in ("ok", "failed")}
-        self._last_probe = Gauge(
-            names.LAST_PROBE,
-            "When a version was last probed, in Unix time.",
-            MODEL,
-            registry=registry,
-        )
         self.server_up = Gauge(
             names.SERVER_UP,
             "Whether the server answered when the last probe began.",
@@ -138,11 +131,9 @@ class Metrics(CallMetrics):
             self._consistency,
             self._consistency_tolerance,
             self._duration,
-            self._verdict,
             self._received,
             self._dropped,
             self._checked,
-            self._last_probe,
         )
 
     def know(self, key: Key, tolerances: Tolerances | None) -> None:
@@ -186,12 +177,6 @@ class Metrics(CallMetrics):
         """Count one call of a path."""
         self._duration.labels(*key, backend, str(batch_size)).observe(seconds)
 
-    def probed(self, key: Key, verdict: Verdict, timestamp_s: float) -> None:
-        """Show the verdict on a version, and when it was reached."""
-        self._last_probe.labels(*key).set(timestamp_s)
-        for one in Verdict:
-            self._verdict.labels(*key, one.value).set(one is verdict)
-
     def shadow_received(self, key: Key) -> None:
         """Count an inference that the server sent."""
         self._received.labels(*key).inc()
@@ -203,3 +188,93 @@ class Metrics(CallMetrics):
     def shadow_checked(self, key: Key) -> None:
         """Count one that was compared."""
         self._checked.labels(*key).inc()
+
+
+class StandingCollector(Collector):
+    """Shows what the record says of each version, when it is asked: the two cannot differ.
+
+    Args:
+        record: that has the verdicts.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield the verdict on each version that is served, and when it was last probed."""
+        verdicts = GaugeMetricFamily(
+            names.VERDICT,
+            "1 for the verdict that holds, 0 for the others.",
+            labels=(*MODEL, "verdict"),
+        )
+        probed = GaugeMetricFamily(
+            names.LAST_PROBE, "When a version was last probed, in Unix time.", labels=MODEL
+        )
+        for state in self._record.models():
+            probed.add_metric(state.key, state.probed_s)
+            for one in Verdict:
+                verdicts.add_metric((*state.key, one.value), float(one is state.verdict))
+        return verdicts, probed
+
+
+class RolloutCollector(Collector):
+    """Shows how candidates stand, when it is asked; `version` is the candidate.
+
+    Args:
+        rollouts: that have the decisions.
+    """
+
+    def __init__(self, rollouts: Rollouts) -> None:
+        self._rollouts = rollouts
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield the series of every candidate that is served beside its baseline."""
+        decisions = GaugeMetricFamily(
+            names.ROLLOUT_DECISION,
+            "1 for the decision about a candidate that holds, 0 for the others.",
+            labels=(*PAIR, "decision"),
+        )
+        pictures = GaugeMetricFamily(
+            names.ROLLOUT_PICTURES, "Pictures of live traffic that both answered.", labels=PAIR
+        )
+        figures = GaugeMetricFamily(
+            names.ROLLOUT_FIGURE,
+            "How a candidate differs: the mean so far, and the bounds of what it may still be.",
+            labels=(*PAIR, "figure", "bound"),
+        )
+        limits = GaugeMetricFamily(
+            names.ROLLOUT_LIMIT, "The most of it that is fine.", labels=(*PAIR, "figure")
+        )
+        latency = GaugeMetricFamily(
+            names.ROLLOUT_LATENCY,
+            "Median time of the latest requests to either version.",
+            labels=(*PAIR, "of"),
+        )
+        for rollout in self._rollouts.rollouts():
+            if not rollout.over:
+                pair = _labels(rollout)
+                pictures.add_metric(pair, rollout.pictures)
+                for one in Decision:
+                    decisions.add_metric((*pair, one.value), float(one is rollout.decision))
+                _add_figures(rollout, figures, limits)
+                for of, seconds in (
+                    ("baseline", rollout.baseline_s),
+                    ("candidate", rollout.candidate_s),
+                ):
+                    if seconds is not None:
+                        latency.add_metric((*pair, of), seconds)
+        return decisions, pictures, figures, limits, latency
+
+
+def _add_figures(rollout: Rollout, figures: GaugeMetricFamily, limits: GaugeMetricFamily) -> None:
+    pair = _labels(rollout)
+    for figure in rollout.figures:
+        limits.add_metric((*pair, figure.name), figure.most)
+        for bound in ("mean", "low", "high"):
+            value = getattr(figure, bound)
+            if value is not None and isfinite(value):
+                figures.add_metric((*pair, figure.name, bound), value)
+
+
+def _labels(rollout: Rollout) -> tuple[str, str, str]:
+    return rollout.pair.model, rollout.pair.candidate, rollout.pair.baseline

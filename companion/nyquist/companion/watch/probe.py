@@ -37,6 +37,7 @@ from nyquist.companion.watch.record import (
     Seen,
     ServerState,
 )
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
 from nyquist.companion.watch.verdict import Finding, Standing, Verdict
 from nyquist.server.wire.connection import WrongConnection
@@ -133,6 +134,7 @@ class Prober:
         subjects: models of the server, and what they are held against.
         metrics: that show what was found.
         record: that keeps it.
+        rollouts: that are told which versions are served.
         pace: of the work.
         stopped: ends the probing.
     """
@@ -142,11 +144,12 @@ class Prober:
         subjects: Subjects,
         metrics: Metrics,
         record: Record,
+        rollouts: Rollouts,
         pace: Pace,
         stopped: Event,
     ) -> None:
         self._client, self._subjects = subjects.client, subjects
-        self._metrics, self._record = metrics, record
+        self._metrics, self._record, self._rollouts = metrics, record, rollouts
         self._pace, self._stopped = pace, stopped
         self._probed: dict[Key, ProbedModel] = {}
         self._standings: dict[Key, Standing] = {}
@@ -230,6 +233,7 @@ class Prober:
             except (grpc.RpcError, ValueError) as error:
                 self._metrics.probes["failed"].inc()
                 logger.warning("%s version %s: %s", name, version, _in_words(error))
+        self._rollouts.note_served(name, versions)
         return {(name, version or UNVERSIONED) for version in versions}
 
     def _probe_version(self, remote: RemoteModel) -> None:
@@ -303,7 +307,7 @@ class Prober:
         """Take down what a probe has found, and what it makes of the verdict."""
         key, parity, now = subject.key, compared.parity, time()
         finding = subject.finding(parity)
-        standing = self._standings.get(key, Standing()).after(finding)
+        standing = self._standing(subject.remote).after(finding)
         if parity:
             self._metrics.parity(key, PROBE, parity)
         self._metrics.probes["ok"].inc()
@@ -327,7 +331,7 @@ class Prober:
         key = key_of(remote)
         self._probed.pop(key, None)
         self._metrics.forget(key)
-        standing = self._standings.get(key, Standing()).after(None)
+        standing = self._standing(remote).after(None)
         self._stand(remote, standing, reason, None, Seen())
 
     def _stand(
@@ -343,11 +347,8 @@ class Prober:
         before = self._standings.get(key, Standing()).verdict
         verdict = standing.verdict or Verdict.UNVERIFIABLE
         self._standings[key] = standing
-        self._metrics.probed(key, verdict, now)
-        since = now
-        for state in self._record.models():
-            if state.key == key and state.verdict is verdict:
-                since = state.since_s
+        last = self._record.verdict(key, remote.sha256)
+        since = last[1] if last and last[0] is verdict else now
         self._record.note_model(
             ModelState(
                 name=remote.name,
@@ -362,10 +363,17 @@ class Prober:
                 probe=seen,
             )
         )
+        if verdict is Verdict.FAILING:
+            self._rollouts.note_failing(key, remote.sha256, reason)
         if verdict is not before:
             level = logging.INFO if verdict is Verdict.HEALTHY else logging.WARNING
             words = f": {reason}" if reason else ""
             logger.log(level, "%s version %s is %s%s", *key, verdict.value, words)
+
+    def _standing(self, remote: RemoteModel) -> Standing:
+        """Return where a version stands; at first as the last run of the companion left it."""
+        last = self._record.verdict(key_of(remote), remote.sha256)
+        return self._standings.get(key_of(remote), Standing(last[0]) if last else Standing())
 
     def _forget(self, key: Key) -> None:
         logger.info("%s version %s is not served any more", *key)

@@ -6,10 +6,10 @@ All that is handed out is frozen; a reader may keep it and needs no lock.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -156,6 +156,22 @@ class ServerState:
     reason: str = ""
 
 
+class Kept(Protocol):
+    """What outlives the record."""
+
+    def points(self, latest: int, /) -> Mapping[Key, Iterable[Point]]:
+        """Return the latest probes of each version, the oldest first."""
+
+    def verdict(self, key: Key, sha256: str, /) -> tuple[Verdict, float] | None:
+        """Return the last verdict on a graph, and when it became so."""
+
+    def note_probe(self, key: Key, point: Point, /) -> None:
+        """Keep a probe."""
+
+    def note_verdict(self, key: Key, sha256: str, verdict: Verdict, reason: str, /) -> None:
+        """Keep a verdict that has become another."""
+
+
 class Record:
     """Keeps the latest of everything; safe to use from several threads.
 
@@ -164,16 +180,25 @@ class Record:
         probes: kept of each version.
         disagreements: kept of all versions together.
         disagreement_bytes: that those may take.
+        kept: of earlier runs, and for later ones; None: nothing is.
     """
 
     def __init__(
-        self, target: str, probes: int, disagreements: int, disagreement_bytes: int
+        self,
+        target: str,
+        probes: int,
+        disagreements: int,
+        disagreement_bytes: int,
+        kept: Kept | None = None,
     ) -> None:
         self._probes, self._limit_bytes = probes, disagreement_bytes
-        self._limit = disagreements
+        self._limit, self._kept = disagreements, kept
         self._server = ServerState(target)
         self._models: dict[Key, ModelState] = {}
-        self._history: dict[Key, deque[Point]] = {}
+        self._history = {
+            key: deque(points, maxlen=probes)
+            for key, points in (kept.points(probes) if kept else {}).items()
+        }
         self._disagreements: deque[Disagreement] = deque()
         self._held_bytes = 0
         self._lock = Lock()
@@ -208,6 +233,14 @@ class Record:
             state = self._models.get(key)
             return state is not None and state.manifest is not None and state.sha256 == sha256
 
+    def verdict(self, key: Key, sha256: str) -> tuple[Verdict, float] | None:
+        """Return the last verdict on a graph and when it became so, this run or an earlier one."""
+        with self._lock:
+            state = self._models.get(key)
+        if state and state.sha256 == sha256:
+            return state.verdict, state.since_s
+        return self._kept.verdict(key, sha256) if self._kept else None
+
     def note_server(self, state: ServerState) -> None:
         """Take down how the server is."""
         with self._lock:
@@ -215,11 +248,14 @@ class Record:
 
     def note_model(self, state: ModelState) -> None:
         """Take down how a version is; what live traffic showed of the same graph stays."""
+        before = self.verdict(state.key, state.sha256)
         with self._lock:
             known = self._models.get(state.key)
             if known and known.sha256 == state.sha256 and state.shadow is None:
                 state = replace(state, shadow=known.shadow)
             self._models[state.key] = state
+        if self._kept and (before is None or before[0] is not state.verdict):
+            self._kept.note_verdict(state.key, state.sha256, state.verdict, state.reason)
 
     def note_shadow(self, key: Key, seen: Seen) -> None:
         """Take down what live traffic shows of a version."""
@@ -231,6 +267,8 @@ class Record:
         """Add a probe to the history of a version."""
         with self._lock:
             self._history.setdefault(key, deque(maxlen=self._probes)).append(point)
+        if self._kept:
+            self._kept.note_probe(key, point)
 
     def note_disagreement(self, disagreement: Disagreement) -> None:
         """Add a disagreement; the oldest go where there are too many."""

@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from nyquist.server.wire.errors import NyquistError, TooManyCalls, TooSlow
+from nyquist.server.wire.errors import NyquistError, QueueFull, TooManyCalls, TooSlow
 
 LEAST_BYTES_A_SECOND = 64 * 1024
 LOOK_S = 0.5
@@ -60,7 +60,6 @@ class Bodies:
         self._limits, self._places = limits, places
         self._reading: OrderedDict[Body, None] = OrderedDict()
         self._of_peer: dict[object, int] = {}
-        self._room = asyncio.Event()
         self._look: asyncio.TimerHandle | None = None
         self.held_bytes = 0
 
@@ -91,14 +90,21 @@ class Bodies:
         """Give a body the time that its length takes."""
         body.ends += size / LEAST_BYTES_A_SECOND
 
-    async def reserve(self, body: Body, size: int) -> None:
-        """Wait until these bytes may be held; the oldest body never waits, so that one always ends.
+    def reserve(self, body: Body, size: int) -> None:
+        """Hold these bytes.
 
-        Nobody reads on meanwhile, so that flow control holds the sender back.
+        Nobody waits for them: what a stream has sent and nobody reads stays in the window of its
+        connection (RFC 9113, section 5.2), until no other stream can send there either.
+
+        Raises:
+            QueueFull: others hold them. The oldest body never hears so, and one always ends.
         """
-        while self.held_bytes + size > self._limits.all_bytes and self._waits(body):
-            self._room.clear()
-            await self._room.wait()
+        most = self._limits.all_bytes
+        if self.held_bytes + size > most and next(iter(self._reading), body) is not body:
+            raise QueueFull(
+                f"Exceeds maximum queued bytes of {most}: messages on their way hold "
+                f"{self.held_bytes}, this one has {size} more"
+            )
         body.held_bytes += size
         self.held_bytes += size
 
@@ -108,15 +114,11 @@ class Bodies:
             return
         del self._reading[body]
         self.held_bytes -= body.held_bytes
-        self._room.set()
         left = self._of_peer[body.peer] - 1
         if left:
             self._of_peer[body.peer] = left
         else:
             del self._of_peer[body.peer]
-
-    def _waits(self, body: Body) -> bool:
-        return body in self._reading and next(iter(self._reading)) is not body
 
     def _end_late_ones(self) -> None:
         loop = asyncio.get_running_loop()

@@ -54,6 +54,11 @@ def signed(value: float) -> str:
     return f"{value:+.2g}".replace("-", MINUS) if isfinite(value) else "not finite"
 
 
+def hundredths(value: float) -> str:
+    """Write a number with two decimals and a true minus, but none of nothing: -0.001 -> 0.00."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
+
+
 def moment(time_s: float) -> str:
     """Write a Unix time: 2026-11-25 22:54:03 UTC."""
     return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"

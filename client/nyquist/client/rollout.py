@@ -1,0 +1,117 @@
+"""nyquist rollout: what a companion makes of a new version.   /api/rollouts/NAME -> table, JSON."""
+
+import argparse
+import json
+import sys
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nyquist.server.wire.connection import is_loopback
+
+CANNOT_TELL = 2
+STATUSES = {"promote": 0, "hold": 1, "not_enough_yet": 3}
+COLOURS = {"promote": "green", "hold": "red", "not_enough_yet": "yellow"}
+ANSWER_S = 30.0
+TITLES = {
+    "disagreement": "answers that differ",
+    "flips": "more answers that flip",
+    "confidence": "difference of confidence",
+    "latency": "requests that are slower",
+}
+OUTCOMES = {True: "[green]kept[/green]", False: "[red]beyond[/red]", None: "open"}
+
+Document = Mapping[str, Any]
+
+
+class NoAnswer(Exception):
+    """The companion says nothing of the model; the message says why."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print how the candidate of a model stands; return the exit status."""
+    try:
+        answer = ask(options.companion, options.name)
+    except NoAnswer as error:
+        sys.stderr.write(f"nyquist rollout: error: {error}\n")
+        return CANNOT_TELL
+    if options.json:
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    else:
+        show(answer)
+    return STATUSES[answer["decision"]]
+
+
+def ask(companion: str, model: str) -> Document:
+    """Return what the companion knows of the candidate of a model.
+
+    Raises:
+        NoAnswer: nobody answers there, or not as a companion does, or it knows of no candidate.
+    """
+    address = companion if "://" in companion else f"http://{companion}"
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise NoAnswer(f"--companion is http://HOST:PORT or https://HOST:PORT, got {companion}")
+    url = f"{address.rstrip('/')}/api/rollouts/{quote(model, safe='')}"
+    here = is_loopback(urlsplit(address).hostname or "")
+    proxies = urllib.request.ProxyHandler({} if here else None)
+    try:
+        with urllib.request.build_opener(proxies).open(url, timeout=ANSWER_S) as answer:
+            return _read(answer.read(), companion)
+    except HTTPError as error:
+        raise NoAnswer(_read(error.read(), companion).get("error", f"{url}: {error}")) from error
+    except URLError as error:
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise NoAnswer(f"no companion answers at {companion}: {why}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise NoAnswer(f"no companion answers at {companion}: {error or 'it hung up'}") from error
+
+
+def _read(body: bytes, companion: str) -> Document:
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        raise NoAnswer(
+            f"{companion} does not answer as a companion; --companion is its port of HTTP, 8004"
+        ) from error
+    if not isinstance(answer, dict):
+        raise NoAnswer(f"{companion} does not answer as a companion")
+    return answer
+
+
+def show(answer: Document) -> None:
+    """Print the decision, and a line a figure."""
+    console = Console(highlight=False, soft_wrap=True)
+    decision = answer["decision"]
+    words = decision.replace("_", " ")
+    console.print(
+        f"{answer['model']} version {answer['candidate']} beside version {answer['baseline']}: "
+        f"[{COLOURS[decision]}]{words}[/{COLOURS[decision]}], {answer['pictures']} pictures"
+        + (", no longer served side by side" if answer["over"] else "")
+    )
+    if answer["reason"]:
+        console.print(answer["reason"], markup=False)
+    if answer["pictures"]:
+        console.print(_table(answer))
+
+
+def _table(answer: Document) -> Table:
+    table = Table("figure", "so far", "may be", "allowed", "", box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for name, figure in answer["figures"].items():
+        least, most = figure["least"], 100 * figure["most"]
+        table.add_row(
+            TITLES.get(name, name),
+            "-" if figure["mean"] is None else f"{100 * figure['mean']:.2f}%",
+            f"{100 * figure['low']:.2f}% to {100 * figure['high']:.2f}%",
+            f"at most {most:g}%" if least is None else f"{100 * least:+g}% to {most:+g}%",
+            OUTCOMES[figure["held"]],
+        )
+    return table
