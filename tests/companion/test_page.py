@@ -98,7 +98,7 @@ def test_the_overview_says_each_verdict_in_words_with_its_figures_the_worst_firs
     assert words.index("failing for") < words.index("unverifiable for") < words.index("healthy for")
     assert "parity: logits differ" in words
     assert "0.25 missed at most 0.0001" in words
-    assert "98.50% at least 93.00%" in words
+    assert "98.5% ± 0.4 of 64, now at least 93.00%" in words
     assert "3.30 ms 5.50 ms" in words
     assert "there is no reference of 'stranger'" in words
 
@@ -181,8 +181,8 @@ def test_a_model_page_draws_its_figures_over_time_and_says_the_same_in_words(
     words = page.words
     assert "30 probes from 2026-09-21 14:13:20 UTC to 2026-09-21 14:42:20 UTC" in words
     assert "zero padded: latest 0.951, from 0.95 to 0.956" in words
-    assert "circular shifts 98.50% ± 0.40 not known at least 93.00%" in words
-    assert "zero padded shifts not known 97.00% ± 1.00" in words
+    assert "64 reference pictures, now; live: one pixel aside 98.5% ± 0.4 not known" in words
+    assert "zero padded shifts: live: one pixel aside not known 97.0% ± 1.0" in words
     assert "1 picture 3.30 ms 5.50 ms 1.67" in words
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nyquist.companion.page.kit import report_folder
-from nyquist.companion.page.kit.wording import decade, milliseconds, percent
+from nyquist.companion.page.kit.wording import built, decade, milliseconds, percent, share
 from nyquist.companion.references.network import load_reference, load_samples
 from nyquist.export.report.families import group
 from nyquist.export.report.measurement import collect
@@ -34,10 +34,11 @@ from nyquist.export.report.record import (
     read_report,
 )
 from nyquist.export.report.speed import measure_speed
-from nyquist.export.report.wording import compact, figure, share
+from nyquist.export.report.wording import MEANINGS, compact, figure
 from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.zoo import specs
+from nyquist.server.artifact.built import circular_of, one_pixel_of
 from nyquist.server.artifact.manifest import Stabilisation, read_manifest
 from tests.export.pages import Page
 from tests.processes import ROOT
@@ -216,16 +217,20 @@ def test_the_figures_of_a_page_are_those_that_were_measured(folder: Path) -> Non
     assert len(report.shifts.stability) >= 2
     for line in report.shifts.consistency:
         assert line.served is not None
-        shown = share(line.served.value, line.served.standard_error, report.shifts.pictures)
+        value, error = line.served.value, line.served.standard_error
+        shown = share(value, error, report.shifts.pictures, line.each)
         assert f"{line.how} {shown}" in words
-    figures = read_manifest(folder / "fashion_strided", 1).figures
-    circular = share(figures.consistency, figures.consistency_error, figures.samples)
-    assert f"of all {figures.samples} samples; the limit above is of this one {circular}" in words
+    manifest = read_manifest(folder / "fashion_strided", 1)
+    circular = built(circular_of(manifest))
+    assert f"of all 500 samples; the limit above is of this one {circular}" in words
+    one_pixel = one_pixel_of(manifest)
+    assert one_pixel
+    assert f"windows of 500 larger pictures, one pixel apart {built(one_pixel)}" in words
     for line in report.shifts.stability:
         assert line.served is not None
         value = line.served.value
         error, count = line.served.standard_error, report.shifts.pictures
-        shown = share(value, error, count) if line.unit == "share" else f"{value:.2f} ±"
+        shown = share(value, error, count, line.each) if line.unit == "share" else f"{value:.2f} ±"
         assert f"{line.how} {shown}" in words
 
 
@@ -260,9 +265,9 @@ def test_every_figure_and_limit_of_the_manifest_is_on_the_page(folder: Path) -> 
     assert len(flattened(manifest.figures.model_dump())) > 10
     assert len(manifest.tolerances.model_dump()) >= 3
     for name, value in flattened(manifest.figures.model_dump()).items():
-        assert f"{name.replace('_', ' ')} {figure(value)}" in words, name
+        assert f"{' '.join(MEANINGS[name])} {figure(value)}" in words, name
     for name, limit in manifest.tolerances.model_dump().items():
-        assert f"{name.replace('_', ' ')}" in words
+        assert " ".join(MEANINGS[name]) in words
         assert re.search(rf"at (most|least) {re.escape(figure(limit))} held", words), name
 
 
@@ -496,8 +501,10 @@ def test_figures_are_written_shortly() -> None:
 
 
 def test_shares_say_how_far_they_are_known() -> None:
-    assert share(0.65, 0.08, 5) == "65.0% ± 8.0"
-    assert share(1, None, 2) == "2 of 2"  # few: how many of how many
+    assert share(0.65, 0.08, 5, 4) == "13 of 20"  # few: how many pairs of how many
+    assert share(0.65, 0.08, 5, 0) == "65.0% ± 8.0"  # a mean of what is no yes or no
+    assert share(0.65, 0.08, 50, 4) == "65.0% ± 8.0"
+    assert share(1, None, 2) == "2 of 2"
     assert share(0.878, None, 500) == "87.8% ± 1.5"
     assert share(1, 0, 5) == "5 of 5"
     assert share(1, 0, 64) == "100.0%, at least 94.3%"  # Wilson: 64 / (64 + 1.96 ** 2)
@@ -507,12 +514,23 @@ def test_shares_say_how_far_they_are_known() -> None:
 def test_the_index_has_the_steadiest_first_and_says_where_bars_begin(folder: Path) -> None:
     path = folder / MEASURED[0] / "1" / "manifest.json"
     manifest = read_manifest(folder / MEASURED[0], 1)
-    steadier = manifest.figures.model_copy(update={"consistency": 0.995})
+    steadier = manifest.figures.model_copy(update={"one_pixel": 0.999, "consistency": 0.9})
     path.write_text(manifest.model_copy(update={"figures": steadier}).to_json())
     page = written(folder)["index"]
     rows = [one for one in page.attributes("href") if one.removesuffix(".html") in MEASURED]
     assert rows[:2] == [f"{name}.html" for name in MEASURED]  # not in the order of their names
-    other = read_manifest(folder / MEASURED[1], 1).figures
-    assert f"{share(other.consistency, other.consistency_error, other.samples)}" in page.words
-    assert "shift consistency, bars from 90%" in page.words
-    assert {"limits", "accuracy", "shift consistency"} <= {*page.attributes("data-path")}
+    other = read_manifest(folder / MEASURED[1], 1)
+    one_pixel = one_pixel_of(other)
+    assert one_pixel
+    assert f"{built(one_pixel)} {built(circular_of(other))}" in page.words  # it leads
+    assert "one pixel, bars from 9" in page.words
+    assert {"limits", "accuracy", "one pixel", "circular"} <= {*page.attributes("data-path")}
+
+
+def test_every_figure_and_limit_of_a_manifest_is_told_in_words(folder: Path) -> None:
+    manifest = read_manifest(folder / MEASURED[0], 1)
+    keys = {*type(manifest.figures).model_fields, *type(manifest.tolerances).model_fields}
+    assert keys == MEANINGS.keys()
+    words = written(folder)[MEASURED[0]].words
+    assert "index margin" not in words
+    assert "margin of the grid how much stronger the grid that a polyphase layer takes" in words

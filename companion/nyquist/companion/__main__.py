@@ -36,7 +36,13 @@ from nyquist.companion.service.check import (
 from nyquist.companion.service.remote import RemoteValidation
 from nyquist.companion.service.validation import Validation
 from nyquist.companion.settings import Settings, read_settings
-from nyquist.companion.tables import consistency_table, description_table, latency_table, row_table
+from nyquist.companion.tables import (
+    consistency_table,
+    description_table,
+    latency_table,
+    row_table,
+    steadiness_table,
+)
 from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
@@ -65,7 +71,14 @@ def check(options: Options) -> int:
     console.print(row_table(rows))
     console.print(
         "parity: largest difference of a logit, as a share of the logits' spread\n"
-        "shift: answers that hold under circular shifts; ms: median of one picture"
+        "ms: median of one picture"
+    )
+    console.print(steadiness_table(rows))
+    console.print(
+        "one pixel: windows of larger pictures, a pixel apart, with one answer\n"
+        "circular: places around the frame with one answer\n"
+        "both: of the build, over its test pictures\n"
+        "now: circular, over the reference pictures of the artifact"
     )
     print_lone([row.parity.graph for row in rows])
     print_misses(misses)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from nyquist.companion.page.kit.wording import share
 from nyquist.companion.service.check import Row
 from nyquist.server.wire.pb import validation_pb2 as pb
 
@@ -14,19 +15,17 @@ LACKING = "-"
 
 def row_table(rows: Sequence[Row]) -> Table:
     """Lay out the rows of a check, a line a model."""
-    table = _table("model", "on", "parity", "argmax", "shift", "torch", "ms", "torch", "")
-    for column in table.columns[2:8]:
+    table = _table("model", "on", "parity", "argmax", "ms", "torch", "")
+    for column in table.columns[2:6]:
         column.justify = "right"
     for row in rows:
-        (shift,), (latency,) = row.consistency.measured, row.latency.measured
+        (latency,) = row.latency.measured
         graph, compared = row.parity.graph, not row.parity.graph.no_reference
         table.add_row(
             graph.model_name,
             graph.execution_provider.removesuffix("ExecutionProvider") or LACKING,
             f"{row.parity.relative_error:.1e}" if compared else LACKING,
             f"{row.parity.argmax_agreement:.1%}" if compared else LACKING,
-            f"{shift.served:.2%}",
-            f"{shift.reference:.2%}" if compared else LACKING,
             f"{1e3 * latency.served_s:.2f}",
             f"{1e3 * latency.reference_s:.2f}" if compared else LACKING,
             _outcome(row),
@@ -38,6 +37,34 @@ def _outcome(row: Row) -> str:
     if row.parity.graph.no_reference:
         return "no reference"
     return "[red]miss[/red]" if row.misses else "[green]ok[/green]"
+
+
+def steadiness_table(rows: Sequence[Row]) -> Table:
+    """Lay out what the build says of shift consistency beside what is seen now, a line a model."""
+    table = _table("model", "one pixel", "circular", "of", "now", "of")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        report = row.consistency
+        (now,) = report.measured
+        one_pixel, circular = report.built_one_pixel, report.built_circular
+        table.add_row(
+            report.graph.model_name,
+            _built(one_pixel) if report.HasField("built_one_pixel") else LACKING,
+            _built(circular) if report.HasField("built_circular") else LACKING,
+            str(circular.pictures or LACKING),
+            _narrow(share(now.served, now.served_error, report.pictures, report.pairs)),
+            str(report.pictures),
+        )
+    return table
+
+
+def _built(figure: pb.ConsistencyReport.Built) -> str:
+    return _narrow(share(figure.share, figure.standard_error, figure.pictures, figure.pairs))
+
+
+def _narrow(words: str) -> str:
+    return words.replace("100.0%, at least ", "100% ≥ ").replace("0.0%, at most ", "0% ≤ ")
 
 
 def consistency_table(reports: Sequence[pb.ConsistencyReport]) -> Table:

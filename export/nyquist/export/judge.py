@@ -11,19 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from nyquist.companion.measures.parity import Predict, compare
-from nyquist.companion.measures.shift_consistency import Consistency, circular_consistency, evaluate
+from nyquist.companion.measures.shift_consistency import (
+    DEFAULT_PAIRS,
+    ONE_PIXEL_PLACES,
+    Consistency,
+    circular_consistency,
+    evaluate,
+    one_pixel_consistency,
+)
 from nyquist.export.graph import margins, sweep
 from nyquist.export.graph.drift import GraphValues, NetworkValues, locate
 from nyquist.export.graph.exporter_trace import Trace
+from nyquist.export.report.moves import REACH
+from nyquist.export.report.shifting import Crops, crops_of
 from nyquist.models.analysis.cost import cost
 from nyquist.models.onnx_checks import count_multiply_adds, count_weights
 from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.preprocessing import PreprocessedNetwork
-from nyquist.models.samples import UNLABELLED, Samples
+from nyquist.models.samples import UNLABELLED, Samples, read_scenes, wider_photographs
 from nyquist.models.spec import Limits, ModelSpec, Precision
 from nyquist.models.stabilised import StabilisedNetwork, plain_pictures
 from nyquist.server.artifact.manifest import Figures
@@ -99,6 +108,27 @@ class Candidate:
         return self.consistency_of(self.predict)
 
     @cached_property
+    def wider(self) -> Tensor | None:
+        """Pictures larger than those that are served; None where there are none to be read."""
+        spec = self.spec
+        if spec.stabilisation is not None and spec.samples != "fashion":  # whose ground is plain
+            return read_scenes(spec, REACH)
+        return wider_photographs(spec)
+
+    @cached_property
+    def crops(self) -> Crops | None:
+        """Windows of larger pictures, of the size that is served; None where there are none."""
+        axes = self.spec.preprocessing.shift_axes
+        size = self.pictures.shape[axes[0]], self.pictures.shape[axes[1]]
+        wider = None if self.wider is None else self.wider.numpy()
+        return crops_of(self.pictures, size, axes, wider)
+
+    @cached_property
+    def one_pixel(self) -> Consistency | None:
+        """Consistency of windows one pixel apart in PyTorch."""
+        return self.one_pixel_of(self.predict)
+
+    @cached_property
     def margins(self) -> tuple[margins.Margin, ...]:
         """How sure its polyphase layers are of their selections."""
         return margins.measure_margins(self.preprocessed, self.samples.images)
@@ -108,6 +138,15 @@ class Candidate:
         axes = self.spec.preprocessing.shift_axes
         same = self.spec.answers.same
         return circular_consistency(predict, self.pictures, axes, batch=self.batch, same=same)
+
+    def one_pixel_of(self, predict: Predict) -> Consistency | None:
+        """Measure how often windows one pixel apart have one answer; None without `crops`."""
+        if self.crops is None:
+            return None
+        pictures, protocol, same = self.crops.pictures, self.crops.protocol, self.spec.answers.same
+        return one_pixel_consistency(
+            predict, pictures, protocol, pairs=ONE_PIXEL_PLACES, batch=self.batch, same=same
+        )
 
 
 def open_graph(graph: bytes, max_batch_size: int) -> Predict:
@@ -171,6 +210,7 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
         head.class_logits(each) if head.has_classes else None for each in (answers, subject.answers)
     )
     consistency = subject.consistency_of(served)
+    beside, torch_beside = subject.one_pixel_of(served), subject.one_pixel
     parameters, multiply_adds = _size(subject.network, subject.spec.input)
     runs = subject.spec.stabilisation.runs if subject.spec.stabilisation else 1
     return Figures(
@@ -191,6 +231,12 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
         consistency_error=consistency.standard_error,
         torch_consistency=subject.consistency.share,
         samples=len(subject.samples),
+        one_pixel=beside and beside.share,
+        one_pixel_error=beside.standard_error if beside else 0.0,
+        torch_one_pixel=torch_beside and torch_beside.share,
+        one_pixel_samples=beside.pictures if beside else 0,
+        pairs=DEFAULT_PAIRS,
+        one_pixel_pairs=ONE_PIXEL_PLACES,
     )
 
 

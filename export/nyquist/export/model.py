@@ -11,7 +11,7 @@ from time import perf_counter
 
 import onnx
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from nyquist.export.derive import Derived, derive
 from nyquist.export.errors import GateMissed
@@ -23,7 +23,6 @@ from nyquist.export.outcome import DEFAULT_KEEP, Built
 from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
-from nyquist.export.report.moves import REACH
 from nyquist.export.report.record import ModelReport
 from nyquist.models.loading import class_count, feature_count, network_with_notes, settled
 from nyquist.models.onnx_checks import place_of
@@ -32,7 +31,7 @@ from nyquist.models.onnx_network import OnnxNetwork
 from nyquist.models.outputs import OutputsNetwork, several_of
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import write_program
-from nyquist.models.samples import read_samples, read_scenes, wider_photographs
+from nyquist.models.samples import read_samples
 from nyquist.models.spec import INPUT, ModelSpec, Output, Size
 from nyquist.models.stabilised import plain_pictures
 from nyquist.server.artifact import manifest as artifact
@@ -126,18 +125,11 @@ def measure_page(subject: Candidate, graph: bytes, plain: bytes) -> ModelReport:
         open_graph(graph, subject.spec.max_batch_size),
         subject.samples,
         hashlib.sha256(graph).hexdigest(),
-        wider=_wider(subject.spec),
+        wider=subject.wider,
         plain=open_graph(plain, subject.spec.max_batch_size)
         if subject.spec.stabilisation
         else None,
     )
-
-
-def _wider(spec: ModelSpec) -> Tensor | None:
-    """Return pictures larger than those that are served, to take crops of, where there are any."""
-    if spec.stabilisation is not None and spec.samples != "fashion":  # whose ground is continued
-        return read_scenes(spec, REACH)
-    return wider_photographs(spec)
 
 
 def export_spec(subject: Candidate) -> Exported:

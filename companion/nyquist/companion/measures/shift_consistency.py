@@ -36,6 +36,8 @@ from nyquist.companion.measures.shifts import (
 )
 
 DEFAULT_PAIRS = 4
+ONE_PIXEL_PLACES = 2
+"""Of each picture that a build takes windows out of: more of one picture say little more."""
 DEFAULT_BATCH = 64
 ZHANG_REACH = 32
 """Crops of 224 in 256 start at 0..31: numpy's upper bound is exclusive, and 32 is never drawn."""

@@ -20,6 +20,7 @@ from nyquist.companion.watch.history import History
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
+from nyquist.server.artifact.built import circular_of, one_pixel_of
 
 LATEST = 3
 """Disagreements on the overview."""
@@ -166,12 +167,15 @@ def environment() -> Environment:
     made = page_templates(PackageLoader("nyquist.companion", "page/templates"))
     made.filters |= {
         "age": wording.age,
+        "built": wording.built,
+        "circular_of": circular_of,
         "fine_percent": wording.fine_percent,
         "hundredths": wording.hundredths,
         "logit": wording.logit,
         "machine_moment": wording.machine_moment,
         "milliseconds": wording.milliseconds,
         "moment": wording.moment,
+        "one_pixel_of": one_pixel_of,
         "percent": wording.percent,
         "sentence": lambda words: words[:1].upper() + words[1:],
         "short": wording.short,

@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consistency
 from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
 from nyquist.companion.page.kit.pictures import picture_uri
+from nyquist.companion.page.kit.wording import share
 from nyquist.companion.watch import names
 from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
 from nyquist.companion.watch.verdict import Verdict
+from nyquist.server.artifact.built import pairs_of
 
 TOP = 3
 """Classes of each path that are shown of a disagreement."""
@@ -94,6 +97,23 @@ class ModelView:
         value = circular.share if circular else None
         held = value >= limit if value is not None and limit is not None else None
         return Held(value, limit, held)
+
+    def words_of(self, one: Consistency, pairs: int) -> str:
+        """Write a share over pictures of which each had so many pairs."""
+        manifest = self.state.manifest
+        each = pairs_of(manifest, pairs) if manifest else pairs
+        return share(one.share, one.standard_error, one.pictures, each)
+
+    def probed_share(self, protocol: str) -> str | None:
+        """Write what probes know of a protocol: several pairs of each reference picture."""
+        one = self.state.probe.consistency.get(protocol)
+        return self.words_of(one, DEFAULT_PAIRS) if one else None
+
+    def live_share(self, protocol: str) -> str | None:
+        """Write what live traffic shows of a protocol: each picture is moved once."""
+        seen = self.state.shadow
+        one = seen.consistency.get(protocol) if seen else None
+        return f"{self.words_of(one, 1)}, {one.pictures} pictures" if one else None
 
     @property
     def latency(self) -> tuple[Latency, ...]:

@@ -22,6 +22,7 @@ from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consiste
 from nyquist.companion.references.repository import BATCH_SIZES, LoadedReference, Unverifiable
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.watch.shift_trials import CIRCULAR, ShiftTrials, fitting_protocols
+from nyquist.server.artifact.built import Built, circular_of, one_pixel_of
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, ModelNotFound, ModelNotReady, NyquistError
 from nyquist.server.wire.pb import validation_pb2 as pb
@@ -177,6 +178,7 @@ class Validation:
                     yield pb.CheckShiftConsistencyResponse(progress=progress)
                     side.make(predict, paths.known.trials_a_call)
         report = _consistency_report(paths, len(pictures), trials)
+        report.pairs = 0 if paths.known.head.kind == "embedding" else pairs
         yield pb.CheckShiftConsistencyResponse(report=report)
 
     def compare_latency(
@@ -245,6 +247,10 @@ def _consistency_report(
     report = pb.ConsistencyReport(
         graph=paths.graph(), pictures=pictures, tolerance=tolerance, holds=True
     )
+    if manifest := paths.known.manifest:
+        report.built_circular.CopyFrom(_built(circular_of(manifest)))
+        if one_pixel := one_pixel_of(manifest):
+            report.built_one_pixel.CopyFrom(_built(one_pixel))
     for name, sides in trials.items():
         served, *reference = (one.consistency or Consistency(0.0, 0.0, 0) for one in sides)
         measured = report.measured.add(protocol=name)
@@ -270,3 +276,7 @@ def _within(name: str, value: int, most: int) -> int:
     if not 1 <= value <= most:
         raise InvalidRequest(f"{name} must be from 1 to {most}, got {value}")
     return value
+
+
+def _built(figure: Built) -> pb.ConsistencyReport.Built:
+    return pb.ConsistencyReport.Built(**figure._asdict())

@@ -79,6 +79,12 @@ class ModelPage:
         return all(gate.held is not False for gate in self.gates)
 
     @property
+    def steadiness(self) -> float:
+        """The one-pixel figure, 0..1, by which models are sorted; -1 where it was not measured."""
+        measured = self.manifest.figures.one_pixel
+        return -1.0 if measured is None else measured
+
+    @property
     def slides(self) -> tuple[SlidePicture, ...]:
         """Pictures that were followed; none if that was not measured."""
         if self.report is None or isinstance(self.report.shifts, Unmeasured):

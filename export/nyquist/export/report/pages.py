@@ -11,11 +11,12 @@ from jinja2 import Environment, PackageLoader
 
 from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.kit.templates import page_templates
-from nyquist.companion.page.kit.wording import decade, milliseconds, percent, short
+from nyquist.companion.page.kit.wording import built, decade, milliseconds, percent, share, short
 from nyquist.export.report import wording
 from nyquist.export.report.families import group
 from nyquist.export.report.model_page import ModelPage, read_page
 from nyquist.export.report.record import write_whole
+from nyquist.server.artifact.built import circular_of, one_pixel_of
 from nyquist.server.artifact.layout import model_folders
 from nyquist.server.wire.errors import ArtifactError
 
@@ -78,13 +79,17 @@ def page_environment() -> Environment:
     """Return the templates, with the words for figures."""
     environment = page_templates(PackageLoader("nyquist.export", "report/templates"))
     environment.filters |= {
+        "built": built,
+        "circular_of": circular_of,
         "compact": wording.compact,
-        "share": wording.share,
+        "share": share,
         "decade": decade,
         "figure": wording.figure,
         "log10": log10,
         "milliseconds": milliseconds,
+        "one_pixel_of": one_pixel_of,
         "percent": percent,
+        "meaning": wording.meaning,
         "short": short,
         "words": lambda name: name.replace("_", " ").replace(".", ", "),
     }

@@ -72,6 +72,7 @@ class ShiftLine(_Frozen):
         name: of the protocol or figure.
         how: the pictures move, or what is counted, in words.
         unit: what the values are.
+        each: how many yes or no of one picture a share is the mean of; 0 of what is none.
         served: of onnxruntime.
         reference: of PyTorch, on the same shifts.
         reason: why it was not measured; empty if it was.
@@ -80,6 +81,7 @@ class ShiftLine(_Frozen):
     name: str
     how: str
     unit: Unit = "share"
+    each: int = 0
     served: Share | None = None
     reference: Share | None = None
     reason: str = ""

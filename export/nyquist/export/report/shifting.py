@@ -22,7 +22,6 @@ from nyquist.companion.measures.shift_consistency import (
     WorstCase,
     circular_shifts,
     fractional_shifts,
-    one_pixel_consistency,
     pair_consistency,
     random_crops,
     worst_case,
@@ -51,6 +50,23 @@ Result = TypeVar("Result")
 SHOWN_SLIDES = 12
 SIDES_PER_MARGIN = 5
 """A picture on plain ground grows by at most a fifth of its side on each side, for crops."""
+
+NO_CROPS = "the samples fill the input, and what lies beyond their edges is not known"
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Windows that are taken out of larger pictures.
+
+    Attributes:
+        pictures: the larger ones, (N, ...).
+        protocol: of two windows of one picture.
+        how: they are taken, in words.
+    """
+
+    pictures: Pictures
+    protocol: ShiftProtocol
+    how: str
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,30 @@ def followed_pictures(subject: ShiftedNetwork, slide: Slide) -> Iterator[SlidePi
         )
 
 
+def crops_of(
+    pictures: Pictures, size: tuple[int, int], axes: tuple[int, int], wider: Pictures | None = None
+) -> Crops | None:
+    """Return windows of larger pictures: of the given ones, or of pictures whose ground is plain.
+
+    Args:
+        pictures: (N, ...), as they are served.
+        size: height and width of a window.
+        axes: of height and width in a batch.
+        wider: larger pictures, laid out alike.
+    """
+    margin = min(ZHANG_REACH // 2, min(size) // SIDES_PER_MARGIN)
+    larger = grown(pictures, axes, margin) if wider is None else wider
+    if larger is None:
+        return None
+    source = "larger pictures"
+    if wider is None:
+        source = f"the pictures, their plain ground continued by {margin} pixels"
+    room = min(larger.shape[axis] - length for axis, length in zip(axes, size, strict=True))
+    reach = min(ZHANG_REACH, room + 1)
+    how = f"out of {source}, corners in 0..{reach - 1}"
+    return Crops(larger, random_crops(size, axes, reach=reach), how)
+
+
 def grown(pictures: Pictures, axes: tuple[int, int], margin: int) -> Pictures | None:
     """Continue pictures beyond their edges where they stand on plain ground; None where not.
 
@@ -191,42 +231,17 @@ def _pair_line(
         same = subject.head.same
         return pair_consistency(predict, moved, protocol, pairs=pairs, batch=batch, same=same)
 
-    return _line(name, how, _both(subject, measure))
+    each = 0 if subject.head.kind == "embedding" else subject.effort.pairs  # of cosines no count
+    return _line(name, how, _both(subject, measure), each=each)
 
 
 def _crop_lines(subject: ShiftedNetwork, wider: Tensor | None) -> Iterator[ShiftLine]:
-    margin = min(ZHANG_REACH // 2, min(subject.size) // SIDES_PER_MARGIN)
-    if wider is None:
-        pictures = grown(subject.pictures, subject.axes, margin)
-        source = f"out of the pictures, their plain ground continued by {margin} pixels"
+    given = None if wider is None else wider[: subject.effort.pictures].numpy()
+    found = crops_of(subject.pictures, subject.size, subject.axes, given)
+    if found is None:
+        yield ShiftLine(name="random crops", how="out of larger pictures", reason=NO_CROPS)
     else:
-        pictures = wider[: subject.effort.pictures].numpy()
-        source = "out of larger pictures"
-    if pictures is None:
-        reason = "the samples fill the input, and what lies beyond their edges is not known"
-        for name in ("one pixel", "random crops"):
-            yield ShiftLine(name=name, how="out of larger pictures", reason=reason)
-        return
-    room = min(
-        pictures.shape[axis] - length
-        for axis, length in zip(subject.axes, subject.size, strict=True)
-    )
-    reach = min(ZHANG_REACH, room + 1)
-    crops = random_crops(subject.size, subject.axes, reach=reach)
-    yield _one_pixel_line(subject, f"windows one pixel apart {source}", crops, pictures)
-    how = f"{source}, corners in 0..{reach - 1}"
-    yield _pair_line(subject, "random crops", how, crops, pictures)
-
-
-def _one_pixel_line(
-    subject: ShiftedNetwork, how: str, crops: ShiftProtocol, pictures: Pictures
-) -> ShiftLine:
-    def measure(predict: Predict) -> Consistency:
-        pairs, batch = subject.effort.pairs, subject.batch
-        same = subject.head.same
-        return one_pixel_consistency(predict, pictures, crops, pairs=pairs, batch=batch, same=same)
-
-    return _line("one pixel", how, _both(subject, measure))
+        yield _pair_line(subject, "random crops", found.how, found.protocol, found.pictures)
 
 
 def _worst_cases(subject: ShiftedNetwork) -> Iterator[ShiftLine]:
@@ -241,8 +256,8 @@ def _worst_cases(subject: ShiftedNetwork) -> Iterator[ShiftLine]:
     served, reference = _both(subject, every)
     shifts = f"at each of {len(offsets)} circular shifts, 0..{reach - 1} along both axes"
     one, right = f"one answer {shifts}", f"right {shifts}"
-    yield _line("worst case, unchanged", one, (served.unchanged, reference.unchanged))
-    yield _line("worst case, correct", right, (served.correct, reference.correct))
+    yield _line("worst case, unchanged", one, (served.unchanged, reference.unchanged), each=1)
+    yield _line("worst case, correct", right, (served.correct, reference.correct), each=1)
 
 
 def _slide(subject: ShiftedNetwork, predict: Predict) -> Slide:
@@ -265,19 +280,21 @@ def _stability(subject: ShiftedNetwork, slides: tuple[Slide, Slide]) -> Iterator
     )
     steps = subject.effort.positions - 1
     how = "answers that differ one pixel beside a random place"
-    yield _line("changed by one pixel", how, (aside[0].top1_change, aside[1].top1_change))
+    changed = (aside[0].top1_change, aside[1].top1_change)
+    yield _line("changed by one pixel", how, changed, each=1)
     how = "mean change of the first answer's probability there"
     moved = (aside[0].mean_absolute_change, aside[1].mean_absolute_change)
     yield _line("moved by one pixel", how, moved)
     how = f"of {steps} steps down the diagonal, those that change the answer"
-    yield _line("flips", how, (down[0].flip_probability, down[1].flip_probability))
+    flips = (down[0].flip_probability, down[1].flip_probability)
+    yield _line("flips", how, flips, each=steps)
     how = f"of these steps, those that move its probability by more than {JUMP:g}"
     yield _line("jumps", how, (down[0].jumps, down[1].jumps), unit="count")
     how = "standard deviation of the right class's probability on the way"
     deviations = (down[0].true_class_deviation, down[1].true_class_deviation)
     yield _line("deviation", how, deviations)
     how = "pictures whose answer changes somewhere on the way"
-    yield _line("changed on the way", how, (_complement(down[0]), _complement(down[1])))
+    yield _line("changed on the way", how, (_complement(down[0]), _complement(down[1])), each=1)
 
 
 def _complement(stability: Stability) -> Consistency:
@@ -295,6 +312,7 @@ def _line(
     measured: tuple[Measured | None, Measured | None],
     *,
     unit: Unit = "share",
+    each: int = 0,
 ) -> ShiftLine:
     served, reference = measured
     if served is None or reference is None:
@@ -303,6 +321,7 @@ def _line(
         name=name,
         how=how,
         unit=unit,
+        each=each,
         served=_share(served),
         reference=_share(reference),
     )

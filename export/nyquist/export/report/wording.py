@@ -1,12 +1,53 @@
 """How figures are written on a page, beside the companion's page kit."""
 
-from math import cos, pi, sqrt
+from math import cos, pi
 
 CURVE_POINTS = 49
-FEW = 30
-"""Below which a share of yes or no is written as a count."""
-NORMAL_95 = 1.96
-"""Standard deviations of a normal distribution that hold 95 % of it."""
+MEANINGS = {
+    "parameters": ("parameters", "learned values of the network"),
+    "multiply_adds": ("multiply-adds", "of one picture"),
+    "parity": (
+        "parity",
+        "largest difference of an output from the reference, as a share of the outputs' spread",
+    ),
+    "max_abs_error": ("largest difference", "of an output, as it is"),
+    "mean_abs_error": ("mean difference", "of all outputs, as it is"),
+    "agreement": ("agreement", "share of the samples with the same answer as the reference"),
+    "batch_invariant": (
+        "same in every batch",
+        "an answer has the same bits whatever pictures ride with it",
+    ),
+    "batch_error": ("batch error", "where it has not: how far it moves, as parity is"),
+    "index_margin": (
+        "margin of the grid",
+        "how much stronger the grid that a polyphase layer takes is than the next, at least; "
+        "near 0 rounding could take the other",
+    ),
+    "accuracy": ("accuracy", "share of the labelled samples that are answered rightly"),
+    "accuracy_drop": ("accuracy lost", "what the reference has more of it"),
+    "torch_accuracy": ("accuracy of the reference", "on the same samples"),
+    "confidence": ("confidence", "least probability of the right label of a labelled sample"),
+    "labelled": ("labelled samples", "that accuracy is taken of"),
+    "consistency": (
+        "circular consistency",
+        "share of pairs of places around the frame with one answer",
+    ),
+    "consistency_drop": ("circular consistency lost", "what the reference has more of it"),
+    "consistency_error": ("error of it", "standard error over the samples"),
+    "torch_consistency": ("circular consistency of the reference", "at the same places"),
+    "samples": ("samples", "pictures of the build that were moved around the frame"),
+    "int8_share": ("share in int8", "of the multiply-adds"),
+    "one_pixel": (
+        "one-pixel consistency",
+        "share of windows of larger pictures with the answer of the window one pixel beside",
+    ),
+    "one_pixel_error": ("error of it", "standard error over those pictures"),
+    "torch_one_pixel": ("one-pixel consistency of the reference", "at the same places"),
+    "pairs": ("pairs around the frame", "of places, for each sample"),
+    "one_pixel_pairs": ("pairs of windows", "for each larger picture"),
+    "one_pixel_samples": ("larger pictures", "that the windows are taken out of"),
+}
+"""Figures and limits of a manifest by their keys: what a page calls them, and what they say."""
 
 
 def compact(count: float) -> str:
@@ -17,27 +58,9 @@ def compact(count: float) -> str:
     return f"{count:.0f}"
 
 
-def share(value: float, error: float | None, count: int) -> str:
-    """Write the mean of a share over pictures with its standard error.
-
-    An error of 0 says that all are alike and nothing of others: of fewer than 30 stands how many
-    there are, of more the interval of Wilson (95 %).
-
-    Args:
-        value: 0..1.
-        error: of it; None for the share of yes or no, of which it follows.
-        count: pictures.
-    """
-    whole = error is None or (error == 0 and value in (0, 1))
-    if whole and count < FEW:
-        return f"{round(value * count)} of {count}"
-    if error is None:
-        error = sqrt(value * (1 - value) / max(count - 1, 1))
-    if error == 0 and value in (0, 1):
-        reach = NORMAL_95**2 / (count + NORMAL_95**2)
-        beyond = f"at least {100 * (1 - reach):.1f}%" if value else f"at most {100 * reach:.1f}%"
-        return f"{100 * value:.1f}%, {beyond}"
-    return f"{100 * value:.1f}% ± {100 * error:.1f}"
+def meaning(key: str) -> tuple[str, str]:
+    """Return what a figure or limit of a manifest is called on a page, and what it says."""
+    return MEANINGS.get(key, (key.replace("_", " "), ""))
 
 
 def figure(value: object) -> str:

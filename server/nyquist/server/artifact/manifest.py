@@ -148,6 +148,14 @@ class Figures(_Frozen):
         consistency_error: its standard error.
         torch_consistency: circular shift consistency of PyTorch on the same shifts.
         samples: number of pictures that were shifted.
+        one_pixel: share of windows of larger pictures whose answer is also that of the window one
+            pixel beside, in onnxruntime; of embeddings the mean cosine. None where what lies beyond
+            the edges of the samples is not known.
+        one_pixel_error: its standard error.
+        torch_one_pixel: the same of PyTorch at the same places.
+        one_pixel_samples: number of those larger pictures.
+        pairs: of places around the frame, for each sample.
+        one_pixel_pairs: of windows, for each larger picture.
         int8_share: share of the multiply-adds that are done in int8.
     """
 
@@ -169,6 +177,12 @@ class Figures(_Frozen):
     samples: int
     int8_share: float = 0.0
     batch_error: float = 0.0
+    one_pixel: float | None = None
+    one_pixel_error: float = 0.0
+    torch_one_pixel: float | None = None
+    one_pixel_samples: int = 0
+    pairs: int = 4
+    one_pixel_pairs: int = 2
 
 
 class Origin(_Frozen):

@@ -1,8 +1,12 @@
 """How figures are written on a page."""
 
 from datetime import UTC, datetime
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, sqrt
 
+FEW = 30
+"""Below which a share of yes or no is written as a count."""
+NORMAL_95 = 1.96
+"""Standard deviations of a normal distribution that hold 95 % of it."""
 MINUS = "\N{MINUS SIGN}"
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -16,6 +20,34 @@ def percent(share: float) -> str:
 def fine_percent(share: float) -> str:
     """Write a share with two decimals, as what it is held against: 0.9297 -> 92.97%."""
     return f"{100 * share:.2f}%"
+
+
+def share(value: float, error: float | None, count: int, each: int = 1) -> str:
+    """Write the mean of a share over pictures with its standard error.
+
+    Of fewer than 30 pictures stands how many of how many. Where all are alike, an error of 0 says
+    nothing of other pictures: the end of the interval of Wilson (95 %) stands beside it.
+
+    Args:
+        value: 0..1.
+        error: of it; None for the share of yes or no, of which it follows.
+        count: pictures.
+        each: yes or no of each picture; 0 where the value is no share of these.
+    """
+    if count < FEW and each:
+        return f"{round(value * count * each)} of {count * each}"
+    if error is None:
+        error = sqrt(value * (1 - value) / max(count - 1, 1))
+    if each and error == 0 and value in (0, 1):
+        reach = NORMAL_95**2 / (count + NORMAL_95**2)
+        beyond = f"at least {100 * (1 - reach):.1f}%" if value else f"at most {100 * reach:.1f}%"
+        return f"{100 * value:.1f}%, {beyond}"
+    return f"{100 * value:.1f}% ± {100 * error:.1f}"
+
+
+def built(figure: tuple[float, float, int, int]) -> str:
+    """Write what a build measured of shift consistency, as it stands wherever it is quoted."""
+    return share(*figure)
 
 
 def short(value: float) -> str:

@@ -105,7 +105,7 @@ class CheckShiftConsistencyResponse(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., report: _Optional[_Union[ConsistencyReport, _Mapping]] = ...) -> None: ...
 
 class ConsistencyReport(_message.Message):
-    __slots__ = ("graph", "pictures", "measured", "tolerance", "holds")
+    __slots__ = ("graph", "pictures", "measured", "tolerance", "holds", "pairs", "built_one_pixel", "built_circular")
     class Measured(_message.Message):
         __slots__ = ("protocol", "served", "served_error", "reference", "reference_error")
         PROTOCOL_FIELD_NUMBER: _ClassVar[int]
@@ -119,17 +119,34 @@ class ConsistencyReport(_message.Message):
         reference: float
         reference_error: float
         def __init__(self, protocol: _Optional[str] = ..., served: _Optional[float] = ..., served_error: _Optional[float] = ..., reference: _Optional[float] = ..., reference_error: _Optional[float] = ...) -> None: ...
+    class Built(_message.Message):
+        __slots__ = ("share", "standard_error", "pictures", "pairs")
+        SHARE_FIELD_NUMBER: _ClassVar[int]
+        STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+        PICTURES_FIELD_NUMBER: _ClassVar[int]
+        PAIRS_FIELD_NUMBER: _ClassVar[int]
+        share: float
+        standard_error: float
+        pictures: int
+        pairs: int
+        def __init__(self, share: _Optional[float] = ..., standard_error: _Optional[float] = ..., pictures: _Optional[int] = ..., pairs: _Optional[int] = ...) -> None: ...
     GRAPH_FIELD_NUMBER: _ClassVar[int]
     PICTURES_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     HOLDS_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    BUILT_ONE_PIXEL_FIELD_NUMBER: _ClassVar[int]
+    BUILT_CIRCULAR_FIELD_NUMBER: _ClassVar[int]
     graph: Graph
     pictures: int
     measured: _containers.RepeatedCompositeFieldContainer[ConsistencyReport.Measured]
     tolerance: float
     holds: bool
-    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., pictures: _Optional[int] = ..., measured: _Optional[_Iterable[_Union[ConsistencyReport.Measured, _Mapping]]] = ..., tolerance: _Optional[float] = ..., holds: _Optional[bool] = ...) -> None: ...
+    pairs: int
+    built_one_pixel: ConsistencyReport.Built
+    built_circular: ConsistencyReport.Built
+    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., pictures: _Optional[int] = ..., measured: _Optional[_Iterable[_Union[ConsistencyReport.Measured, _Mapping]]] = ..., tolerance: _Optional[float] = ..., holds: _Optional[bool] = ..., pairs: _Optional[int] = ..., built_one_pixel: _Optional[_Union[ConsistencyReport.Built, _Mapping]] = ..., built_circular: _Optional[_Union[ConsistencyReport.Built, _Mapping]] = ...) -> None: ...
 
 class CompareLatencyRequest(_message.Message):
     __slots__ = ("subject", "batch_sizes", "runs")
