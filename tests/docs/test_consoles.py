@@ -23,7 +23,7 @@ from tests.docs.consoles import Command, commands
 from tests.docs.pages import ROOT
 from tests.processes import RunningServer, start_server, start_until
 
-SERVED = ("efficientnet_lite0", "fashion_blur")
+SERVED = ("efficientnet_lite0", "efficientnet_lite0_stable", "fashion_blur")
 CHEAP = "fashion_blur"
 """What is asked where a page asks all models: the others take minutes."""
 
