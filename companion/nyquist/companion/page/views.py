@@ -26,17 +26,19 @@ COUNTED = {
     names.SHADOW_RECEIVED: "received",
     names.SHADOW_DROPPED: "dropped",
     names.SHADOW_CHECKED: "checked",
+    names.SHADOW_OUTLIERS: "outliers",
 }
 """Fields of Traffic, by the counter that each stands for."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Live inferences of a version: received from the server, dropped, compared with PyTorch."""
+    """Live inferences of a version: received, dropped, compared, and bounded as outliers."""
 
     received: int = 0
     dropped: int = 0
     checked: int = 0
+    outliers: int = 0
 
 
 @dataclass(frozen=True)
