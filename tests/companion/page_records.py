@@ -1,6 +1,6 @@
 """Records as a companion would keep them, for the pages that show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.page.guard import hosts
 from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models
 from nyquist.companion.page.routes import routes
-from nyquist.companion.page.web import WebListener, application
+from nyquist.companion.page.web import REQUEST_S, WebListener, application
 from nyquist.companion.watch.candidate import Comparison, Pair
 from nyquist.companion.watch.history import History
 from nyquist.companion.watch.limits import Limits
@@ -31,6 +32,7 @@ from nyquist.companion.watch.record import (
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.front.access import Authorizer, is_loopback
 
 NOW_S = 1_790_000_000.0
 PERIOD_S = 60.0
@@ -139,15 +141,26 @@ def listening(
     report: Path,
     metrics: Metrics | None = None,
     history: History | None = None,
+    authorizer: Authorizer | None = None,
+    *,
+    host: str = "127.0.0.1",
+    allowed_hosts: Sequence[str] = (),
+    request_s: float = REQUEST_S,
 ) -> Iterator[WebListener]:
     """Serve the pages of a record, as a companion does, on a free port."""
     metrics, history = metrics or Metrics(PERIOD_S), history or History()
     rollouts = Rollouts(Limits(), history)
     rollouts.note_failing(("stranger", "2"), "6b" * 32, "parity: logits differ")
     lab = Lab(Models([]))
-    shown = routes(record, rollouts, history, metrics.registry, report)
+    private = bool(authorizer) or is_loopback(host)
+    shown = routes(record, rollouts, history, metrics.registry, report, callers_pictures=private)
     pages = [*shown, *lab.routes()]
-    listener = WebListener(application(metrics.registry, pages), "127.0.0.1", 0)
+    listener = WebListener(
+        application(metrics.registry, pages, hosts(allowed_hosts, host), authorizer),
+        "127.0.0.1",
+        0,
+        request_s=request_s,
+    )
     try:
         yield listener
     finally:

@@ -13,6 +13,7 @@ from threading import Event, Thread
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.client.client import Client
+from nyquist.companion.page.guard import hosts
 from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models, Target
@@ -38,6 +39,7 @@ from nyquist.server.front.access import (
     Authorizer,
     Tokens,
     TokenSource,
+    is_loopback,
     standing_open,
 )
 from nyquist.server.front.calls import CallLimits, Calls
@@ -140,9 +142,18 @@ class Companion:
         target = Target(connection_of(settings), self._client)
         lab = Lab(Models([target], settings.told, settings.model))
         self._stack.push_async_callback(asyncio.to_thread, lab.close)
-        shown = routes(self._record, self._rollouts, self._history, registry, report)
-        app = application(registry, [*shown, *lab.routes()])
-        listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
+        host = settings.http_host or settings.host
+        shown = routes(
+            self._record,
+            self._rollouts,
+            self._history,
+            registry,
+            report,
+            callers_pictures=is_loopback(host) or not self._authorizer.lets_all(Access.USE),
+        )
+        allows = hosts(settings.allowed_hosts, host)
+        app = application(registry, [*shown, *lab.routes()], allows, self._authorizer)
+        listener = WebListener(app, host, settings.http_port)
         self.http_port = listener.port
         self._stack.push_async_callback(asyncio.to_thread, listener.close)
 

@@ -169,6 +169,9 @@ class AddressSettings(BaseModel):
     http_port: Port = Field(
         8004, description="of metrics, health and the page; 0 lets the system choose"
     )
+    allowed_hosts: Names = Field(
+        (), description="names that browsers may have for the pages; none: those of this machine"
+    )
 
 
 GROUPS: tuple[type[BaseModel], ...] = (
@@ -209,9 +212,12 @@ class Settings(
     @model_validator(mode="before")
     @classmethod
     def _names_apart(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(names := given.get("model"), str):
-            return given
-        return given | {"model": tuple(filter(None, names.split(",")))}
+        lists = {name: given.get(name) for name in ("model", "allowed_hosts")}
+        return given | {
+            name: tuple(filter(None, names.split(",")))
+            for name, names in lists.items()
+            if isinstance(names, str)
+        }
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

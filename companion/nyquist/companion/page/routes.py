@@ -1,6 +1,7 @@
 """The pages as routes: an overview, one a model, and the build report, all of them to read only."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -39,13 +40,21 @@ class Pages:
         rollouts: candidates of the models.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
+        callers_pictures: whether those of live traffic are shown.
     """
 
     def __init__(
-        self, record: Record, rollouts: Rollouts, registry: CollectorRegistry, report: Path
+        self,
+        record: Record,
+        rollouts: Rollouts,
+        registry: CollectorRegistry,
+        report: Path,
+        *,
+        callers_pictures: bool,
     ) -> None:
         self._record, self._rollouts = record, rollouts
         self._registry, self._report = registry, report
+        self._look_at = partial(look_at, callers_pictures=callers_pictures)
         self._environment = environment()
 
     def overview(self, request: Request) -> Response:
@@ -59,7 +68,7 @@ class Pages:
             root="",
             views=views,
             counts={one: verdicts.count(one) for one in Verdict if one in verdicts},
-            disagreements=[look_at(one) for one in latest],
+            disagreements=[self._look_at(one) for one in latest],
             candidates=self._candidates(),
             names={view.state.name for view in views},
             index=has_page(self._report, "index"),
@@ -80,7 +89,7 @@ class Pages:
             root="../",
             name=name,
             views=views,
-            disagreements=[look_at(one) for one in latest[:LATEST_OF_A_MODEL]],
+            disagreements=[self._look_at(one) for one in latest[:LATEST_OF_A_MODEL]],
             kept=len(latest),
             candidates=self._candidates(name),
             report=has_page(self._report, name),
@@ -103,7 +112,7 @@ class Pages:
             root="../",
             candidate=candidates[0],
             limits=self._rollouts.limits,
-            differences=[look_at(one) for one in differences[:LATEST_OF_A_MODEL]],
+            differences=[self._look_at(one) for one in differences[:LATEST_OF_A_MODEL]],
             kept=len(differences),
         )
 
@@ -140,6 +149,8 @@ def routes(
     history: History,
     registry: CollectorRegistry,
     report: Path,
+    *,
+    callers_pictures: bool,
 ) -> Sequence[BaseRoute]:
     """Return the pages that show a record, the files of a build report, and what programs ask for.
 
@@ -149,8 +160,9 @@ def routes(
         history: of everything, to be downloaded.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
+        callers_pictures: whether those of live traffic are shown.
     """
-    pages = Pages(record, rollouts, registry, report)
+    pages = Pages(record, rollouts, registry, report, callers_pictures=callers_pictures)
     return [
         Route("/", pages.overview),
         Route("/models/{name}", pages.model),

@@ -15,7 +15,7 @@ from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
 from nyquist.companion.page.kit.pictures import picture_uri
 from nyquist.companion.watch import names
-from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
+from nyquist.companion.watch.record import BACKENDS, PROBE, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
 from nyquist.companion.watch.verdict import Verdict
 
@@ -136,7 +136,7 @@ class DisagreementView:
 
     Attributes:
         of: as recorded.
-        picture: data URI.
+        picture: data URI; empty where it is a caller's, and not shown.
         size: width and height of the picture as served, in pixels.
         served: answer of the served graph.
         reference: answer of PyTorch.
@@ -158,8 +158,14 @@ class DisagreementView:
         return self.served == self.reference
 
 
-def look_at(disagreement: Disagreement) -> DisagreementView:
-    """Return what there is to say about a disagreement."""
+def look_at(disagreement: Disagreement, *, callers_pictures: bool) -> DisagreementView:
+    """Return what there is to say about a disagreement.
+
+    Args:
+        disagreement: of a probe or of live traffic.
+        callers_pictures: whether a picture of live traffic is shown.
+    """
+    shows = callers_pictures or disagreement.source == PROBE
     served, reference = (
         values.astype(np.float64) for values in (disagreement.served, disagreement.reference)
     )
@@ -183,7 +189,7 @@ def look_at(disagreement: Disagreement) -> DisagreementView:
     )
     return DisagreementView(
         of=disagreement,
-        picture=picture_uri(disagreement.picture, disagreement.layout),
+        picture=picture_uri(disagreement.picture, disagreement.layout) if shows else "",
         size=(height_width[1], height_width[0]),
         served=disagreement.head.words(served, disagreement.labels),
         reference=disagreement.head.words(reference, disagreement.labels),
