@@ -20,9 +20,9 @@ test: skips models ## install, build the models, run the whole test suite (ARGS:
 	@$(IN) -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 skips:
-	@missing=; for program in prometheus promtool npm nginx; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@missing=; for program in prometheus promtool amtool npm nginx; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -z "$$missing" ]; then echo "make test: no test will be skipped for want of a program"; \
-	else echo "make test: tests will be skipped that need$$missing (dashboards, rules and exemplars need Prometheus, a client in Node.js needs npm, a rolling restart nginx); to have them: apt-get install prometheus nodejs npm nginx-light"; fi
+	else echo "make test: tests will be skipped that need$$missing (dashboards, rules and exemplars need Prometheus, who is told of alerts Alertmanager, a client in Node.js needs npm, a rolling restart nginx); to have them: apt-get install prometheus prometheus-alertmanager nodejs npm nginx-light"; fi
 
 mutate: models ## break what differs from main (or FILES=...) in one place at a time: do the nearest tests go red?
 	@$(IN) -m tests.mutate $(FILES) $(ARGS)

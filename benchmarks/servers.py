@@ -130,7 +130,9 @@ def _mlserver(launch: Launch) -> list[str | Path]:
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
-    return [_python(MLSERVER).with_name("mlserver"), "start", folder]
+    # not its script, whose first line names the place where the environment was made
+    call = "from mlserver.cli import main; main()"
+    return [_python(MLSERVER), "-c", call, "start", folder]
 
 
 def _kserve(launch: Launch) -> list[str | Path]:

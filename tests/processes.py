@@ -21,7 +21,7 @@ class RunningServer:
 
     Attributes:
         process: to signal and to wait for.
-        port: of gRPC.
+        port: of gRPC; 0 where it listens at a socket's file.
         metrics_port: of its metrics.
         log: lines that it has written so far.
         reader: reads on, or the server would block on a full pipe.
@@ -115,6 +115,6 @@ def start_server(
             *("--repository", str(repository), "--port", "0", "--metrics-port", "0"),
             *options,
         ],
-        r"ready: [^\n]* gRPC on \S+:(\d+), metrics on http://\S+:(\d+)/",
+        r"ready: [^\n]* gRPC on \S+?(?::(\d+))?, metrics on http://\S+:(\d+)/",
     )
-    return RunningServer(process, int(found[1]), int(found[2]), log, reader)
+    return RunningServer(process, int(found[1] or 0), int(found[2]), log, reader)

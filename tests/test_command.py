@@ -1,15 +1,19 @@
 """nyquist: one command, whose words are looked up before anything is imported."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nyquist.__main__ import COMMANDS, EXTRAS, main
+from nyquist.client.client import Client
 from nyquist.models.analysis.__main__ import COMMANDS as ANALYSES
 from nyquist.models.analysis.command_line import COMMANDS as NAMED_ANALYSES
 from nyquist.models.choices import ARCHITECTURES
@@ -121,6 +125,42 @@ def test_status_as_json_says_the_same(
     assert one["provider"] == "CPUExecutionProvider"
 
 
+def test_status_counts_requests_and_how_long_they_took(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(server.target) as client:
+        model = client.describe("fashion_blur")
+        client.infer(model, np.zeros((1, *model.shape), np.float32))
+    metrics = f"127.0.0.1:{server.metrics_port}"
+    words = ["status", "--target", server.target, "--metrics", metrics, "--model", "fashion_blur"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "requests" in told
+    (row,) = (line.split() for line in told.splitlines() if line.startswith(" fashion_blur "))
+    *_, requests, p99, unit = row
+    assert (int(requests) >= 1, float(p99) > 0, unit) == (True, True, "ms")
+    assert main([*words, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["models"]
+    assert one["requests"] >= 1
+    assert one["p99_s"] > 0
+
+
+def test_status_watches_until_ctrl_c_and_shows_what_came_between(server: RunningServer) -> None:
+    metrics = f"127.0.0.1:{server.metrics_port}"
+    words = ["status", "--target", server.target, "--metrics", metrics, "--watch", "0.1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nyquist", *words, "--model", "fashion_blur"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as watching:  # fmt: skip
+        assert watching.stdout is not None
+        seen = [next(line for line in watching.stdout if "model" in line) for _ in range(3)]
+        watching.send_signal(signal.SIGINT)
+        _, told = watching.communicate(timeout=60)
+    assert ["requests/s" in line for line in seen] == [False, True, True]
+    assert (watching.returncode, told) == (130, "nyquist: interrupted\n")
+
+
 def test_status_of_nobody_is_a_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--target", "127.0.0.1:1"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -138,6 +178,27 @@ def test_ctrl_c_is_a_line_and_status_130(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     ended = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (130, "nyquist: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["argparse", "nyquist.client.status", "grpc._cython.cygrpc"])
+def test_ctrl_c_while_a_command_is_imported_is_the_same(module: str) -> None:
+    code = (
+        "import importlib.abc, signal, sys\n"
+        "class Interrupting(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: signal.raise_signal(signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from nyquist.entry import main\n"
+        "sys.argv = ['nyquist', 'status', '--target', '127.0.0.1:1']\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # -S: nothing is imported for its sake
+    ended = subprocess.run(
+        command, env=os.environ | path, capture_output=True, text=True, check=False, timeout=60
     )
     assert (ended.returncode, ended.stderr) == (130, "nyquist: interrupted\n")
 

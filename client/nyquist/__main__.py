@@ -14,8 +14,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from nyquist.entry import INTERRUPTED, leaving_at_once
+
 DISTRIBUTION = "nyquist-serving"
-MISUSED, INTERRUPTED, UNREAD = 2, 130, 141
+MISUSED, UNREAD = 2, 141
 
 RUNTIMES = ("onnxruntime",)
 EXTRAS = {
@@ -162,12 +164,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, words: Sequence[str]) -> int:
-    options = _load(command.parser)().parse_args(words)
-    if needed := missing(command):
-        return _complain(needed)
-    status: int = _load(command.run)(options)
+    with leaving_at_once():
+        parser = _load(command.parser)()
+        options = parser.parse_args(words)
+        if given := twice(parser, words):
+            parser.error(f"{given} stands twice, and takes one value")
+        if needed := missing(command):
+            return _complain(needed)
+        run = _load(command.run)
+    status: int = run(options)
     sys.stdout.flush()
     return status
+
+
+def twice(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    """Return an option that takes one value and got two, of which argparse takes the last."""
+    flags = [word.partition("=")[0] for word in words]
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list options
+        once = isinstance(action, argparse._StoreAction)  # noqa: SLF001 - nor to tell their kinds
+        given = [flag for flag in flags if flag in action.option_strings]
+        if once and len(given) > 1:
+            return given[-1]
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - likewise
+            below = [action.choices[word] for word in words if word in action.choices]
+            if found := next((one for each in below if (one := twice(each, words))), ""):
+                return found
+    return ""
 
 
 def _load(reference: str) -> Callable[..., Any]:

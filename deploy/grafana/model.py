@@ -20,7 +20,7 @@ from deploy.grafana.panels import (
     series,
     stacked,
 )
-from deploy.grafana.promql import SERVED, mean, quantile, rate, total
+from deploy.grafana.promql import REQUESTED, SERVED, mean, quantile, rate, total
 from nyquist.server.telemetry import names as server
 
 STAGE = server.STAGE_DURATION
@@ -35,7 +35,10 @@ def latency() -> list[Panel]:
             units.Seconds,
             "From the bytes of a request to those of its answer, network left out.",
             *(
-                series(quantile(percent / 100, REQUESTS, "version"), f"v{{{{version}}}} p{percent}")
+                series(
+                    quantile(percent / 100, REQUESTS, "version", REQUESTED),
+                    f"v{{{{version}}}} p{percent}",
+                )
                 for percent in (50, 95, 99)
             ),
         ),
@@ -43,7 +46,7 @@ def latency() -> list[Panel]:
             "Requests",
             units.RequestsPerSecond,
             "Answered, by version.",
-            series(rate(f"{REQUESTS}_count", "version"), "v{{version}}"),
+            series(rate(f"{REQUESTS}_count", "version", REQUESTED), "v{{version}}"),
         ),
         stacked(
             graph(
@@ -60,7 +63,7 @@ def latency() -> list[Panel]:
 def _by_latency(*edges: tuple[str, str]) -> list[prometheus.Dataquery]:
     """Return a query for the answers between each edge of the histogram and the one before."""
     within = {
-        words: f'sum(rate({REQUESTS}_bucket{{{SERVED}, le="{edge}"}}[$__rate_interval]))'
+        words: f'sum(rate({REQUESTS}_bucket{{{REQUESTED}, le="{edge}"}}[$__rate_interval]))'
         for words, edge in (*edges, ("longer", "+Inf"))
     }
     words, expressions = list(within), list(within.values())
@@ -181,7 +184,7 @@ def queue() -> list[Panel]:
                 units.RequestsPerSecond,
                 "invalid and cancelled are the caller's; the others are requests that the server "
                 "lost.",
-                series(rate(server.REJECTED, "reason"), "{{reason}}"),
+                series(rate(server.REJECTED, "reason", REQUESTED), "{{reason}}"),
             )
         ).span(QUARTER),
     ]

@@ -27,6 +27,7 @@ from deploy.grafana.panels import (
 from deploy.grafana.promql import (
     INFERENCE,
     LOST,
+    REQUESTED,
     SERVED,
     SERVER,
     mean,
@@ -44,20 +45,20 @@ INFERS = f'{INFERENCE}, grpc_method=~"ModelInfer|ModelStreamInfer"'
 
 def glance() -> list[Panel]:
     """Return the figures that answer: is it fast, is it used, is it well."""
-    lost = f"sum(rate({server.REJECTED}{{{SERVED}, {LOST}}}[$__rate_interval]))"
-    answered = f"sum(rate({REQUESTS}_count{{{SERVED}}}[$__rate_interval]))"
+    lost = f"sum(rate({server.REJECTED}{{{REQUESTED}, {LOST}}}[$__rate_interval]))"
+    answered = f"sum(rate({REQUESTS}_count{{{REQUESTED}}}[$__rate_interval]))"
     return [
         figure(
             "Latency p50",
             units.Seconds,
             "Half of the requests to the chosen models were answered faster.",
-            series(quantile(0.5, f"{REQUESTS}"), "p50"),
+            series(quantile(0.5, REQUESTS, where=REQUESTED), "p50"),
         ),
         figure(
             "Latency p99",
             units.Seconds,
             "99 of 100 requests to the chosen models were answered faster.",
-            series(quantile(0.99, f"{REQUESTS}"), "p99"),
+            series(quantile(0.99, REQUESTS, where=REQUESTED), "p99"),
         ),
         figure(
             "Request rate",
@@ -101,7 +102,10 @@ def latency() -> list[Panel]:
             "From the bytes of a request to those of its answer, network left out. Quantiles are "
             "interpolated within the histogram's buckets.",
             *(
-                series(quantile(percent / 100, REQUESTS, "model"), f"{{{{model}}}} p{percent}")
+                series(
+                    quantile(percent / 100, REQUESTS, "model", REQUESTED),
+                    f"{{{{model}}}} p{percent}",
+                )
                 for percent in (50, 95, 99)
             ),
         ).span(HALF),
@@ -126,8 +130,9 @@ def traffic() -> list[Panel]:
         graph(
             "Request rate by model",
             units.RequestsPerSecond,
-            "Requests answered, unary and in streams.",
-            series(rate(f"{REQUESTS}_count", "model"), "{{model}}"),
+            "Requests answered, unary and in streams. Those of a companion, probes and mirrored "
+            "pictures, are left out here, and wherever requests are counted.",
+            series(rate(f"{REQUESTS}_count", "model", REQUESTED), "{{model}}"),
         ),
         graph(
             "Calls by method",
@@ -181,7 +186,7 @@ def traffic() -> list[Panel]:
                 "Rejected by reason",
                 units.RequestsPerSecond,
                 "Requests to the chosen models that got no answer.",
-                series(rate(server.REJECTED, "reason"), "{{reason}}"),
+                series(rate(server.REJECTED, "reason", REQUESTED), "{{reason}}"),
             )
         ),
     ]

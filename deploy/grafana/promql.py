@@ -8,7 +8,10 @@ COMPANION = 'job=~"$companion"'
 MODEL = 'model=~"$model"'
 SERVED = f"{SERVER}, {MODEL}"
 CHECKED = f"{COMPANION}, {MODEL}"
-INFERENCE = f'{SERVER}, grpc_service="inference.GRPCInferenceService"'
+LIVE = 'source!~"probe|shadow"'
+"""Callers' traffic: the companion's own requests are no load, and no promise was made to it."""
+REQUESTED = f"{SERVED}, {LIVE}"
+INFERENCE = f'{SERVER}, {LIVE}, grpc_service="inference.GRPCInferenceService"'
 
 RANGE = "[$__rate_interval]"
 NOT_IDLE = ">= 0"  # a mean or quantile of nothing is NaN, which no comparison keeps

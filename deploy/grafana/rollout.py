@@ -24,7 +24,7 @@ from deploy.grafana.panels import (
     series,
     stacked,
 )
-from deploy.grafana.promql import CHECKED, LOST, SERVED, mean, quantile, rate
+from deploy.grafana.promql import CHECKED, LOST, REQUESTED, SERVED, mean, quantile, rate
 from deploy.grafana.validation import against_tolerance, verdict_table
 from nyquist.companion.watch import names as companion
 from nyquist.server.telemetry import names as server
@@ -115,19 +115,19 @@ def bounds(title: str, figure: str, description: str) -> timeseries.Panel:
 
 def traffic() -> list[Panel]:
     """Return how many requests each version answers."""
-    answered = rate(f"{REQUESTS}_count", "version")
+    answered = rate(f"{REQUESTS}_count", "version", REQUESTED)
     return [
         graph(
             "Latency p50",
             units.Seconds,
             "Half of the requests were answered faster.",
-            series(quantile(0.5, REQUESTS, "version"), VERSION),
+            series(quantile(0.5, REQUESTS, "version", REQUESTED), VERSION),
         ),
         graph(
             "Latency p99",
             units.Seconds,
             "99 of 100 requests were answered faster.",
-            series(quantile(0.99, REQUESTS, "version"), VERSION),
+            series(quantile(0.99, REQUESTS, "version", REQUESTED), VERSION),
         ),
         graph(
             "Mean time in infer",
@@ -162,8 +162,9 @@ def traffic() -> list[Panel]:
 
 
 def _share_rejected(where: str) -> str:
-    part = rate(server.REJECTED, "version", f"{SERVED}, {where}")
-    return f"{part} / ({part} + {rate(f'{REQUESTS}_count', 'version')}) >= 0"
+    part = rate(server.REJECTED, "version", f"{REQUESTED}, {where}")
+    answered = rate(f"{REQUESTS}_count", "version", REQUESTED)
+    return f"{part} / ({part} + {answered}) >= 0"
 
 
 def correctness() -> list[Panel]:

@@ -23,7 +23,7 @@ TYPE = "application/octet-stream"
 def opened(*targets: str) -> Iterator[int]:
     """Open the lab of some servers, and yield its port."""
     connections = [Connection(target) for target in targets]
-    clients = [Client(connection, mirrored=False) for connection in connections]
+    clients = [Client(connection, source="probe") for connection in connections]
     lab = Lab(Models([Target(*one) for one in zip(connections, clients, strict=True)]))
     listener = WebListener(
         application(CollectorRegistry(), lab.routes(), hosts((), "127.0.0.1")), "127.0.0.1", 0

@@ -93,7 +93,7 @@ def test_mirrored_answers_are_compared_and_asked_for_a_pixel_aside(
         labels = f'model="{MODEL}",protocol="{protocol}",source="shadow",version="1"'
         assert 0.8 < metrics[f"nyquist_shift_consistency_ratio{{{labels}}}"] <= 1
     handled = 'grpc_method="Mirror",grpc_service="nyquist.v1.Shadow",grpc_type="client_stream"'
-    assert metrics[f'grpc_server_handled_total{{grpc_code="OK",{handled}}}'] >= 1
+    assert metrics[f'grpc_server_handled_total{{grpc_code="OK",{handled},source="client"}}'] >= 1
 
 
 def test_a_wrong_answer_shows_and_leaves_the_verdict_to_the_probes(

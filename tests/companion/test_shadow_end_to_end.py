@@ -2,13 +2,15 @@
 
 import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from nyquist.client.client import Client
 from tests.artifacts import copy_model
 from tests.companion.processes import start_companion
-from tests.processes import start_server
+from tests.processes import RunningServer, start_server
 
 MODEL = "fashion_strided"
 LIVE = f'{{model="{MODEL}",version="1"}}'
@@ -42,9 +44,26 @@ def test_live_traffic_is_mirrored_and_compared_and_the_companions_own_is_not(
         live = f'model="{MODEL}",source="shadow",version="1"'
         assert metrics[f"nyquist_parity_relative_error{{{live}}}"] < 1e-4
         assert metrics[f"nyquist_parity_agreement_ratio{{{live}}}"] == 1
+        answered = answered_by_source(server)
+        assert answered["client"] == asked
+        assert answered["probe"] > 0
+        assert answered["shadow"] > 0
     finally:
         assert companion.stop() == 0
         server.stop()
+
+
+def answered_by_source(server: RunningServer) -> dict[str, float]:
+    """Return how many requests a server has answered, by who asked."""
+    url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+    with urlopen(url, timeout=30) as answer:
+        text: str = answer.read().decode()
+    return {
+        sample.labels["source"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "nyquist_request_duration_seconds_count"
+    }
 
 
 def ask(target: str) -> int:

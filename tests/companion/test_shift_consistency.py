@@ -13,6 +13,7 @@ from nyquist.companion.measures.shift_consistency import (
     circular_consistency,
     circular_shifts,
     fractional_shifts,
+    one_pixel_consistency,
     pair_consistency,
     random_crops,
     standard_error,
@@ -76,6 +77,23 @@ def test_two_places_in_three_agree_five_times_in_nine(
     result = pair_consistency(left_half, larger, protocol)
     assert result.share == pytest.approx(5 / 9, abs=4 * result.standard_error)
     assert result.standard_error < 0.01
+
+
+def test_one_pixel_turns_an_answer_that_reads_odd_from_even_and_no_other() -> None:
+    pictures = np.zeros((3, 1, 12, 12))
+    pictures[:, 0, 6, 6] = 1
+    crops = random_crops((8, 8), (2, 3), reach=4)
+
+    def odd(crops: NDArray[Any]) -> NDArray[np.float64]:
+        at = crops.reshape(len(crops), -1).argmax(axis=1)
+        return np.eye(2)[(at // 8 + at % 8) % 2]
+
+    assert one_pixel_consistency(odd, pictures, crops, pairs=8).share == 0
+    assert pair_consistency(odd, pictures, crops, pairs=8).share > 0
+    found = one_pixel_consistency(lambda crops: np.eye(2)[[0] * len(crops)], pictures, crops)
+    assert (found.share, found.pictures) == (1, 3)
+    with pytest.raises(ValueError, match="one pixel aside needs two offsets an axis"):
+        one_pixel_consistency(odd, pictures, random_crops((8, 8), (2, 3), reach=1))
 
 
 def test_half_a_pixel_loses_the_frequency_that_whole_pixels_keep() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.artifacts import copy_model
 from tests.conformance.environments import ALL, OVER_HTTP, Client, run_client
+from tests.conformance.plain import run_curl, run_grpcio
 from tests.conformance.reflected import run_reflected
 from tests.conformance.table import write_picture
 from tests.processes import RunningServer, start_server
@@ -47,6 +48,19 @@ def test_every_request_of_a_client_of_plain_http_gets_the_right_answer(
     server, picture = served
     rows = run_client(client, (server.target, str(picture)))
     assert len(rows) >= 7
+    assert {row.call: row.result for row in rows if row.result != "ok"} == {}
+
+
+def test_every_call_of_stubs_gets_the_right_answer(served: tuple[RunningServer, Path]) -> None:
+    rows = run_grpcio(served[0].target, served[1])
+    assert len(rows) >= 16
+    assert {row.call: row.result for row in rows if row.result != "ok"} == {}
+
+
+@pytest.mark.parametrize("transport", ["h2corn"], indirect=True, scope="session")
+def test_every_request_of_curl_gets_the_right_answer(served: tuple[RunningServer, Path]) -> None:
+    rows = run_curl(served[0].target, served[1])
+    assert len(rows) >= 12
     assert {row.call: row.result for row in rows if row.result != "ok"} == {}
 
 

@@ -1,10 +1,11 @@
 """What the alerts do on a live stack: python -m tests.deploy.alarms.
 
-a perturbed weight, a strided network behind a blur's name, an hour of normal load -> what fires
+a perturbed weight, a strided network behind a blur's name, an hour of normal load, one with a slow
+model -> what fires
 
 The rules are those of deploy/, evaluated every two seconds by a real Prometheus that scrapes as
-often. For the third, every duration of them (ranges and `for`) is divided by a factor, but is six
-seconds at least; the probe period is a minute divided by it, and so is the hour of load. At the
+often. For the last two, every duration of them (ranges and `for`) is divided by a factor, but is
+six seconds at least; the probe period is a minute divided by it, and so is the hour of load. At the
 factor 30 an hour takes two minutes.
 """
 
@@ -15,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event, Thread, Timer
 
 import grpc
+import numpy as np
 
+from nyquist.client.client import Client
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.artifacts import copy_model
@@ -29,6 +32,7 @@ from tests.requests import fashion_request
 
 REPOSITORY = ROOT / "model_repository"
 PERTURBED, POSED_AS, STRIDED = "fashion_max_pool", "fashion_blur", "fashion_strided"
+SLOW, SLOW_BATCH, SLOW_CALLERS = "efficientnet_lite0", 16, 4
 COMPANION = ("--core-share", "1", "--nice", "0", "--drain-s", "0")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PAUSE_S = 0.05
@@ -134,6 +138,47 @@ def normal_load(hours: float, factor: float) -> str:
     )
 
 
+def slow_model(factor: float) -> str:
+    """Ask a model for batches that take longer than its objective, and return the page's text.
+
+    Raises:
+        AssertionError: another model has a page too.
+    """
+    edit = lambda rules: accelerate(rules, factor)  # noqa: E731 - it is one expression
+    with serving(SLOW, STRIDED, probe_period_s=60 / factor, edit=edit) as stack:
+        stopped = Event()
+        callers = [Thread(target=_call_slow, args=(stack, stopped)) for _ in range(SLOW_CALLERS)]
+        for caller in callers:
+            caller.start()
+        try:
+            fired_s = stack.wait_for(firing("NyquistBudgetBurn", SLOW), 7200 / factor)
+            alerts = stack.prometheus.ask("alerts")["alerts"]
+        finally:
+            stopped.set()
+            for caller in callers:
+                caller.join()
+    pages = [
+        one for one in alerts if one["state"] == "firing" and one["labels"]["severity"] == "page"
+    ]
+    assert {one["labels"]["model"] for one in pages} == {SLOW}
+    return (
+        f"{SLOW_CALLERS} callers of {SLOW}, {SLOW_BATCH} pictures each: NyquistBudgetBurn after "
+        f"{fired_s:.0f} s: "
+        f"{pages[0]['annotations']['summary']}. {pages[0]['annotations']['description']}"
+    )
+
+
+def _call_slow(stack: RunningStack, stopped: Event) -> None:
+    """Ask two models in turn, of which one has much to do."""
+    with Client(stack.server.target) as client:
+        slow, quick = client.describe(SLOW), client.describe(STRIDED)
+        many = np.zeros((SLOW_BATCH, *slow.shape), np.uint8)
+        one = np.zeros((1, *quick.shape), np.float32)
+        while not stopped.is_set():
+            client.infer(slow, many)
+            client.infer(quick, one)
+
+
 def _call(stack: RunningStack, seconds: float) -> int:
     """Call three models as sensible callers do, with a mistake and a cancelled call at times."""
     stopped, calls = Event(), 0
@@ -154,7 +199,7 @@ def _call(stack: RunningStack, seconds: float) -> int:
 
 
 def main() -> None:
-    """Show all three."""
+    """Show all four."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -166,6 +211,7 @@ def main() -> None:
         lambda: perturbed_weight(options.probe_period_s),
         lambda: strided_behind_a_blurs_name(options.probe_period_s),
         lambda: normal_load(options.hours, options.factor),
+        lambda: slow_model(options.factor),
     )
     for show in shows:
         print(show(), flush=True)  # noqa: T201 - the command line

@@ -109,6 +109,7 @@ def test_ports_are_published_to_this_machine_alone(services: Services) -> None:
             for port in (COMPANION_DEFAULTS["port"], COMPANION_DEFAULTS["http_port"])
         ],
         "prometheus": ["127.0.0.1:9090:9090"],
+        "alertmanager": ["127.0.0.1:9093:9093"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
 

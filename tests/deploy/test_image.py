@@ -172,6 +172,7 @@ def test_the_health_check_of_the_companion_asks_it_at_its_port(
     compile(program, "HEALTHCHECK", "exec")
     port = CompanionSettings.model_fields["http_port"].default
     assert f"http://127.0.0.1:{port}/healthz" in program
+    assert "ProxyHandler({})" in program, "a proxy of the environment is asked for itself"
 
 
 def test_the_companions_lock_has_torch_for_the_processor_alone(root: Path) -> None:

@@ -29,7 +29,7 @@ from nyquist.server.wire.pb import model_config_pb2 as pb
 from tests.processes import ROOT, run
 
 NAME = "fashion_blur"
-WORKERS = 2  # the process that builds and that which keeps the queue of its stations
+WORKERS = 3  # that which builds, which keeps the queue of its stations, and multiprocessing's own
 
 
 def ignore(station: str) -> None:
@@ -276,8 +276,11 @@ def test_ctrl_c_leaves_no_half_artifact(tmp_path: Path) -> None:
         assert time.monotonic() < gives_up, "the build has not begun"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=60)
     assert process.returncode == 130
+    line = "interrupted: models that were finished are published, others untouched"
+    assert " ".join(told.decode().split()).endswith(line)
+    assert b"Traceback" not in told
     assert [path.name for path in tmp_path.rglob("*")] == [".lock"]
 
 

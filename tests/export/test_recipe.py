@@ -5,6 +5,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,14 @@ def test_pictures_are_read_by_the_imagenet_convention_unless_asked_otherwise() -
         assert spec.picture == framing
 
 
+def test_tensors_of_a_network_are_named_by_their_places_and_asked_for_again_alike() -> None:
+    flags = ("--outputs", "logits=1,map=maps,probabilities")
+    (spec,) = asked(*OWN, *flags)
+    assert spec.outputs == ("logits", "map", "probabilities")
+    assert spec.picks == (("logits", "1"), ("map", "maps"))
+    assert flags in pairwise(command_of(spec))
+
+
 def test_a_function_of_a_module_gets_the_options_that_are_given_and_no_other() -> None:
     (spec,) = asked("--arch", "json:loads", "--name", "x", "--input", "1x8x8", "--option", "a=1.5")
     assert (spec.architecture, spec.options) == ("json:loads", {"a": 1.5})
@@ -143,7 +152,7 @@ def test_an_onnx_file_stands_likewise_and_what_is_not_done_to_it_is_named(desk: 
     (spec,) = asked(*file, "--outputs", "logits,probabilities")
     assert (spec.onnx, spec.architecture, spec.program) == (desk / "net.onnx", "net.onnx", None)
     unfit = (
-        "is not offered for an ONNX file, which keeps its sizes, its float32 and its one output "
+        "is not offered for an ONNX file, which keeps its sizes, its float32 and its outputs "
         "(probabilities can be added)"
     )
     assert refused(*file, "--precision", "fp16", "--sizes", "8x8,16x16", "--resize") == (
@@ -289,6 +298,9 @@ def test_a_command_says_nothing_of_the_machine(desk: Path) -> None:
         (["--samples", "misnamed"], "--samples: misnamed/dgo: 'dgo' is none of the 2 labels"),
         (["--input-type", "int8"], "--input-type: unknown input type 'int8'; did you mean uint8?"),
         (["--outputs", "logit"], "--outputs: unknown output 'logit'; did you mean logits?"),
+        (["--outputs", "map=1"], "--outputs: begin with logits, each once: logits,map"),
+        (["--outputs", "logits=0,map="], "--outputs: 'map=' is not written NAME=PLACE, with a"),
+        (["--outputs", "logits,features=1"], "--outputs: 'features=1' is not written NAME=PLACE"),
         (["--precision", "fp8"], "--precision: unknown precision 'fp8'; choose from fp32"),
         (["--resize"], "--resize: needs sizes"),
         (["--interpolation", "cubic"], "--interpolation: unknown interpolation 'cubic'; "),

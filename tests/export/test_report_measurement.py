@@ -124,12 +124,12 @@ def test_a_report_is_the_same_after_it_was_written_and_read(
 def test_polyphase_sampling_holds_every_whole_shift_on_both_paths(polyphase: ModelReport) -> None:
     shifts = shifts_of(polyphase)
     lines = {line.name: line for line in shifts.consistency}
-    for name in ("circular", "zero padded", "random crops", "worst case, unchanged"):
+    for name in ("one pixel", "zero padded", "random crops", "worst case, unchanged"):
         line = lines[name]
         assert line.served is not None
         assert line.reference is not None
         assert (line.served.value, line.reference.value) == (1, 1), name
-    fractional = lines["fractional"].served
+    fractional = lines["half a pixel"].served
     assert fractional is not None
     assert fractional.value < 1
     assert shifts.slides

@@ -20,9 +20,12 @@ from nyquist.export.report.model_page import Gate, flattened, gates, read_page
 from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import (
     Cost,
+    Flips,
     Gradients,
     Latency,
     ModelReport,
+    MoveLine,
+    Moves,
     ReceptiveField,
     Shifts,
     SlidePicture,
@@ -31,11 +34,11 @@ from nyquist.export.report.record import (
     read_report,
 )
 from nyquist.export.report.speed import measure_speed
-from nyquist.export.report.wording import compact, figure
+from nyquist.export.report.wording import compact, figure, share
 from nyquist.models.loading import load_network
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.zoo import specs
-from nyquist.server.artifact.manifest import read_manifest
+from nyquist.server.artifact.manifest import Stabilisation, read_manifest
 from tests.export.pages import Page
 from tests.processes import ROOT
 
@@ -213,13 +216,17 @@ def test_the_figures_of_a_page_are_those_that_were_measured(folder: Path) -> Non
     assert len(report.shifts.stability) >= 2
     for line in report.shifts.consistency:
         assert line.served is not None
-        error = f"± {100 * line.served.standard_error:.1f}"
-        assert f"{line.how} {percent(line.served.value)} {error}" in words
+        shown = share(line.served.value, line.served.standard_error, report.shifts.pictures)
+        assert f"{line.how} {shown}" in words
+    figures = read_manifest(folder / "fashion_strided", 1).figures
+    circular = share(figures.consistency, figures.consistency_error, figures.samples)
+    assert f"of all {figures.samples} samples; the limit above is of this one {circular}" in words
     for line in report.shifts.stability:
         assert line.served is not None
         value = line.served.value
-        shown = percent(value) if line.unit == "share" else f"{value:.2f}"
-        assert f"{line.how} {shown} ±" in words
+        error, count = line.served.standard_error, report.shifts.pictures
+        shown = share(value, error, count) if line.unit == "share" else f"{value:.2f} ±"
+        assert f"{line.how} {shown}" in words
 
 
 def test_tables_hold_the_lines_that_were_measured(folder: Path) -> None:
@@ -298,6 +305,45 @@ def test_what_was_not_measured_is_said_with_its_reason(folder: Path) -> None:
     for part in parts:
         assert f"Not measured: the {part} is not known" in words, part
     assert words.count("Not measured") == len(parts) + 1  # no picture was followed, either
+
+
+def test_a_stabilised_model_stands_beside_the_plain_one_and_says_when_not_to_use_it(
+    folder: Path,
+) -> None:
+    name = MEASURED[0]
+    manifest = read_manifest(folder / name, 1)
+    stabilisation = Stabilisation(kind="crop", period=32, boxes=(4, 16), corners=())
+    stable = manifest.model_copy(update={"stabilisation": stabilisation})
+    (folder / name / "1" / "manifest.json").write_text(stable.to_json())
+    often = Flips(count=13, share=0.217, standard_error=0.053)
+    lines = (
+        MoveLine(
+            name="one pixel",
+            how="moved",
+            pairs=60,
+            plain=often,
+            stable=often.model_copy(update={"count": 0, "share": 0.0, "standard_error": 0.0}),
+        ),
+        MoveLine(name="JPEG 90", how="compressed", pairs=60, plain=often, stable=often),
+    )
+    moves = Moves(
+        photographs=5,
+        lines=lines,
+        agreement=often,
+        pairs=60,
+        sure_agreement=often.model_copy(update={"count": 4}),
+        sure_pairs=5,
+        cpu_ratio=1.1,
+    )
+    change(folder, name, moves=moves)
+    pages = written(folder)
+    words = pages[name].words
+    assert "one pixel moved 21.7% ± 5.3 0 of 60" in words
+    assert "13 of 60 pictures" in words
+    assert "4 of 5, a probability of 80% or more" in words
+    assert "On these pictures nothing is gained under: JPEG 90." in words
+    assert "the network sees a crop that the picture chooses, smaller by 32 pixels" in words
+    assert "Beside the plain network" not in pages[MEASURED[1]].words
 
 
 def test_a_model_without_a_record_has_a_page_of_its_manifest(folder: Path) -> None:
@@ -447,3 +493,26 @@ def test_figures_are_written_shortly() -> None:
         "int8",
     ]
     assert decade(-12) == "10⁻¹²"
+
+
+def test_shares_say_how_far_they_are_known() -> None:
+    assert share(0.65, 0.08, 5) == "65.0% ± 8.0"
+    assert share(1, None, 2) == "2 of 2"  # few: how many of how many
+    assert share(0.878, None, 500) == "87.8% ± 1.5"
+    assert share(1, 0, 5) == "5 of 5"
+    assert share(1, 0, 64) == "100.0%, at least 94.3%"  # Wilson: 64 / (64 + 1.96 ** 2)
+    assert share(0, 0, 40) == "0.0%, at most 8.8%"
+
+
+def test_the_index_has_the_steadiest_first_and_says_where_bars_begin(folder: Path) -> None:
+    path = folder / MEASURED[0] / "1" / "manifest.json"
+    manifest = read_manifest(folder / MEASURED[0], 1)
+    steadier = manifest.figures.model_copy(update={"consistency": 0.995})
+    path.write_text(manifest.model_copy(update={"figures": steadier}).to_json())
+    page = written(folder)["index"]
+    rows = [one for one in page.attributes("href") if one.removesuffix(".html") in MEASURED]
+    assert rows[:2] == [f"{name}.html" for name in MEASURED]  # not in the order of their names
+    other = read_manifest(folder / MEASURED[1], 1).figures
+    assert f"{share(other.consistency, other.consistency_error, other.samples)}" in page.words
+    assert "shift consistency, bars from 90%" in page.words
+    assert {"limits", "accuracy", "shift consistency"} <= {*page.attributes("data-path")}

@@ -53,12 +53,17 @@ def names() -> list[str]:
     return [name for name in functions if name != "save"]
 
 
+def build_environment() -> dict[str, str]:
+    """Return the environment in which the packages of third_party.py are found beside ours."""
+    python = interpreter("third-party")
+    (packages,) = python.parents[1].glob("lib/python*/site-packages")
+    return os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(packages)))}
+
+
 def build(network: str, source: str, folder: Path) -> Row:
     """Build a network into folder/repository; a program is built without the packages it is of."""
     start = time.monotonic()
-    python = interpreter("third-party")
-    (packages,) = python.parents[1].glob("lib/python*/site-packages")
-    with_theirs = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(packages)))}
+    with_theirs = build_environment()
     name = f"{network}_{source}"
     command = [sys.executable, "export/build.py", "--json", "--jobs", "1", "--max-batch-size", "2"]
     command += ["--output", str(folder / "repository"), "--name", name, "--input", "3x224x224"]

@@ -50,4 +50,7 @@ def test_a_node_client_made_from_the_protos_finds_the_espresso_in_a_jpeg(
 def test_a_page_gets_answers_and_errors_by_grpc_web(server: RunningServer, form: str) -> None:
     proto = str(ROOT / "proto" / "inference.proto")
     lines = printed(NODE_WEB / "call.js", installed(NODE_WEB), proto, server.target, form)
-    assert lines == ["nyquist", "40", "5 Request for unknown model: 'nobody' is not found"]
+    assert lines == [
+        *("nyquist", "40", "fashion_strided", "stream 0"),
+        "5 Request for unknown model: 'nobody' is not found",
+    ]

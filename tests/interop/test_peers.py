@@ -58,9 +58,17 @@ def checked(
 
 
 @pytest.mark.parametrize("transport", ["h2corn"], indirect=True, scope="session")
-def test_the_artifact_holds_another_server_to_what_it_holds_ours_to(
+def test_the_artifact_and_its_graph_hold_another_server_to_what_they_hold_ours_to(
     peer: Peer, server: RunningServer, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if peer.name == KSERVE.name:  # by a file that is given, where MLServer is by the artifact
+        graph = ("--reference", str(repository / BLUR / "1" / "model.onnx"))
+        row = checked(target(peer), repository / "none", capsys, *TAKES, *graph)
+        assert row["parity"]["holds"]
+        assert row["parity"]["graph"]["reference"] == "ONNX file, not PyTorch"
+        (measured,) = row["consistency"]["measured"]
+        assert measured["served"] == measured["reference"] > 0
+        return
     theirs = checked(target(peer), repository, capsys)
     ours = checked(server.target, repository, capsys)
     assert theirs["consistency"]["measured"] == ours["consistency"]["measured"]

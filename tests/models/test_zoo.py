@@ -21,8 +21,9 @@ NAMES = (
     "fashion_max_blur",
     "fashion_polyphase",
     "efficientnet_lite0",
+    "efficientnet_lite0_stable",
 )
-FASHION_NAMES = NAMES[:-1]
+FASHION_NAMES = NAMES[:-2]
 
 
 def network(spec: ModelSpec) -> nn.Module:
@@ -41,7 +42,7 @@ def answers(spec: ModelSpec, images: Tensor) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def test_the_zoo_has_seven_models_by_their_own_names() -> None:
+def test_the_zoo_has_eight_models_by_their_own_names() -> None:
     assert tuple(specs()) == NAMES
     assert all(spec.name == name for name, spec in specs().items())
 
@@ -69,6 +70,15 @@ def test_the_efficientnet_takes_pixels_and_knows_a_thousand_classes() -> None:
     assert spec.labels[ESPRESSO] == "espresso"
     assert spec.labels[TRIPOD] == "tripod"
     assert spec.labels[0] == "tench"
+
+
+def test_the_stable_efficientnet_sees_224_of_256_pixels() -> None:
+    plain, stable = (specs()[f"efficientnet_lite0{end}"] for end in ("", "_stable"))
+
+    assert stable.shape == (256, 256, 3)
+    assert stable.picture.crop_share == 1.0
+    assert stable.plain.shape == plain.shape
+    assert (stable.weights, stable.limits) == (plain.weights, plain.limits)
 
 
 @pytest.mark.parametrize("name", NAMES)

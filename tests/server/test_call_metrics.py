@@ -21,6 +21,7 @@ from tests.server.fallible import (
     watching,
 )
 
+CLIENT = {"source": "client"}
 CLOSED = Authorizer(Tokens(use=frozenset({b""})), frozenset({Access.REPOSITORY}), frozenset())
 METHODS = {
     unary: (SERVICE, "ModelMetadata"),
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("transport")
 def messages(metrics: Metrics, kind: Any) -> tuple[float | None, float | None]:
     """Return how many messages a kind of call received and sent."""
     service, method = METHODS[kind]
-    labels = {"grpc_type": TYPES[kind], "grpc_service": service, "grpc_method": method}
+    labels = {"grpc_type": TYPES[kind], "grpc_service": service, "grpc_method": method} | CLIENT
     received, sent = (
         metrics.registry.get_sample_value(f"grpc_server_msg_{way}_total", labels)
         for way in ("received", "sent")
@@ -117,7 +118,7 @@ def test_methods_that_callers_make_up_count_together_under_one_name() -> None:
 
     metrics = Metrics()
     serve(test, metrics)
-    labels = {"grpc_type": "unary", "grpc_service": "_OTHER", "grpc_method": "_OTHER"}
+    labels = {"grpc_type": "unary", "grpc_service": "_OTHER", "grpc_method": "_OTHER"} | CLIENT
     count = metrics.registry.get_sample_value
     assert count("grpc_server_started_total", labels) == 3
     assert count("grpc_server_handled_total", labels | {"grpc_code": "UNIMPLEMENTED"}) == 3
@@ -155,6 +156,7 @@ def test_every_method_and_status_is_there_at_zero_before_the_first_call() -> Non
         "grpc_type": "bidi_stream",
         "grpc_service": SERVICE,
         "grpc_method": "ModelStreamInfer",
+        **CLIENT,
     }
     for name in ("started_total", "msg_received_total", "msg_sent_total", "handling_seconds_count"):
         assert value(f"grpc_server_{name}", stream) == 0

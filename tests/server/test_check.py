@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
@@ -11,6 +12,7 @@ from google.protobuf import text_format
 
 from nyquist.server.__main__ import main
 from nyquist.server.wire.pb import model_config_pb2
+from tests.artifacts import add_version, set_config
 from tests.foreign import make_net, put_model
 
 MODELS = ("fashion_blur", "fashion_strided")
@@ -76,8 +78,29 @@ def test_a_model_that_cannot_be_served_is_status_2_and_named_with_its_reason(
     assert main(["check", "--repository", str(small), "--provider", "cpu"]) == 2
     told = " ".join(capsys.readouterr().out.split())
     assert "1 of 2 models can be served" in told
-    assert "fashion_blur is not served: " in told
+    assert re.search("fashion_blur (version 1 )?is not served: ", told)
     assert reason in told
+
+
+def test_every_version_that_the_policy_asks_for_is_tried_as_at_a_start(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_config(small / "fashion_blur", "version_policy { specific { versions: [1, 3] } }")
+    add_version(small / "fashion_blur", 2)
+    set_config(small / "fashion_strided", "version_policy { specific { versions: [2] } }")
+    (small / "fashion_blur" / "2").rename(small / "fashion_blur" / "010")
+    assert main(["check", "--repository", str(small), "--provider", "cpu", "--json"]) == 2
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [(one["model"], one["version"], "error" in one) for one in models] == [
+        ("fashion_blur", 1, False),
+        ("fashion_blur", 3, True),
+        ("fashion_strided", None, True),
+    ]
+    assert main(["check", "--repository", str(small), "--provider", "cpu"]) == 2
+    told = capsys.readouterr().out
+    assert "fashion_blur/010 is no version" in told
+    assert "fashion_strided is not served: " in told
+    assert "1 of 2 models can be served" in told
 
 
 @pytest.mark.parametrize(

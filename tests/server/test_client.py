@@ -1,11 +1,17 @@
+import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
+from shutil import copy
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from nyquist.client.classify import main, slide
-from nyquist.client.client import Client
+from nyquist.client.classify import Classifying, files_of, main, slide
+from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.models.samples import photograph_samples
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.wire.head import CLASSES
@@ -102,11 +108,83 @@ def test_a_polyphase_network_keeps_its_answer_at_every_shift(
     assert capsys.readouterr().out.splitlines()[-1] == "47 of 47 shifts leave the answer as it was"
 
 
+def test_folders_and_several_pictures_are_one_table_with_the_highest_label_of_each(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(CLOTHES), "--model", "fashion_blur", "--target", server.target]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    rows = [line.split() for line in told.out.splitlines() if ".png" in line]
+    files = sorted(CLOTHES.rglob("*.png"))
+    assert len(rows) == len(files) > 5
+    assert told.err == "", "a bar at a terminal alone"
+    assert main([*command, "--top", "2", "--csv"]) == 0
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [line["picture"] for line in lines[::2]] == [str(file) for file in files]
+    assert [line["rank"] for line in lines] == ["1", "2"] * len(files)
+    assert all(line["label"] and 0 <= float(line["probability"]) <= 1 for line in lines)
+    boot = str(CLOTHES / "ankle_boot.png")
+    first = next(line for line in lines if line["picture"] == boot)
+    assert first["label"] == "ankle boot"
+
+
+def test_several_pictures_ride_in_one_request(server: RunningServer) -> None:
+    with Client(server.target) as client:
+        counted = _Counting(client)
+        asking = Classifying(counted, client.describe("fashion_blur"))
+        answers = [one for some in asking.answers(files_of([CLOTHES])) for one in some]
+        alone = [
+            client.classify(answer.model, answer.model.read_pictures([Path(answer.picture)]))[0]
+            for answer in answers
+        ]
+    assert counted.batches == [len(answers)]
+    assert [answer.shifts[0] for answer in answers] == alone
+
+
+class _Counting(Client):
+    """Asks as another client does, and notes how many pictures each request has."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self.batches = client, list[int]()
+
+    def classify(
+        self, model: RemoteModel, pictures: NDArray[Any], output: str = ""
+    ) -> list[list[RankedClass]]:
+        self.batches.append(len(pictures))
+        return self._client.classify(model, pictures, output)
+
+
+def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_answered(
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half.png").write_bytes((CLOTHES / "bag.png").read_bytes()[:200])
+    copy(CLOTHES / "shirt.png", tmp_path)
+    command = [str(tmp_path), "--model", "fashion_blur", "--target", server.target, "--json"]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    (answer,) = json.loads(told.out)
+    assert answer["picture"] == str(tmp_path / "shirt.png")
+    (line,) = told.err.splitlines()
+    assert line.startswith(f"nyquist classify: error: {tmp_path / 'half.png'}: ")
+
+
+def test_a_picture_comes_from_standard_input(server: RunningServer) -> None:
+    command = [sys.executable, "-m", "nyquist", "classify", "-", "--model", "fashion_blur"]
+    with (CLOTHES / "ankle_boot.png").open("rb") as picture:
+        ended = subprocess.run(
+            [*command, "--target", server.target, "--top", "1", "--csv"],
+            stdin=picture, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+    (line,) = csv.DictReader(ended.stdout.splitlines())
+    assert (line["picture"], line["label"]) == ("-", "ankle boot")
+
+
 @pytest.mark.parametrize(
     ("picture", "model", "message"),
     [
         (CLOTHES / "bag.png", "nobody", "no model 'nobody' at 127.0.0.1"),
-        (CLOTHES / "none.png", "fashion_blur", "No such file or directory"),
+        (CLOTHES / "none.png", "fashion_blur", "none.png cannot be read: No such file"),
+        (ROOT / "proto", "fashion_blur", "proto is a folder without pictures: no .jpg"),
         (
             ROOT / "README.md",
             "fashion_blur",
@@ -147,6 +225,12 @@ def test_sliding_rolls_around_the_edge() -> None:
     row = np.array([[[1, 2, 3, 4]]])
     moved = slide(row, 2, width_axis=2)
     assert moved[:, 0, 0].tolist() == [[1, 2, 3, 4], [4, 1, 2, 3], [3, 4, 1, 2]]
+
+
+def test_sliding_diagonally_moves_down_too() -> None:
+    picture = np.array([[[1, 2], [3, 4]]])
+    moved = slide(picture, 1, width_axis=2, diagonal=True)
+    assert moved[1, 0].tolist() == [[4, 3], [2, 1]]
 
 
 def test_softmax_is_what_it_is_by_hand_and_does_not_overflow() -> None:

@@ -125,6 +125,7 @@ def test_a_session_is_opened_as_planned(graph: bytes) -> None:
         intra_op_threads=1,
         optimization="ORT_DISABLE_ALL",
         memory_arena=False,
+        memory_pattern=False,
         parallel=True,
         inter_op_threads=2,
     )
@@ -135,6 +136,7 @@ def test_a_session_is_opened_as_planned(graph: bytes) -> None:
     assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not options.enable_cpu_mem_arena
+    assert not options.enable_mem_pattern
 
 
 @pytest.mark.parametrize("execution", [Execution("cpu"), Execution("cuda")])

@@ -92,7 +92,11 @@ LARGE = {
 
 @pytest.mark.parametrize("large", LARGE)
 def test_what_is_large_in_its_contents_alone_is_parsed(large: str) -> None:
-    assert Incoming(LARGE[large]).message == pb.ModelInferRequest.FromString(LARGE[large])
+    request, whole = Incoming(LARGE[large]), pb.ModelInferRequest.FromString(LARGE[large])
+    assert list(request.raw) == list(whole.raw_input_contents)
+    assert all(isinstance(one, memoryview) and one.obj is LARGE[large] for one in request.raw)
+    del whole.raw_input_contents[:]
+    assert request.message == whole
 
 
 def test_a_long_message_that_is_cut_off_anywhere_is_no_request() -> None:

@@ -1,7 +1,9 @@
 """Models whose input is not simply one batch of numbers: several inputs, strings, scalars, BF16."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 
 import grpc
 import numpy as np
@@ -221,3 +223,48 @@ def refused(stub: stubs.GRPCInferenceServiceStub, asked: pb.ModelInferRequest, r
         stub.ModelInfer(asked)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason in str(error.value.details())
+
+
+def over_rest(
+    server: RunningServer, model: str, arrays: Arrays, binary: Collection[str] = ()
+) -> list[NDArray[np.generic]]:
+    """Send inputs over HTTP, some as bytes behind the JSON, and return the outputs from JSON."""
+    inputs: list[dict[str, object]] = []
+    for name, array in arrays.items():
+        one = {"name": name, "shape": list(array.shape), "datatype": datatype_of(array)}
+        if name in binary:
+            inputs.append(one | {"parameters": {"binary_data_size": len(raw(array))}})
+        else:
+            inputs.append(one | {"data": array.tolist()})
+    told = json.dumps({"inputs": inputs}).encode()
+    body = told + b"".join(raw(arrays[name]) for name in arrays if name in binary)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    length = {"Inference-Header-Content-Length": str(len(told))}
+    connection.request("POST", f"/v2/models/{model}/infer", body, length)
+    answer = connection.getresponse()
+    content = json.loads(answer.read())
+    connection.close()
+    assert answer.status == 200, content
+    return [
+        np.array(one["data"], tensors.DTYPES[one["datatype"]]).reshape(one["shape"])
+        for one in content["outputs"]
+    ]
+
+
+@pytest.mark.parametrize("binary", [(), ("scale",), ("ids", "x"), ("x", "scale", "ids")])
+def test_several_inputs_travel_over_rest_as_json_as_bytes_or_both(
+    server: RunningServer, binary: tuple[str, ...]
+) -> None:
+    arrays = inputs_of("two", 3)
+    sums, doubled = over_rest(server, "two", arrays, binary)
+    expected = (arrays["x"].astype(np.float32) * arrays["scale"].astype(np.float32)).sum(axis=1)
+    assert sums.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert doubled.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("binary", [(), ("s", "k")])
+def test_strings_travel_over_rest(server: RunningServer, binary: tuple[str, ...]) -> None:
+    arrays = inputs_of("strings", 2)
+    texts, numbers = over_rest(server, "strings", arrays, binary)
+    assert texts.tolist() == arrays["s"].tolist()
+    assert numbers.tolist() == [[0], [1]]

@@ -71,7 +71,7 @@ def test_a_frame_has_the_length_of_its_message() -> None:
 
 def test_metadata_is_text_or_under_a_binary_key_bytes() -> None:
     headers = [(b"a", b"b"), (b"k-bin", b"AAE"), (b"k-bin", b"AAE=,/w"), (b"bad-bin", b"A")]
-    assert list(Metadata(headers)) == [
+    assert list(Metadata(headers, dict(headers))) == [
         ("a", "b"),
         ("k-bin", b"\0\1"),
         ("k-bin", b"\0\1"),

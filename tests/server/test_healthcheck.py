@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from nyquist.client.client import Client
 from tests.processes import ROOT, RunningServer, start_server
 from tests.server.certificates import Authority
 
@@ -75,6 +76,16 @@ def test_all_addresses_are_asked_at_this_machines_own(server: RunningServer) -> 
 
 def test_a_target_wins_over_the_variables(server: RunningServer) -> None:
     assert check("--target", server.target, port=1).returncode == 0
+
+
+def test_a_proxy_of_the_environment_is_none_for_this_machine(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert check(port=server.port).stderr == ""
+    with Client(server.target) as client:
+        assert client.ready()
 
 
 def test_a_draining_server_is_not_healthy() -> None:

@@ -15,9 +15,11 @@ from nyquist.server.telemetry.metrics import REJECTIONS, STAGES, Metrics
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
 from tests.processes import RunningServer
+from tests.requests import fashion_request
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 MODEL = {"model": "fashion_avg_pool", "version": "1"}
+CLIENT = {"source": "client"}
 
 
 def text_of(server: RunningServer) -> str:
@@ -50,13 +52,13 @@ def test_an_answered_request_is_counted_and_timed_in_every_stage(
     def gained(name: str, **labels: str) -> float:
         return value(after, name, **MODEL, **labels) - value(before, name, **MODEL, **labels)
 
-    assert gained("nyquist_request_duration_seconds_count") == 1
+    assert gained("nyquist_request_duration_seconds_count", **CLIENT) == 1
     for stage in STAGES:
         assert gained("nyquist_stage_duration_seconds_count", stage=stage) == 1
     assert gained("nyquist_batch_size_count") == 1
     assert gained("nyquist_batch_size_sum") == 5
     stages = sum(gained("nyquist_stage_duration_seconds_sum", stage=stage) for stage in STAGES)
-    assert 0 < stages <= gained("nyquist_request_duration_seconds_sum")
+    assert 0 < stages <= gained("nyquist_request_duration_seconds_sum", **CLIENT)
     assert value(after, "nyquist_queue_depth", **MODEL) == 0
     assert value(after, "nyquist_inflight_requests", **MODEL) == 0
 
@@ -68,7 +70,7 @@ def test_a_refused_request_is_counted_by_reason_and_status(
         "grpc_type": "unary",
         "grpc_service": "inference.GRPCInferenceService",
         "grpc_method": "ModelInfer",
-    }
+    } | CLIENT
     with pytest.raises(grpc.RpcError):
         stub.ModelInfer(pb.ModelInferRequest(model_name="fashion_avg_pool"))
     before = scrape(server)
@@ -76,12 +78,49 @@ def test_a_refused_request_is_counted_by_reason_and_status(
         stub.ModelInfer(pb.ModelInferRequest(model_name="fashion_avg_pool"))
     after = scrape(server)
     for name, labels in (
-        ("nyquist_rejected_total", MODEL | {"reason": "invalid"}),
+        ("nyquist_rejected_total", MODEL | CLIENT | {"reason": "invalid"}),
         ("grpc_server_handled_total", call | {"grpc_code": "INVALID_ARGUMENT"}),
         ("grpc_server_started_total", call),
         ("grpc_server_handling_seconds_count", call),
     ):
         assert value(after, name, **labels) - value(before, name, **labels) == 1
+
+
+def by_source(series: Series, name: str) -> dict[str, float]:
+    """Return the sums of a metric of the inference service, or of the model, by who called."""
+    found: dict[str, float] = {}
+    for (metric, labelled), number in series.items():
+        labels = dict(labelled)
+        ours = labels.get("model") == MODEL["model"] or labels.get("grpc_method") == "ModelInfer"
+        if metric == name and ours:
+            found[labels["source"]] = found.get(labels["source"], 0.0) + number
+    return found
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [(None, "client"), ("probe", "probe"), ("shadow", "shadow"), ("made_up", "client")],
+)
+def test_a_request_is_counted_for_who_it_says_that_it_is_and_no_label_is_made_up(
+    server: RunningServer, stub: stubs.GRPCInferenceServiceStub, said: str | None, counted: str
+) -> None:
+    metadata = (("x-nyquist-source", said),) if said else ()
+    before = scrape(server)
+    stub.ModelInfer(fashion_request(model=MODEL["model"]), metadata=metadata)
+    with pytest.raises(grpc.RpcError):
+        stub.ModelInfer(pb.ModelInferRequest(model_name=MODEL["model"]), metadata=metadata)
+    after = scrape(server)
+    for name, calls in (
+        ("nyquist_request_duration_seconds_count", 1),
+        ("nyquist_rejected_total", 1),
+        ("grpc_server_started_total", 2),
+        ("grpc_server_handled_total", 2),
+        ("grpc_server_msg_received_total", 2),
+    ):
+        then, now = by_source(before, name), by_source(after, name)
+        gained = {source: now[source] - then.get(source, 0.0) for source in now}
+        assert {source for source, number in gained.items() if number} == {counted}, name
+        assert gained[counted] == calls, name
 
 
 def test_what_runs_is_visible_before_any_request(server: RunningServer) -> None:
@@ -100,7 +139,7 @@ def test_what_runs_is_visible_before_any_request(server: RunningServer) -> None:
     assert value(series, "nyquist_model_load_failures_total", model="fashion_blur") == 0
     assert value(series, "nyquist_queue_bytes_limit") == 512 * 1024 * 1024
     for reason in REJECTIONS:
-        assert value(series, "nyquist_rejected_total", **loaded, reason=reason) >= 0
+        assert value(series, "nyquist_rejected_total", **loaded, **CLIENT, reason=reason) >= 0
 
 
 def test_an_unknown_model_makes_no_series(
@@ -125,12 +164,13 @@ def test_every_method_that_is_served_is_counted_from_zero_on(server: RunningServ
 def test_tritons_names_count_the_same_as_ours(server: RunningServer, client: Client) -> None:
     client.infer(client.describe("fashion_avg_pool"), fashion_samples().images[:5].numpy())
     series = scrape(server)
-    for theirs, ours in (
-        ("nv_inference_request_success", "nyquist_request_duration_seconds_count"),
-        ("nv_inference_count", "nyquist_batch_size_sum"),
-        ("nv_inference_exec_count", "nyquist_batch_size_count"),
+    answered = sum(by_source(series, "nyquist_request_duration_seconds_count").values())
+    for theirs, ours in (  # this parser adds the _total
+        ("nv_inference_request_success_total", answered),
+        ("nv_inference_count_total", value(series, "nyquist_batch_size_sum", **MODEL)),
+        ("nv_inference_exec_count_total", value(series, "nyquist_batch_size_count", **MODEL)),
     ):
-        assert value(series, theirs, **MODEL) == value(series, ours, **MODEL) > 0
+        assert value(series, theirs, **MODEL) == ours > 0
 
 
 @pytest.mark.parametrize(

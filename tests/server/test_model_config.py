@@ -126,10 +126,17 @@ def test_settings_that_are_not_read_are_named_in_the_log(
         dynamic_batching { preferred_batch_size: [4] }
         instance_group { count: 2 passive: true }
         instance_group { rate_limiter { priority: 1 } }
-        optimization { graph { level: 1 } eager_batching: true }
+        optimization {
+            graph { level: 1 } eager_batching: true
+            execution_accelerators {
+                cpu_execution_accelerator { name: "openvino" }
+                gpu_execution_accelerator { name: "cuda" parameters { key: "use_tf32" value: "0" } }
+            }
+        }
         response_cache { enable: true }
     """
     with caplog.at_level(logging.WARNING):
         limits(text)
     names = "instance_group.passive, instance_group.rate_limiter, optimization.eager_batching"
-    assert f"not read: {names}, response_cache" in caplog.text
+    accelerator = "optimization.execution_accelerators.cpu_execution_accelerator"
+    assert f"not read: {names}, {accelerator}, response_cache" in caplog.text

@@ -20,6 +20,7 @@ from nyquist.server.wire.errors import (
     LoadFailed,
     ModelNotFound,
     ModelNotReady,
+    NyquistError,
     Stopping,
 )
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -38,6 +39,7 @@ def make_registry(
     *repositories: Path,
     loads: list[tuple[str, int]] | None = None,
     metrics: Metrics | None = None,
+    strict: bool = True,
 ) -> Registry:
     """A registry as the server makes it; it notes what it loads."""
     metrics, images = metrics or Metrics(), ImageDecoder()
@@ -51,18 +53,21 @@ def make_registry(
         series = metrics.model(loaded.described.name, str(loaded.described.version))
         return ServedModel(loaded, series, images, BUDGET)
 
-    return Registry(repositories, load, serve, metrics)
+    return Registry(repositories, load, serve, metrics, strict=strict)
 
 
 def during(
     repository: Path,
     script: Callable[[Registry], Awaitable[None]],
     loads: list[tuple[str, int]] | None = None,
+    metrics: Metrics | None = None,
+    *,
+    strict: bool = True,
 ) -> None:
     """Run a script against a registry that has loaded everything, and close it."""
 
     async def run() -> None:
-        registry = make_registry(repository, loads=loads)
+        registry = make_registry(repository, loads=loads, metrics=metrics, strict=strict)
         await registry.load_all()
         try:
             async with asyncio.timeout(60):  # or a state that never comes would hang the test
@@ -258,7 +263,7 @@ def test_one_bad_model_stops_neither_the_start_nor_a_poll(repository: Path, fold
 
     async def script(registry: Registry) -> None:
         assert registry.names == [OTHER]
-        assert registry.ready
+        assert not registry.ready
         add_version(other, 2)
         await registry.poll()
         assert versions(registry, OTHER) == [2]
@@ -327,6 +332,64 @@ def test_polling_unloads_nothing_where_a_lost_mount_leaves_an_empty_folder(folde
     during(folder.parent, script)
 
 
+def failed(metrics: Metrics, name: str = NAME) -> float | None:
+    return metrics.registry.get_sample_value("nyquist_model_failed", {"model": name})
+
+
+def test_nothing_is_ready_while_a_model_that_was_asked_for_is_broken(
+    repository: Path, folder: Path
+) -> None:
+    copy_model(repository, folder.parent, OTHER)
+    sound = damage(folder / "1" / "model.onnx")
+    metrics = Metrics()
+
+    async def script(registry: Registry) -> None:
+        assert not registry.ready
+        assert registry.failed == [NAME]
+        assert (failed(metrics), failed(metrics, OTHER)) == (1, 0)
+        await registry.unload(NAME)  # so nobody asks for it any more
+        assert registry.ready
+        assert failed(metrics) == 0
+        with pytest.raises(LoadFailed):
+            await registry.load(NAME)
+        assert not registry.ready
+        (folder / "1" / "model.onnx").write_bytes(sound)
+        await registry.load(NAME)
+        assert registry.ready
+        assert failed(metrics) == 0
+        damage(folder / "1" / "model.onnx")
+        with pytest.raises(LoadFailed):
+            await registry.load(NAME)
+        assert registry.ready  # the old one answers on
+        (folder / "1" / "model.onnx").write_bytes(sound)
+
+    during(folder.parent, script, metrics=metrics)
+
+
+def test_a_model_that_a_start_names_and_that_is_not_there_is_one_that_failed(folder: Path) -> None:
+    async def run() -> None:
+        registry = make_registry(folder.parent)
+        try:
+            await registry.load_all([NAME, "nobody"])
+            assert registry.failed == ["nobody"]
+            assert not registry.ready
+        finally:
+            await registry.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_no_version_for_its_name_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("010", "v2"):
+        shutil.copytree(folder / "1", folder / name)
+    (folder / "notes").mkdir()
+    during(folder.parent, lambda _: asyncio.sleep(0))
+    told = [line for line in caplog.messages if "is no version" in line]
+    assert [line.split()[0] for line in told] == [f"{NAME}/010", f"{NAME}/v2"]
+
+
 def test_nothing_is_ready_where_one_model_is_broken_and_the_other_unloaded(
     repository: Path, folder: Path
 ) -> None:
@@ -343,7 +406,7 @@ def test_nothing_is_ready_where_one_model_is_broken_and_the_other_unloaded(
         await registry.unload(NAME)
         assert registry.ready  # as asked for
 
-    during(folder.parent, script)
+    during(folder.parent, script, strict=False)
 
 
 def test_polling_finds_new_models_and_unloads_those_that_are_gone(
@@ -412,6 +475,18 @@ def test_the_index_lists_what_was_never_loaded_too(repository: Path, folder: Pat
         assert await states(registry) == {(OTHER, ""): "", (NAME, "1"): "READY"}
         ready = await registry.index(ready_only=True)
         assert [(entry.name, entry.version) for entry in ready] == [(NAME, "1")]
+
+    during(folder.parent, script)
+
+
+def test_an_index_of_a_repository_that_is_gone_names_no_path(folder: Path) -> None:
+    async def script(registry: Registry) -> None:
+        folder.parent.rename(folder.parent.with_name("elsewhere"))
+        with pytest.raises(NyquistError) as failure:
+            await registry.index()
+        assert type(failure.value) is NyquistError, "of a class whose texts reach callers"
+        assert str(folder.parent.parent) not in str(failure.value)
+        assert "there is no model repository" in str(failure.value)
 
     during(folder.parent, script)
 

@@ -289,10 +289,14 @@ def test_a_server_with_nothing_to_load_starts_is_ready_and_waits(
 def test_one_damaged_model_does_not_stop_the_others(repository: Path, copy: Path) -> None:
     shutil.copytree(repository / "fashion_blur", copy / "fashion_blur")
     (copy / NAME / "1" / "model.onnx").write_bytes(b"damaged")
-    server = start_server(copy)
+    server = start_server(copy, ("--drain-s", "0", "--no-strict-readiness"))
+    with grpc.insecure_channel(server.target) as channel:
+        stub = stubs.GRPCInferenceServiceStub(channel)
+        assert stub.ServerReady(pb.ServerReadyRequest()).ready
     assert server.stop() == 0
     log = "".join(server.log)
     assert "model fashion_strided is not served" in log
+    assert "1 of 2 models are not served: fashion_strided; ready without them" in log
     assert "loaded fashion_blur version 1" in log
 
 

@@ -117,13 +117,14 @@ def test_json_gets_the_answer_of_grpc_flat_or_nested_and_with_its_id(
 def test_tensors_travel_as_bytes_behind_the_json_in_either_direction(
     plain: Http, stub: stubs.GRPCInferenceServiceStub
 ) -> None:
-    for number, values in enumerate(pictures(3)[:, None]):  # the JSON after the first is known
+    # The JSON after the first is known, and before the last what to answer has been told.
+    for name, values in zip("abb", pictures(3)[:, None], strict=True):
         everything = {"binary_data_output": True}
-        body, length = binary(values, id=str(number), parameters=everything)
+        body, length = binary(values, id=name, parameters=everything)
         status, told, headers = plain.ask("POST", f"{MODEL}/infer", body, **length)
         end = int(headers["Inference-Header-Content-Length"])
         answer = json.loads(told[:end])
-        assert (status, answer["id"]) == (200, str(number))
+        assert (status, answer["id"]) == (200, name)
         assert answer["outputs"][0]["parameters"] == {"binary_data_size": 40}
         assert told[end:] == of_grpc(stub, values).tobytes()
 
@@ -163,6 +164,11 @@ REFUSED: list[tuple[Any, str]] = [
     ({"inputs": [ONE | {"data": [1.0]}]}, "expected 2304 elements for input 'image', got 1"),
     ({"inputs": [ONE | {"data": ["1"] * 2304}]}, "data of input 'image' is not all of FP32"),
     ({"inputs": [ONE | {"data": [[1, 2], [3]]}]}, "data of input 'image' is no tensor"),
+    ({"inputs": [ONE | {"data": [[]] * 3000}]}, "expected 2304 elements"),
+    (b"[" * (2**19 + 1), "JSON may have 524288 [ here; send binary data"),
+    ({"inputs": [], "parameters": dict.fromkeys(map(str, range(4097)), 0)},
+     "there may be 4096 parameters, got 4097"),
+    ({"inputs": [ONE | {"datatype": "BYTES", "data": [1] * 2304}]}, "'image' is not all of BYTES"),
     ({"inputs": [ONE | {"shape": "1"}]}, "shape of input 'image' is a list of 64 axes at most"),
     ({"inputs": [ONE | {"shape": [1] * 65}]}, "is a list of 64 axes at most"),
     ({"inputs": [ONE | {"shape": [2**63]}]}, "an axis of input 'image' is a whole number of 64"),

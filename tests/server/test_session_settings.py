@@ -61,6 +61,8 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
             "execution_mode": "1",
             "inter_op_thread_count": "2",
             "enable_mem_arena": "0",
+            "enable_mem_pattern": "0",
+            "memory.enable_memory_arena_shrinkage": "cpu:0",
             "session.intra_op.allow_spinning": "true",
             "session.intra_op.spin_duration_us": "300",
             "session.set_denormal_as_zero": "1",
@@ -79,6 +81,7 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
             parallel=True,
             inter_op_threads=2,
             memory_arena=False,
+            memory_pattern=False,
             entries={
                 "session.intra_op.allow_spinning": "1",
                 "session.intra_op.spin_duration_us": "300",
@@ -96,6 +99,11 @@ def test_parameters_reach_onnxruntime_under_its_own_names_and_values() -> None:
             optimization="ORT_DISABLE_ALL",
         ),
     )
+
+
+def test_openvino_is_passed_over_since_it_computes_the_same() -> None:
+    named = 'cpu_execution_accelerator { name: "openvino" }'
+    assert sessions(f"optimization {{ execution_accelerators {{ {named} }} }}") == sessions("")
 
 
 def test_accelerators_reach_onnxruntime_under_its_own_names_and_values() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nyquist.server.command_line import flags_of, make_serve_parser
+from nyquist.server.processes import with_workers
 from nyquist.server.settings import (
     GROUPS,
     Settings,
@@ -187,7 +188,7 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
         assert (f"| `{flag(name)}` |" in row) is not is_secret(name)
         if field.default not in (None, False, ()):
             one = field.default[0] if isinstance(field.default, tuple) else field.default
-            plain = f"{one:g}" if isinstance(one, float) else one
+            plain = "on" if one is True else f"{one:g}" if isinstance(one, float) else one
             assert f"| {plain} |" in row
 
 
@@ -216,3 +217,17 @@ def test_repositories_and_names_are_repeated_and_no_name_is_nothing(
         settings("--repository", "")
     with pytest.raises(StartError, match="--load and --poll-s exclude each other"):
         settings("--poll-s", "1")
+
+
+@pytest.mark.parametrize(("asked", "cores", "workers"), [
+    ("auto", 1, 1), ("auto", 2, 1), ("auto", 7, 3), ("auto", 500, 64), ("3", 2, 3),
+])  # fmt: skip
+def test_workers_are_as_many_as_asked_for_or_one_for_two_cores(
+    asked: str, cores: int, workers: int
+) -> None:
+    assert with_workers(read_settings({"workers": asked}), cores).workers == workers
+
+
+def test_a_number_of_workers_is_one_or_auto() -> None:
+    with pytest.raises(StartError, match="workers: Input should be a valid integer"):
+        read_settings({"workers": "many"})

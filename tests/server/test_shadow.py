@@ -184,6 +184,9 @@ def test_a_call_of_the_companion_itself_is_not_mirrored(manifest: Manifest) -> N
     with Receiver() as receiver, Mirroring(Companion(receiver.target), 1.0, manifest) as shadow:
         bind_call((("x-nyquist-no-shadow", "1"),))
         shadow.offer()
+        for source in ("probe", "shadow"):
+            bind_call((("x-nyquist-source", source),))
+            shadow.offer()
         bind_call((("traceparent", f"00-{TRACE}-00f067aa0ba902b7-00"),))
         shadow.offer()
         bind_call(())

@@ -1,7 +1,9 @@
 import asyncio
+import re
 
 import pytest
 
+from nyquist.server.telemetry.listener import scraped
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -36,6 +38,18 @@ def test_the_statistics_of_a_model_are_there_by_tritons_names() -> None:
     assert value(metrics, "nv_inference_pending_request_count") == 7
     assert value(metrics, "nyquist_queue_depth") == 7
     assert value(metrics, "nv_inference_request_duration_us") == 7_000_000
+
+
+def test_as_text_their_types_are_tritons_too() -> None:
+    metrics = Metrics()
+    metrics.model("m", "1")
+    _, _, body = scraped(metrics.registry, {}, [])
+    types = dict(re.findall(r"^# TYPE (nv_\w+) (\w+)$", body.decode(), re.M))
+    assert len(types) == 10
+    assert types.pop("nv_inference_pending_request_count") == "gauge"
+    assert set(types.values()) == {"counter"}
+    for name in types:
+        assert re.search(rf"^{name}{{", body.decode(), re.M)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
+import asyncio
 import os
 import re
 import select
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -12,6 +15,7 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from nyquist.server.settings import read_settings
@@ -19,13 +23,25 @@ from nyquist.server.telemetry import names
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub as Stub
+from nyquist.server.workers.channel import Channel
+from nyquist.server.workers.fleet import Fleet
 from nyquist.server.workers.merging import merged_metrics, merged_statistics, what_stays
 from tests.processes import RunningServer, start_server
+from tests.server.certificates import Authority
 from tests.server.memory import request_for
+from tests.server.receiver import Receiver, until
 
-MODEL = "fashion_strided"
+MODEL, OTHER = "fashion_strided", "fashion_blur"
 CONNECTIONS = 8
 PATIENCE_S = 60.0
+IMPATIENT = """
+from functools import partial
+from nyquist.server import processes
+from nyquist.server.__main__ import main
+processes.Supervisor = partial(processes.Supervisor, silence_s=8.0)
+raise SystemExit(main())
+"""
+"""A server that waits less long for a worker that says nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +49,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     alone = tmp_path_factory.mktemp("alone")
     (alone / MODEL).symlink_to((repository / MODEL).resolve())
     options = ("--transport", "h2corn", "--workers", "2", "--drain-s", "0")
-    running = start_server(alone, options)
+    running = start_server(alone, options, code=IMPATIENT)
     yield running
     running.stop()
 
@@ -66,9 +82,13 @@ def scraped(server: RunningServer, name: str) -> float:
 
 
 def serves(stub: Stub) -> bool:
-    """Say whether the worker at the other end has the model itself."""
+    return answers(stub, pb.ModelMetadataRequest(name=MODEL))
+
+
+def answers(stub: Stub, asked: pb.ModelMetadataRequest) -> bool:
+    """Say whether the worker at the other end has a model itself."""
     try:
-        stub.ModelMetadata(pb.ModelMetadataRequest(name=MODEL))
+        stub.ModelMetadata(asked)
     except grpc.RpcError:
         return False
     return True
@@ -120,6 +140,28 @@ def test_metrics_are_added_but_for_what_is_one_thing_in_all_workers() -> None:
     assert [family.name for family in what_stays(scrape(3))] == ["calls"]
 
 
+def test_a_worker_answers_its_supervisor_whatever_goes_wrong_and_without_details() -> None:
+    async def broken(*_: object) -> pb.RepositoryIndexResponse:
+        raise OSError(24, "Too many open files", "/srv/models")
+
+    async def test() -> tuple[object, ...]:
+        here, there = map(Channel, socket.socketpair())
+        await here.open()
+        await there.open()
+        fleet = Fleet(there, 1)
+        here.send("member")
+        await fleet.join({"Index": (broken, pb.RepositoryIndexRequest)}, CollectorRegistry())
+        assert await here.receive() == ("loaded",)
+        here.send("do", 7, "Index", b"")
+        answer: tuple[object, ...] = await here.receive()
+        fleet.close()
+        here.close()
+        return answer
+
+    kind, number, error = asyncio.run(asyncio.wait_for(test(), 20))
+    assert (kind, number, str(error)) == ("done", 7, "internal error; see the log")
+
+
 def test_requests_are_counted_together_whoever_answers_them(server: RunningServer) -> None:
     body = request_for(Path("model_repository") / MODEL)
     with stubs(server) as found:
@@ -147,6 +189,60 @@ def test_a_load_or_unload_is_heard_by_all_and_by_who_comes_later(server: Running
         assert scraped(server, names.TRITON_SUCCESS) == 0, "what was unloaded is not counted on"
         with pytest.raises(grpc.RpcError, match="failed to load 'absent'"):
             found[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="absent"))
+
+
+def test_a_worker_that_hangs_is_ended_and_replaced(server: RunningServer) -> None:
+    deaths, before = scraped(server, names.WORKER_DEATHS), workers(server)
+    hung = os.pidfd_open(before[1])
+    os.kill(before[1], signal.SIGSTOP)
+    assert select.select([hung], [], [], PATIENCE_S)[0]
+    os.close(hung)
+    wait_until_ready(server)
+    assert scraped(server, names.WORKER_DEATHS) == deaths + 1
+    assert len(set(workers(server)) - set(before)) == 1
+    assert any(
+        "has ended: it did not answer for 8 s; another starts" in line for line in server.log
+    )
+
+
+def test_each_worker_renews_certificates_polls_and_mirrors(
+    repository: Path, tmp_path: Path
+) -> None:
+    authority, folder = Authority(tmp_path / "tls"), tmp_path / "models"
+    folder.mkdir()
+    (folder / MODEL).symlink_to((repository / MODEL).resolve())
+    own = authority.issue("server", "localhost")
+    options = {"tls-certificate": own.certificate, "tls-key": own.key, "poll-s": 0.2, "workers": 2}
+    with Receiver() as receiver, ExitStack() as stack:
+        options |= {"shadow-target": receiver.target, "shadow-share": 1, "drain-s": 0}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        running = start_server(folder, words)
+        stack.callback(running.stop)
+        target = f"localhost:{running.port}"
+
+        def channels() -> list[grpc.Channel]:
+            return [stack.enter_context(authority.channel(target)) for _ in range(CONNECTIONS)]
+
+        def shown() -> set[str]:
+            address = ("127.0.0.1", running.port)
+            return {ssl.get_server_certificate(address) for _ in range(CONNECTIONS)}
+
+        body = request_for(repository / MODEL)
+        for channel in channels():
+            Stub(channel).ModelInfer(body)
+        receiver.wait_until(lambda it: len(it.received) == CONNECTIONS and it.streams == 2)
+
+        before = shown()
+        authority.issue("server", "localhost")
+        until(lambda: len(shown() | before) == 2 and not shown() & before)
+
+        (folder / OTHER).symlink_to((repository / OTHER).resolve())
+        found = [Stub(channel) for channel in channels()]
+        asked = pb.ModelMetadataRequest(name=OTHER)
+        until(lambda: all(answers(stub, asked) for stub in found))
+        (folder / OTHER).unlink()
+        until(lambda: not any(answers(stub, asked) for stub in found))
+        assert running.stop() == 0
 
 
 def test_ctrl_c_while_workers_start_ends_them_without_a_word(repository: Path) -> None:

@@ -1,174 +1,180 @@
-"""nyquist classify: classify pictures, and see how the answer holds as a picture slides."""
+"""nyquist classify: classify pictures, and see how the answer holds as a picture slides.
+
+files, folders, standard input -> batches -> answers -> tables, JSON or CSV
+"""
 
 import argparse
+import csv
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress
 
+from nyquist.client.answers import COLUMNS, TOP, Answer, as_json, as_rows, show
 from nyquist.client.client import Client, RankedClass, RemoteModel
-from nyquist.client.command_line import make_classify_parser
+from nyquist.client.command_line import SHIFTS, make_classify_parser
 from nyquist.client.told import told_by
 from nyquist.server.wire.connection import chosen_connection
-from nyquist.server.wire.errors import NyquistError
-from nyquist.server.wire.head import Head
+from nyquist.server.wire.errors import InvalidRequest, NyquistError, unreadable
+from nyquist.server.wire.framing import DYNAMIC
 
-TOP = 5
-
-
-def slide(picture: NDArray[Any], pixels: int, width_axis: int) -> NDArray[Any]:
-    """Return the picture moved right by 0, 1, ... `pixels`, around the edge: (pixels + 1, ...)."""
-    return np.stack([np.roll(picture, shift, axis=width_axis) for shift in range(pixels + 1)])
+MOST_A_REQUEST = 32
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+STANDARD_INPUT = Path("/dev/stdin")
 
 
-def probabilities_of(ranked: Sequence[RankedClass], head: Head) -> list[float]:
-    """Return the probability of each class of one picture, in the order of `ranked`."""
-    values = head.probabilities(np.array([one.logit for one in ranked], np.float64))
-    return [float(value) for value in values]
+def slide(
+    picture: NDArray[Any], pixels: int, width_axis: int, *, diagonal: bool = False
+) -> NDArray[Any]:
+    """Return the picture moved by 0, 1, ... `pixels`, around the edge: (pixels + 1, ...).
 
-
-def shown(ranked: Sequence[RankedClass], head: Head) -> int:
-    """Return how many classes are worth a line: the highest, and every label that applies."""
-    return max(TOP, len(_applying(ranked, head)))
-
-
-def answer_of(ranked: Sequence[RankedClass], head: Head) -> str:
-    """Name the answer: the highest class, or the labels that apply."""
-    return ", ".join(map(_name, _applying(ranked, head))) or "none"
-
-
-def _applying(ranked: Sequence[RankedClass], head: Head) -> list[RankedClass]:
-    return [one for one in ranked if one.logit > head.cut] if head.labelled else [*ranked[:1]]
-
-
-def _name(one: RankedClass) -> str:
-    return one.label or str(one.index)
-
-
-def class_table(ranked: Sequence[RankedClass], head: Head) -> Table:
-    """Lay out the highest classes of one picture; of labels, mark those that apply."""
-    columns = ("label", "probability", f"above {head.threshold:g}")
-    table = Table(*columns[: 3 if head.labelled else 2], box=SIMPLE_HEAD, pad_edge=False)
-    table.columns[1].justify = "right"
-    lines = zip(ranked, probabilities_of(ranked, head), strict=True)
-    for one, probability in list(lines)[: shown(ranked, head)]:
-        applies = ("yes" if one.logit > head.cut else "no",) if head.labelled else ()
-        table.add_row(_name(one), f"{probability:.3f}", *applies)
-    return table
-
-
-def shift_table(answers: Sequence[Sequence[RankedClass]], head: Head) -> Table:
-    """Lay out the answer at each shift, and mark where it differs from the unmoved one.
-
-    The probability is that of the highest class or label.
+    Args:
+        picture: (C, H, W), or (H, W, C).
+        pixels: of the longest move.
+        width_axis: along which right is; down is along the one before.
+        diagonal: down as well as right.
     """
-    table = Table("shift", "label", "probability", "", box=SIMPLE_HEAD, pad_edge=False)
-    for column in (0, 2):
-        table.columns[column].justify = "right"
-    for shift, ranked in enumerate(answers):
-        answer, highest = answer_of(ranked, head), probabilities_of(ranked, head)[0]
-        changed = "" if _same(ranked, answers[0], head) else "changed"
-        table.add_row(f"{shift} px", answer, f"{highest:.3f}", changed)
-    return table
+    axes = (width_axis - 1, width_axis) if diagonal else (width_axis,)
+    shifts = range(pixels + 1)
+    return np.stack([np.roll(picture, (shift,) * len(axes), axis=axes) for shift in shifts])
 
 
-def _same(ranked: Sequence[RankedClass], unmoved: Sequence[RankedClass], head: Head) -> bool:
-    first, second = ({one.index for one in _applying(each, head)} for each in (ranked, unmoved))
-    return first == second
-
-
-def classify(
-    client: Client, model: RemoteModel, path: Path, shifts: int
-) -> list[list[RankedClass]]:
-    """Return the ranked classes of a picture file as it is, then moved by 1 to `shifts` pixels.
+def files_of(pictures: Sequence[Path]) -> list[Path]:
+    """Return the picture files that are named, those of a folder by their endings.
 
     Raises:
-        OSError: the file cannot be read.
-        InvalidRequest: it is no picture.
-        ValueError: the model takes no picture.
-        grpc.RpcError: the call failed.
+        ValueError: a folder has none.
     """
-    pictures = model.read_pictures([path])
-    hwc = model.picture is not None and model.picture.layout == "HWC"
-    moved = slide(pictures[0], shifts, width_axis=1 if hwc else 2)
-    return [client.classify(model, one[None])[0] for one in moved]
-
-
-def show(
-    model: RemoteModel, path: Path, answers: Sequence[Sequence[RankedClass]], console: Console
-) -> None:
-    """Print the answers for one picture file."""
-    version = f" version {model.version}" if model.version else ""
-    console.print(f"{path.name}: {model.name}{version}", highlight=False)
-    if len(answers) == 1:
-        console.print(class_table(answers[0], model.head))
-        return
-    console.print(shift_table(answers, model.head))
-    held = sum(_same(ranked, answers[0], model.head) for ranked in answers[1:])
-    console.print(
-        f"{held} of {len(answers) - 1} shifts leave the answer as it was", highlight=False
-    )
-
-
-def as_json(
-    model: RemoteModel, path: Path, answers: Sequence[Sequence[RankedClass]]
-) -> dict[str, object]:
-    """Return the answers for one picture file as plain values, by shift."""
-    return {
-        "picture": str(path),
-        "model": model.name,
-        "version": model.version,
-        "shifts": [
-            {"shift": shift, "classes": _highest(ranked, model.head)}
-            for shift, ranked in enumerate(answers)
-        ],
-    }
-
-
-def _highest(ranked: Sequence[RankedClass], head: Head) -> list[dict[str, object]]:
-    lines = zip(ranked, probabilities_of(ranked, head), strict=True)
-    found = []
-    for one, probability in list(lines)[: shown(ranked, head)]:
-        line = asdict(one) | {"probability": probability}
-        if head.values == "probabilities":
-            del line["logit"]
-        found.append(line | ({"applies": one.logit > head.cut} if head.labelled else {}))
+    found: list[Path] = []
+    for path in pictures:
+        if not path.is_dir():
+            found.append(STANDARD_INPUT if str(path) == "-" else path)
+            continue
+        inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS)
+        if not inside:
+            raise ValueError(f"{path} is a folder without pictures: no {', '.join(ENDINGS)}")
+        found += inside
     return found
+
+
+class Classifying:
+    """Reads pictures and asks a model for their classes, several in one request.
+
+    Args:
+        client: of the server.
+        model: that answers.
+        shifts: pixels of the longest move of each picture; 0 moves none.
+        diagonal: whether they move down too.
+
+    Attributes:
+        failures: a line for each picture that could not be read.
+    """
+
+    def __init__(
+        self, client: Client, model: RemoteModel, shifts: int = 0, *, diagonal: bool = False
+    ) -> None:
+        self._client, self._model = client, model
+        self._shifts, self._diagonal = shifts, diagonal
+        self.failures: list[str] = []
+
+    def answers(self, files: Sequence[Path]) -> Iterator[list[Answer]]:
+        """Yield the answers of the next files.
+
+        Raises:
+            grpc.RpcError: a call failed.
+            ValueError: the model takes no picture, or names no classes.
+        """
+        alone = DYNAMIC in self._model.shape  # each picture may have another size
+        together = 1 if alone or self._shifts else self._a_request
+        for at in range(0, len(files), together):
+            read = dict(self._read(files[at : at + together]))
+            asked = [moved for picture in read.values() for moved in self._moved(picture)]
+            ranked = self._ask(asked)
+            each = self._shifts + 1
+            names = ["-" if file == STANDARD_INPUT else str(file) for file in read]
+            yield [
+                Answer(name, self._model, ranked[number * each : (number + 1) * each])
+                for number, name in enumerate(names)
+            ]
+
+    @property
+    def _a_request(self) -> int:
+        return min(self._model.max_batch_size or 1, MOST_A_REQUEST)
+
+    def _read(self, files: Sequence[Path]) -> Iterator[tuple[Path, NDArray[Any]]]:
+        for file in files:
+            try:
+                yield file, self._model.read_pictures([file])[0]
+            except OSError as error:
+                self.failures.append(unreadable(error))
+            except InvalidRequest as error:
+                self.failures.append(str(error))
+
+    def _moved(self, picture: NDArray[Any]) -> NDArray[Any]:
+        framing = self._model.picture
+        width_axis = 1 if framing is not None and framing.layout == "HWC" else 2
+        return slide(picture, self._shifts, width_axis, diagonal=self._diagonal)
+
+    def _ask(self, pictures: Sequence[NDArray[Any]]) -> list[list[RankedClass]]:
+        ranked: list[list[RankedClass]] = []
+        for at in range(0, len(pictures), self._a_request):
+            batch = np.stack(pictures[at : at + self._a_request])
+            ranked += self._client.classify(self._model, batch)
+        return ranked
 
 
 def run(options: argparse.Namespace) -> int:
     """Classify the pictures that the command line names; return the exit status."""
-    console, documents = Console(), []
+    failures: list[str] = []
     try:
         connection, told = chosen_connection(options), told_by(vars(options))
+        files = files_of(options.pictures)
         with Client(connection) as client:
             model = client.look_up(options.model).completed(told)
-            for path in options.pictures:
-                answers = classify(client, model, path, options.shift)
-                if options.json:
-                    documents.append(as_json(model, path, answers))
-                else:
-                    show(model, path, answers, console)
+            shifts = options.shift or (SHIFTS if options.diagonal else 0)
+            asking = Classifying(client, model, shifts, diagonal=options.diagonal)
+            failures = asking.failures
+            _print(options, _followed(asking, files))
     except grpc.RpcError as error:
-        reason = connection.explain(error)
-    except (OSError, ValueError, NyquistError) as error:
-        reason = str(error)
+        failures.append(connection.explain(error))
+    except (ValueError, NyquistError) as error:
+        failures.append(str(error))
+    for line in failures:
+        sys.stderr.write(f"nyquist classify: error: {line}\n")
+    return 1 if failures else 0
+
+
+def _followed(asking: Classifying, files: Sequence[Path]) -> Iterator[Answer]:
+    """Yield the answers one by one, with a bar at a terminal where there are many."""
+    console = Console(stderr=True)
+    hidden = len(files) < 2 or not console.is_terminal
+    with Progress(console=console, transient=True, disable=hidden) as progress:
+        bar = progress.add_task("pictures", total=len(files))
+        for answers in asking.answers(files):
+            progress.advance(bar, len(answers))
+            yield from answers
+
+
+def _print(options: argparse.Namespace, answers: Iterator[Answer]) -> None:
+    """Print answers as asked for: CSV as they come, tables and JSON at the end."""
+    top = options.top or TOP
+    if options.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for answer in answers:
+            writer.writerows(as_rows(answer, top))
+    elif options.json:
+        documents = [as_json(answer, top) for answer in answers]
+        sys.stdout.write(json.dumps(documents, indent=2) + "\n")
     else:
-        if options.json:
-            sys.stdout.write(json.dumps(documents, indent=2) + "\n")
-        return 0
-    errors = Console(stderr=True)
-    errors.print(f"nyquist classify: error: {reason}", highlight=False, soft_wrap=True)
-    return 1
+        show(list(answers), options.top, Console())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nyquist.client.told import Told
 from nyquist.server.wire import tensors
-from nyquist.server.wire.connection import NO_SHADOW, Connection, Metadata
+from nyquist.server.wire.connection import CLIENT, SOURCE, Connection, Metadata, Source
 from nyquist.server.wire.framing import AXES, DATATYPES, DYNAMIC, PictureInput, told_picture_input
 from nyquist.server.wire.head import CLASSES, Head, told_head
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -169,7 +169,7 @@ class Client:
     Args:
         connection: to the server; or its host:port, without TLS and token.
         timeout_s: deadline of each call, in seconds.
-        mirrored: whether the server may mirror the calls; a companion's own are not live traffic.
+        source: what the calls are; those that are no client's are counted apart, and not mirrored.
 
     Raises:
         WrongConnection: the connection's files cannot be used.
@@ -180,12 +180,12 @@ class Client:
         connection: Connection | str,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         *,
-        mirrored: bool = True,
+        source: Source = CLIENT,
     ) -> None:
         if isinstance(connection, str):
             connection = Connection(connection)
         self._connection, self._timeout_s = connection, timeout_s
-        self._about: Metadata = () if mirrored else ((NO_SHADOW, "1"),)
+        self._about: Metadata = () if source == CLIENT else ((SOURCE, source),)
         self._channel = connection.channel(
             (
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -271,6 +271,8 @@ class Client:
         except grpc.RpcError:
             return ""
         near = get_close_matches(model, names, n=1, cutoff=0.5)
+        if model in names:
+            return ", which knows it and does not serve it; nyquist status says why"
         return f"; did you mean {near[0]}?" if near else f", which has {', '.join(names) or 'none'}"
 
     def infer(self, model: RemoteModel, pictures: NDArray[Any], output: str = "") -> NDArray[Any]:

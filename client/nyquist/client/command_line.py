@@ -7,28 +7,58 @@ from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_option
 from nyquist.server.wire.framing import FITS, INTERPOLATIONS, LAYOUTS
 
 SHIFTS = 16
+WATCH_S = 2.0
 
 
 def make_classify_parser() -> argparse.ArgumentParser:
     """Return the parser of `nyquist classify`."""
     parser = argparse.ArgumentParser(
         prog="nyquist classify",
-        description="Print the five highest labels of each picture, and see how the answer holds "
-        "as a picture slides.",
+        description="Name what is in pictures, several in one request, and see how the answer "
+        "holds as a picture slides.",
+        epilog="Exit status: 0 every picture has its answer; 1 one cannot be read, the others are "
+        "answered, or the server does not answer; 2 an option is wrong.",
     )
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        type=Path,
+        metavar="PICTURE",
+        help="JPEG, PNG or WebP; a folder stands for those in it, - for standard input",
+    )
     parser.add_argument("--model", required=True, help="efficientnet_lite0, fashion_blur, ...")
     parser.add_argument(
         "--shift",
-        type=int,
+        type=_positive,
         nargs="?",
         const=SHIFTS,
         default=0,
         metavar="N",
         help=f"slide each picture right by 1 to N pixels ({SHIFTS}), around the edge, and compare",
     )
+    parser.add_argument("--diagonal", action="store_true", help="slide down as well as right")
+    parser.add_argument(
+        "--top",
+        type=_positive,
+        metavar="N",
+        help="labels of each picture (five of one, the highest of several)",
+    )
     add_model_options(parser)
-    return _reaching_a_server(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--csv", action="store_true", help="print CSV, a line for each label of each picture"
+    )
+    return _reaching_a_server(parser, form)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +89,40 @@ def make_status_parser() -> argparse.ArgumentParser:
     """Return the parser of `nyquist status`."""
     parser = argparse.ArgumentParser(
         prog="nyquist status",
-        description="Say what a live server serves: models, versions, providers, readiness.",
+        description="Say what a live server serves: models, versions, providers, readiness; of "
+        "its metrics, requests and p99 since a model was loaded, or with --watch since the last "
+        "look.",
         epilog="Exit status: 0 server and models are ready, 1 one is not, or nobody answers.",
     )
     parser.add_argument(
         "--model", nargs="+", default=[], metavar="NAME", help="only these; all that it lists"
     )
-    return _reaching_a_server(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=WATCH_S,
+        default=0.0,
+        metavar="SECONDS",
+        help=f"look again and again ({WATCH_S:g}), until Ctrl-C",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="port of its metrics (8002 of that host, where --target has port 8001)",
+    )
+    return _reaching_a_server(parser, form)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 3600, got {text!r}")
+    return value
 
 
 def make_rollout_parser() -> argparse.ArgumentParser:
@@ -87,10 +144,12 @@ def make_rollout_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _reaching_a_server(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _reaching_a_server(
+    parser: argparse.ArgumentParser, form: argparse._ActionsContainer | None = None
+) -> argparse.ArgumentParser:
     parser.add_argument(
         "--target", default=DEFAULT_TARGET, metavar="HOST:PORT", help="server (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    (form or parser).add_argument("--json", action="store_true", help="print JSON, no table")
     add_connection_options(parser)
     return parser

@@ -14,6 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nyquist.server.wire.connection import is_loopback
+
 CANNOT_TELL = 2
 STATUSES = {"promote": 0, "hold": 1, "not_enough_yet": 3}
 COLOURS = {"promote": "green", "hold": "red", "not_enough_yet": "yellow"}
@@ -57,8 +59,10 @@ def ask(companion: str, model: str) -> Document:
     if urlsplit(address).scheme not in ("http", "https"):
         raise NoAnswer(f"--companion is http://HOST:PORT or https://HOST:PORT, got {companion}")
     url = f"{address.rstrip('/')}/api/rollouts/{quote(model, safe='')}"
+    here = is_loopback(urlsplit(address).hostname or "")
+    proxies = urllib.request.ProxyHandler({} if here else None)
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:  # noqa: S310 - http, as seen above
+        with urllib.request.build_opener(proxies).open(url, timeout=ANSWER_S) as answer:
             return _read(answer.read(), companion)
     except HTTPError as error:
         raise NoAnswer(_read(error.read(), companion).get("error", f"{url}: {error}")) from error

@@ -40,11 +40,12 @@ from nyquist.companion.tables import consistency_table, description_table, laten
 from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.connection import Connection, WrongConnection, chosen_connection
-from nyquist.server.wire.errors import NyquistError
+from nyquist.server.wire.errors import NyquistError, unreadable
 from nyquist.server.wire.pb import validation_pb2 as pb
 
 Options = argparse.Namespace
 T = TypeVar("T")
+NO_COMPANION = "what listens there is no companion; its gRPC usually has port 8003"
 
 
 def check(options: Options) -> int:
@@ -177,7 +178,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         return
     references = References(options.repository)
     given = options.reference and read_reference(options.reference, options.output or "")
-    with Client(chosen_connection(options), mirrored=False) as client:
+    with Client(chosen_connection(options), source="probe") as client:
         for name in options.model:
             client.look_up(name)
         subjects = Subjects(client, references, told_by(vars(options)), options.model, given)
@@ -241,10 +242,14 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     try:
         return COMMANDS[options.command](options)
-    except (NyquistError, WrongConnection, OSError, ValueError) as error:
+    except OSError as error:
+        reason = unreadable(error) if error.filename else str(error)
+    except (NyquistError, WrongConnection, ValueError) as error:
         reason = str(error)
     except grpc.RpcError as error:
         reason = way(options).explain(error)
+        if options.companion and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            reason = f"{options.companion}: {NO_COMPANION}"
     errors = Console(stderr=True)
     words = f"{options.prog}: error: {reason}"
     errors.print(words, highlight=False, markup=False, soft_wrap=True)  # [cpu] is no style

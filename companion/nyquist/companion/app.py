@@ -50,8 +50,9 @@ from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
 from nyquist.server.wire.byte_queue import ByteQueue
-from nyquist.server.wire.connection import Connection, WrongConnection
+from nyquist.server.wire.connection import Connection, Source, WrongConnection
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ class Companion:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._authorizer, self._credentials = make_authorizer(settings), make_credentials(settings)
-        self._client = connect(settings)
+        self._client = connect(settings, "probe")
+        self._asking_again = connect(settings, "shadow")
         self._history = open_history(settings)
         self._metrics = Metrics(settings.probe_period_s)
         self._references = References(settings.repository)
@@ -117,6 +119,7 @@ class Companion:
             open_socket(self._settings.host, self._settings.port).close()
             self._stack.callback(self._history.close)
             self._stack.callback(self._client.close)
+            self._stack.callback(self._asking_again.close)
             self._start_http()
             self._start_probes()
             self._start_shadow()
@@ -170,7 +173,7 @@ class Companion:
         settings = self._settings
         worker = ShadowWorker(
             self._queue,
-            self._client,
+            self._asking_again,
             self._references,
             self._metrics,
             self._record,
@@ -211,8 +214,8 @@ class Companion:
         run_beside(self._stack, self._health.keep_true(partial(asyncio.sleep, HEALTH_PERIOD_S)))
         run_beside(self._stack, self._authorizer.keep_current())
         say_ready(
-            f"watching {settings.target}, gRPC on {settings.host}:{self.port}, HTTP on "
-            f"http://{settings.http_host or settings.host}:{self.http_port}/",
+            f"watching {settings.target}, gRPC on {address(settings.host, self.port)}, HTTP on "
+            f"http://{address(settings.http_host or settings.host, self.http_port)}/",
             settings.host,
             settings,
             self._authorizer,
@@ -248,14 +251,18 @@ def open_history(settings: Settings) -> History:
     return History(settings.state, Bounds(DAY_S * settings.state_days, settings.state_bytes))
 
 
-def connect(settings: Settings) -> Client:
+def connect(settings: Settings, source: Source) -> Client:
     """Return a client of the server that is watched.
+
+    Args:
+        settings: that say where it is.
+        source: what the calls are counted as there.
 
     Raises:
         StartError: what the settings say of the way there cannot be used.
     """
     try:
-        return Client(connection_of(settings), PROBE_TIMEOUT_S, mirrored=False)
+        return Client(connection_of(settings), PROBE_TIMEOUT_S, source=source)
     except WrongConnection as error:
         raise StartError(f"the way to the server: {error}") from error
 

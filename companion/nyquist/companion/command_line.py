@@ -181,6 +181,7 @@ def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        usage="nyquist companion [serve] [OPTION ...]",
     )
     for group in GROUPS:
         section = command.add_argument_group(str(group.__doc__).rstrip("."))

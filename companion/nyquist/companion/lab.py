@@ -90,7 +90,7 @@ def reached(connection: Connection, stack: ExitStack) -> Target:
     Raises:
         ValueError: it does not; the message says what helps.
     """
-    client = stack.enter_context(Client(connection, mirrored=False))
+    client = stack.enter_context(Client(connection, source="probe"))
     try:
         client.ready()
     except grpc.RpcError as error:

@@ -15,6 +15,7 @@ from nyquist.companion.watch.limits import Limits
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.settings import (
     COMPANION_PREFIX,
+    Host,
     LogSettings,
     Port,
     StopSettings,
@@ -163,9 +164,9 @@ class RecordSettings(BaseModel):
 class AddressSettings(BaseModel):
     """Addresses."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: Host = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: Port = Field(8003, description="of gRPC; 0 lets the system choose")
-    http_host: str | None = Field(None, description="address of HTTP; none: that of --host")
+    http_host: Host | None = Field(None, description="address of HTTP; none: that of --host")
     http_port: Port = Field(
         8004, description="of metrics, health and the page; 0 lets the system choose"
     )

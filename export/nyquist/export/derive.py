@@ -1,11 +1,13 @@
 """A graph in the precision that a spec asks for, with what was found of it.
 
-exported fp32 -> fp16, or int8 by the first recipe that passes -> judgement
+exported fp32 -> fp16, or int8 by the first recipe that passes -> stabilised -> judgement
 """
 
 from dataclasses import dataclass, replace
 
 from nyquist.export.graph.export import Exported
+from nyquist.export.graph.exporter_trace import Trace
+from nyquist.export.graph.stabilise import stabilise
 from nyquist.export.judge import Candidate, Judgement, judge
 from nyquist.export.precision.float16 import overflows, to_fp16
 from nyquist.export.precision.ladder import choose
@@ -19,11 +21,13 @@ class Derived:
     Attributes:
         graph: the ONNX file.
         judgement: what was found of it.
+        plain: the same without stabilisation.
         recipe: what runs in int8; empty for other precisions.
     """
 
     graph: bytes
     judgement: Judgement
+    plain: bytes
     recipe: str = ""
 
 
@@ -33,26 +37,39 @@ def derive(subject: Candidate, exported: Exported) -> Derived:
     Raises:
         PrecisionError: it cannot be had in that precision, or no int8 recipe passes.
     """
-    exact, trace = exported.graph, exported.trace
-    if subject.spec.precision == "int8":
+    exact, spec = exported.graph, subject.spec
+    if spec.precision == "int8":
         return _int8(subject, exported)
-    graph = to_fp16(exact) if subject.spec.precision == "fp16" else exact
-    judgement = judge(subject, graph, exact, trace)
-    if subject.spec.precision == "fp16":
-        beyond = tuple(overflows(exact, subject.pictures))
+    plain = to_fp16(exact) if spec.precision == "fp16" else exact
+    graph = stabilise(plain, spec)
+    judgement = judge(subject, graph, stabilise(exact, spec), _trace(subject, exported))
+    if spec.precision == "fp16":
+        beyond = tuple(overflows(exact, subject.plain.pictures))
         judgement = replace(judgement, misses=(*judgement.misses, *beyond))
-    return Derived(graph, judgement)
+    return Derived(graph, judgement, plain)
 
 
 def _int8(subject: Candidate, exported: Exported) -> Derived:
     found: dict[bytes, Judgement] = {}
 
     def misses_of(graph: bytes) -> list[str]:
-        found[graph] = judge(subject, graph, exported.graph, exported.trace)
+        found[graph] = judge(
+            subject,
+            stabilise(graph, subject.spec),
+            stabilise(exported.graph, subject.spec),
+            _trace(subject, exported),
+        )
         return list(found[graph].misses)
 
-    calibration = read_calibration(subject.spec).numpy()
+    calibration = read_calibration(subject.spec.plain).numpy()
     chosen = choose(exported.graph, calibration, misses_of)
     judgement = found[chosen.graph]
     figures = judgement.figures.model_copy(update={"int8_share": chosen.rungs[-1].share})
-    return Derived(chosen.graph, replace(judgement, figures=figures), chosen.recipe.name)
+    graph = stabilise(chosen.graph, subject.spec)
+    judgement = replace(judgement, figures=figures)
+    return Derived(graph, judgement, chosen.graph, chosen.recipe.name)
+
+
+def _trace(subject: Candidate, exported: Exported) -> Trace | None:
+    """Return the trace of a network that takes served pictures: none of a stabilised one."""
+    return exported.trace if subject.spec.stabilisation is None else None

@@ -1,16 +1,19 @@
 """Build models side by side, each in a process of its own, with a bar each."""
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import active_children, get_context
 from multiprocessing.managers import SyncManager
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -22,6 +25,7 @@ from nyquist.models.spec import ModelSpec
 STATIONS = ("weights", "export", "judge", "publish", "report")
 Stations = Queue[tuple[str, str]]
 LOOK_S = 0.2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,15 @@ def build_all(
     )
     with (
         _interruptible() as interrupted,
-        context.Manager() as manager,
+        _unheard(context.Manager) as manager,
         Progress(*columns, console=console) as progress,
         ProcessPoolExecutor(jobs, mp_context=context) as pool,
     ):
+        others = {process.pid for process in active_children()}
         stations = _follow(manager, progress, names)
-        futures = {pool.submit(build_in_worker, task, stations): task for task in tasks}
+        submit = partial(_submit_all, pool, tasks, stations)
         try:
+            futures = _unheard(submit)
             for future in _as_they_end(futures, interrupted):
                 _collect(future, futures[future], built, failed)
                 name = futures[future].spec.name
@@ -94,19 +100,40 @@ def build_all(
                     progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                if worker.pid not in others:
+                    worker.terminate()
             raise
-        stations.put(("", ""))
+        finally:
+            stations.put(("", ""))
     return [built[name] for name in names if name in built], failed
+
+
+def _unheard(start: Callable[[], T]) -> T:
+    """Start processes that do not hear of a Ctrl-C: it is this one that ends them."""
+    ensure_running()  # or the first start would do so, and unblock what is blocked here
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def _submit_all(
+    pool: ProcessPoolExecutor, tasks: Sequence[Task], stations: Stations
+) -> dict[Future[Built], Task]:
+    return {pool.submit(build_in_worker, task, stations): task for task in tasks}
 
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """Note an interrupt beside raising it: what is raised in a callback of Python's is lost."""
+    """Note an interrupt in place of raising it, which could be anywhere; a second one is raised."""
     interrupted = Event()
 
     def heed(_number: int, _frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         interrupted.set()
-        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, heed)
     try:

@@ -25,6 +25,7 @@ from nyquist.models.outputs import OutputsNetwork
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.samples import UNLABELLED, Samples
 from nyquist.models.spec import Limits, ModelSpec, Precision
+from nyquist.models.stabilised import StabilisedNetwork, plain_pictures
 from nyquist.server.artifact.manifest import Figures
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.runtime.session_plan import Execution
@@ -63,7 +64,10 @@ class Candidate:
         self.spec, self.network, self.samples = spec, network, samples
         self.pictures: NDArray[Any] = samples.images.numpy()
         self.batch = min(EVALUATION_BATCH, spec.max_batch_size)
-        self.preprocessed = PreprocessedNetwork(network, spec.preprocessing).eval()
+        self.preprocessed: nn.Module = PreprocessedNetwork(network, spec.preprocessing).eval()
+        if spec.stabilisation is not None:
+            layout = spec.preprocessing.layout
+            self.preprocessed = StabilisedNetwork(self.preprocessed, spec.stabilisation, layout)
         self._outputs = OutputsNetwork(self.preprocessed, spec.outputs, spec.answers).eval()
 
     def predict_all(self, pictures: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -75,6 +79,14 @@ class Candidate:
     def predict(self, pictures: NDArray[Any]) -> NDArray[Any]:
         """Compute the answers in PyTorch. (B, *input shape) -> (B, C)."""
         return self.predict_all(pictures)[self.spec.outputs[0]]
+
+    @cached_property
+    def plain(self) -> "Candidate":
+        """The same network without stabilisation, and the middles of its pictures."""
+        if self.spec.stabilisation is None:
+            return self
+        images = plain_pictures(self.samples.images, self.spec)
+        return Candidate(self.spec.plain, self.network, replace(self.samples, images=images))
 
     @cached_property
     def answers(self) -> NDArray[Any]:
@@ -160,14 +172,16 @@ def measure(subject: Candidate, graph: bytes, found: sweep.Sweep) -> Figures:
     )
     consistency = subject.consistency_of(served)
     parameters, multiply_adds = _size(subject.network, subject.spec.input)
+    runs = subject.spec.stabilisation.runs if subject.spec.stabilisation else 1
     return Figures(
         parameters=parameters,
-        multiply_adds=multiply_adds,
+        multiply_adds=multiply_adds * runs,
         parity=found.relative_error,
         max_abs_error=found.max_abs_error,
         mean_abs_error=float(np.mean([cell.parity.mean_abs_error for cell in found.cells])),
         agreement=agreement(subject.answers, answers, subject.spec.limits, head),
-        batch_invariant=all(cell.bit_identical for cell in found.cells if cell.way.optimised),
+        batch_invariant=found.batch_error == 0,
+        batch_error=found.batch_error,
         index_margin=min((margin.least for margin in subject.margins), default=None),
         accuracy=accuracy(logits, labels),
         torch_accuracy=accuracy(torch_logits, labels),

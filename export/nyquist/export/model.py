@@ -5,39 +5,43 @@ spec -> network with weights -> export -> precision -> judge -> publish
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
 import onnx
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from nyquist.export.derive import Derived, derive
 from nyquist.export.errors import GateMissed
 from nyquist.export.graph.export import OPSET, Exported, add_facts, export_graph
-from nyquist.export.graph.onnx_source import take_onnx
+from nyquist.export.graph.onnx_source import answer_only, take_onnx
 from nyquist.export.inputs import inputs_sha256, package_versions, weights_sha256
 from nyquist.export.judge import Candidate, open_graph
 from nyquist.export.outcome import DEFAULT_KEEP, Built
 from nyquist.export.publish import model_config, publish
 from nyquist.export.recipe.command import command_of
 from nyquist.export.report.measurement import collect
+from nyquist.export.report.moves import REACH
 from nyquist.export.report.record import ModelReport
 from nyquist.models.loading import class_count, feature_count, network_with_notes, settled
+from nyquist.models.onnx_checks import place_of
 from nyquist.models.onnx_file import opset_of
 from nyquist.models.onnx_network import OnnxNetwork
-from nyquist.models.outputs import OutputsNetwork
+from nyquist.models.outputs import OutputsNetwork, several_of
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import write_program
-from nyquist.models.samples import read_samples, wider_photographs
+from nyquist.models.samples import read_samples, read_scenes, wider_photographs
 from nyquist.models.spec import INPUT, ModelSpec, Output, Size
+from nyquist.models.stabilised import plain_pictures
 from nyquist.server.artifact import manifest as artifact
 from nyquist.server.artifact.manifest import (
     Architecture,
     Manifest,
     Origin,
     Preprocessing,
+    Stabilisation,
     Tolerances,
 )
 from nyquist.server.wire.signature import TensorSpec
@@ -77,12 +81,12 @@ def build_model(
     network, notes = network_with_notes(spec)
     samples = read_samples(spec, spec.samples)
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
-    seen = prepare(samples.spread(SEEN_SAMPLES).images)
+    seen = prepare(plain_pictures(samples.spread(SEEN_SAMPLES).images, spec))
     answering, told = settled(spec, network, seen)
     subject = Candidate(answering, network, samples)
     on_station("export")
-    exported = export_spec(subject)
-    reference = reference_file(subject)
+    exported = export_spec(subject.plain)
+    reference = reference_file(subject.plain)
     on_station("judge")
     derived = derive(subject, exported)
     if derived.judgement.misses:
@@ -98,16 +102,23 @@ def build_model(
         lambda version, digests: describe(subject, spec, derived, version, digests),
         keep,
     )
-    lone = () if spec.onnx is None else (f"held against an {artifact.NO_PYTORCH}",)
     if report:
         on_station("report")
-        measure_page(subject, graph).write(repository)
-    told = (*told, *lone, *exported.costs)
-    return Built(manifest, len(graph), perf_counter() - start, (*notes, *told))
+        measure_page(subject, graph, derived.plain).write(repository)
+    told = (*notes, *told, *found_notes(manifest), *exported.costs)
+    return Built(manifest, len(graph), perf_counter() - start, told)
 
 
-def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
-    """Measure what the page of a model shows."""
+def found_notes(manifest: Manifest) -> Iterator[str]:
+    """Yield what is to be told of an artifact beside its figures."""
+    if manifest.reference == artifact.NO_PYTORCH:
+        yield f"held against an {artifact.NO_PYTORCH}"
+    if error := manifest.figures.batch_error:
+        yield f"an answer moves with its batch by up to {error:.1e} of the spread: rounding"
+
+
+def measure_page(subject: Candidate, graph: bytes, plain: bytes) -> ModelReport:
+    """Measure what the page of a model shows; `plain` is the graph without stabilisation."""
     return collect(
         subject.spec,
         subject.network,
@@ -115,16 +126,26 @@ def measure_page(subject: Candidate, graph: bytes) -> ModelReport:
         open_graph(graph, subject.spec.max_batch_size),
         subject.samples,
         hashlib.sha256(graph).hexdigest(),
-        wider=wider_photographs(subject.spec),
+        wider=_wider(subject.spec),
+        plain=open_graph(plain, subject.spec.max_batch_size)
+        if subject.spec.stabilisation
+        else None,
     )
+
+
+def _wider(spec: ModelSpec) -> Tensor | None:
+    """Return pictures larger than those that are served, to take crops of, where there are any."""
+    if spec.stabilisation is not None and spec.samples != "fashion":  # whose ground is continued
+        return read_scenes(spec, REACH)
+    return wider_photographs(spec)
 
 
 def export_spec(subject: Candidate) -> Exported:
     """Export the network of a spec with its outputs and its dynamic axes."""
     spec, network = subject.spec, subject.network
     if isinstance(network, OnnxNetwork):
-        sizes = {each.name: each.shape[0] for each in output_tensors(spec, network)}
-        return take_onnx(network.content, spec, sizes)
+        shapes = {each.name: each.shape for each in output_tensors(spec, network)}
+        return take_onnx(network.content, spec, shapes)
     spans = open_axes(spec, spec.preprocessing.shift_axes) if spec.sizes else {}
     exported = OutputsNetwork(subject.preprocessed, spec.outputs, spec.answers).eval()
     return export_graph(exported, subject.samples.images[:2], spec.outputs, spans)
@@ -145,10 +166,14 @@ def reference_file(subject: Candidate) -> dict[str, bytes]:
     """
     spec, network = subject.spec, subject.network
     if isinstance(network, OnnxNetwork):
-        return {artifact.ONNX_FILE: network.content}
-    if spec.program is not None:
+        picks = dict(spec.picks)
+        if "logits" not in picks:
+            return {artifact.ONNX_FILE: network.content}
+        place = place_of(network.outputs, picks["logits"])
+        return {artifact.ONNX_FILE: answer_only(network.content, place)}
+    if spec.program is not None and not spec.picks:
         return {artifact.PROGRAM_FILE: spec.program.read_bytes()}
-    if ":" not in spec.architecture:
+    if ":" not in spec.architecture and spec.program is None:
         weights = {name: value.contiguous() for name, value in network.state_dict().items()}
         return {artifact.REFERENCE_FILE: save(weights)}
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
@@ -192,11 +217,13 @@ def served_labels(spec: ModelSpec) -> tuple[str, ...]:
 def output_tensors(spec: ModelSpec, network: nn.Module) -> tuple[TensorSpec, ...]:
     """Describe the outputs of a graph, as the network gives them for a picture."""
     classes = class_count(spec, network)
-    sizes: dict[Output, int] = dict.fromkeys(("logits", "probabilities", "embedding"), classes)
+    answers = ("logits", "probabilities", "embedding")
+    shapes: dict[Output, tuple[int, ...]] = dict.fromkeys(answers, (classes,))
+    shapes |= {name: tuple(each.shape[1:]) for name, each in several_of(network).others.items()}
     if "features" in spec.outputs:
-        sizes["features"] = feature_count(spec, network)
+        shapes["features"] = (feature_count(spec, network),)
     return tuple(
-        TensorSpec(name=name, datatype="FP32", shape=(sizes[name],)) for name in spec.outputs
+        TensorSpec(name=name, datatype="FP32", shape=shapes[name]) for name in spec.outputs
     )
 
 
@@ -222,6 +249,7 @@ def describe(
         ),
         outputs=output_tensors(spec, subject.network),
         preprocessing=describe_preprocessing(spec),
+        stabilisation=describe_stabilisation(spec),
         head=spec.answers,
         picture=spec.picture,
         opset=OPSET if spec.onnx is None else opset_of(onnx.load_from_string(derived.graph)),
@@ -239,6 +267,15 @@ def describe(
         reference=artifact.PYTORCH if spec.onnx is None else artifact.NO_PYTORCH,
         files=digests,
     )
+
+
+def describe_stabilisation(spec: ModelSpec) -> Stabilisation | None:
+    """Return what the graph does before that, likewise."""
+    given = spec.stabilisation
+    if given is None:
+        return None
+    corners = given.corners if given.kind == "average" else ()
+    return Stabilisation(kind=given.kind, period=given.period, boxes=given.boxes, corners=corners)
 
 
 def describe_preprocessing(spec: ModelSpec) -> Preprocessing:

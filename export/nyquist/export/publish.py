@@ -71,7 +71,8 @@ def model_config(spec: ModelSpec, tensors: tuple[TensorSpec, ...]) -> str:
     )
     for tensor in tensors:
         output = config.output.add(name=tensor.name, data_type=pb.TYPE_FP32, dims=tensor.shape)
-        if spec.labels and tensor.name != "features":
+        own = {spec.answers.output, "probabilities"}
+        if spec.labels and tensor.name in own:
             output.label_filename = artifact.LABELS_FILE
     config.dynamic_batching.default_queue_policy.max_queue_size = DEFAULT_MAX_QUEUE_SIZE
     return text_format.MessageToString(config)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from nyquist.models.checkpoints import load_checkpoint
 from nyquist.models.networks.architectures import create, create_from_module
-from nyquist.models.onnx_checks import check_onnx, read_onnx
+from nyquist.models.onnx_checks import check_onnx, ends_in_sigmoid, read_onnx
 from nyquist.models.onnx_file import one_file
 from nyquist.models.onnx_network import OnnxNetwork
-from nyquist.models.outputs import ended_by
+from nyquist.models.outputs import answer_alone, described, ended_by, several_of
+from nyquist.models.picture_kinds import picture_kinds
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import read_program
 from nyquist.models.samples import read_samples
@@ -32,7 +33,8 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     """Build the network of a spec with its weights, in evaluation mode, and what is to be told.
 
     Without a checkpoint its weights come from a fixed seed and its BatchNorm statistics from its
-    samples: such a network knows nothing, and costs what a trained one does.
+    samples and from extreme pictures: such a network knows nothing, and costs what a trained one
+    does.
 
     Raises:
         ValueError: the architecture, an option or the checkpoint is not what it should be, the
@@ -40,16 +42,18 @@ def network_with_notes(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
         TypeError: the architecture has no such option.
         OSError: the checkpoint cannot be read.
     """
+    spec = spec.plain
     torch.manual_seed(SEED)
     network = _fresh_network(spec)
+    several_of(network).picks = spec.picks
     notes = check_onnx(network, spec.input) if isinstance(network, OnnxNetwork) else ()
     _check_labels(spec, class_count(spec, network.eval()))
     notes += _shared_labels(spec.labels)
     if spec.weights is not None:
         notes += load_checkpoint(network, spec.weights, spec.weights_sha256, spec.weights_key)
     elif spec.program is None and spec.onnx is None:
-        pictures = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
-        settle_statistics(network, PreprocessedNetwork(nn.Identity(), spec.preprocessing)(pictures))
+        prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
+        settle_statistics(network, prepare(settling_pictures(spec)))
     left = [name for name, module in network.eval().named_modules() if module.training]
     if left:
         raise ValueError(
@@ -63,7 +67,9 @@ def _fresh_network(spec: ModelSpec) -> nn.Module:
     if spec.program is not None:
         return read_program(spec.program.read_bytes(), spec.program.name)
     if spec.onnx is not None:
-        return read_onnx(one_file(spec.onnx), spec.onnx.name)
+        read = read_onnx(one_file(spec.onnx), spec.onnx.name, several=bool(spec.picks))
+        read.all_outputs = bool(spec.picks)
+        return answer_alone(read) if spec.picks else read
     build = create_from_module if ":" in spec.architecture else create
     network = build(spec.architecture, **spec.options)
     # channels_last would leave as shape arithmetic
@@ -105,7 +111,10 @@ def _given(answer: object) -> str:
     """Name what a network gave in place of a tensor, and its entries where it has some."""
     name = type(answer).__name__
     if isinstance(answer, Mapping):
-        return f"a {name} of {', '.join(map(str, answer)) or 'nothing'}, and none is 'logits'"
+        answers = ", ".join(map(str, answer)) or "nothing"
+        return f"a {name} of {answers}, and none is 'logits': choose with --outputs logits=NAME"
+    if isinstance(answer, tuple | list):
+        return f"a {name} of {described(answer)}: choose with --outputs logits=PLACE"
     return f"a {name}"
 
 
@@ -143,7 +152,10 @@ def settled(
     Raises:
         ValueError: probabilities are asked for of an embedding.
     """
-    last = None if spec.head == "embedding" else ended_by(network, pictures)
+    sigmoid = isinstance(network, OnnxNetwork) and ends_in_sigmoid(
+        network, dict(spec.picks).get("logits", "logits")
+    )
+    last = None if spec.head == "embedding" else ended_by(network, pictures, sigmoid=sigmoid)
     usual: HeadKind = "multi-label" if last == "sigmoid" else "classes"
     kind = spec.head or ("binary" if class_count(spec, network) == 1 else usual)
     head = Head(kind, "probabilities" if last else "logits", spec.threshold)
@@ -173,6 +185,18 @@ def feature_count(spec: ModelSpec, network: nn.Module) -> int:
     for hook in hooks:
         hook.remove()
     return widths[-1]
+
+
+def settling_pictures(spec: ModelSpec) -> Tensor:
+    """Return samples and pictures of every other kind that a build tries, as served.
+
+    Statistics of photographs alone let noise grow by each layer, until what float32 rounds off is
+    0.02 of the spread of an EfficientNet's logits, in PyTorch as well as in onnxruntime.
+    """
+    samples = read_samples(spec, spec.samples).spread(SETTLING_PICTURES).images
+    kinds = picture_kinds(samples.numpy(), spec.preprocessing.shift_axes)
+    others = [torch.from_numpy(kinds[kind]) for kind in ("noise", "constant", "extreme")]
+    return torch.cat([samples, *others])
 
 
 def settle_statistics(network: nn.Module, pictures: Tensor) -> None:

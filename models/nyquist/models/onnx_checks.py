@@ -3,6 +3,7 @@
 bytes -> pictures to logits? -> OnnxNetwork -> any batch? -> as onnx.reference computes it?
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -13,17 +14,25 @@ from torch import Tensor
 
 from nyquist.models.onnx_file import inputs_of, opset_of
 from nyquist.models.onnx_network import OnnxNetwork, first_line
+from nyquist.models.outputs import several_of
 
 LEAST_OPSET = 7
 """The first that broadcasts as it is done now; onnxruntime answers for none that is older."""
 BATCHES = (1, 2, 5)
+KEEPS_VALUES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout")
 ROUNDING = 1e-3
 """Largest difference of two ways to compute an output, as a share of its largest value."""
+CHOOSE = "--outputs logits=NAME,other=NAME, each name or its place from 0"
 DYNAMIC = "export it with dynamic_axes={'input': {0: 'batch'}}, or dynamic_shapes"
 
 
-def read_onnx(content: bytes, name: str) -> OnnxNetwork:
+def read_onnx(content: bytes, name: str, *, several: bool = False) -> OnnxNetwork:
     """Return the network of an ONNX file, weights inside.
+
+    Args:
+        content: of the file.
+        name: for messages.
+        several: whether it may give several outputs, among which somebody chooses.
 
     Raises:
         ValueError: its opset is too old, it takes or gives something else than pictures and logits,
@@ -37,12 +46,12 @@ def read_onnx(content: bytes, name: str) -> OnnxNetwork:
             f"onnx.version_converter.convert_version(model, {LEAST_OPSET})"
         )
     inputs, outputs = inputs_of(model), list(model.graph.output)
-    for verb, values in (("takes", inputs), ("gives", outputs)):
-        if len(values) != 1:
-            names = ", ".join(value.name for value in values) or "nothing"
-            raise ValueError(
-                f"{name} {verb} {names}; a classifier takes one input and gives one output"
-            )
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "nothing"
+        raise ValueError(f"{name} takes {names}; a classifier takes one input")
+    if len(outputs) != 1 and not several:
+        names = ", ".join(value.name for value in outputs) or "nothing"
+        raise ValueError(f"{name} gives {names}; say which is which: {CHOOSE}")
     tensor = inputs[0].type.tensor_type
     sizes = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
     types = [_type(inputs[0]), _type(outputs[0])]
@@ -92,12 +101,36 @@ def check_onnx(network: OnnxNetwork, picture: tuple[int, int, int]) -> tuple[str
             )
     try:
         evaluator = ReferenceEvaluator(onnx.load_from_string(network.content))
-        (wanted,) = evaluator.run(None, {network.input: noise[:1].numpy()})
+        given = evaluator.run(None, {network.input: noise[:1].numpy()})
+        picks = dict(several_of(network).picks)
+        place = place_of(network.outputs, picks.get("logits", "logits")) if picks else 0
+        wanted = [*given][place]
     except Exception as error:  # noqa: BLE001 # whatever an operator in Python raises
         return (f"onnx.reference does not run {network.name}: {first_line(error)}",)
     if not _same(alone[:1], torch.from_numpy(np.asarray(wanted))):
         raise ValueError(f"{network.name} gives other logits in onnxruntime than in onnx.reference")
     return ()
+
+
+def place_of(outputs: Sequence[str], key: str) -> int:
+    """Return where among the outputs of a file one lies: its name, or its place from 0."""
+    return outputs.index(key) if key in outputs else int(key)
+
+
+def ends_in_sigmoid(network: OnnxNetwork, key: str) -> bool:
+    """Say whether a sigmoid gave an output, behind which nothing but its shape was changed.
+
+    Args:
+        network: of the file.
+        key: name of the output, or its place from 0; another name is the first.
+    """
+    graph = onnx.load_from_string(network.content).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    known = key in network.outputs or key.isdecimal()
+    node = made_by.get(network.outputs[place_of(network.outputs, key) if known else 0])
+    while node is not None and node.op_type in KEEPS_VALUES:
+        node = made_by.get(node.input[0])
+    return node is not None and node.op_type == "Sigmoid"
 
 
 def count_weights(network: OnnxNetwork) -> int:

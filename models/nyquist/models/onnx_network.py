@@ -21,6 +21,10 @@ class OnnxNetwork(nn.Module):
         name: for messages.
         output: that answers; one that it lacks, or none: `logits`, or its first.
 
+    Attributes:
+        outputs: names of all that it gives.
+        all_outputs: whether it returns them all, as a dict.
+
     Raises:
         ValueError: onnxruntime does not run it, in its own words, or it takes several inputs.
     """
@@ -42,18 +46,22 @@ class OnnxNetwork(nn.Module):
             raise ValueError(f"{name} takes {len(inputs)} inputs, a reference takes one")
         (self.input,) = inputs
         outputs = [one.name for one in self._session.get_outputs()]
+        self.outputs = tuple(outputs)
+        self.all_outputs = False
         self._output = next((one for one in (output, "logits") if one in outputs), outputs[0])
 
     def __deepcopy__(self, _: dict[int, Any]) -> "OnnxNetwork":
         """Refuse: who copies a network looks into its modules. Raises ValueError."""
         raise ValueError(f"{self.name} has no modules to look into")
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        asked = self.outputs if self.all_outputs else (self._output,)
         try:
-            (logits,) = self._session.run([self._output], {self.input: image.numpy()})
+            found = self._session.run([*asked], {self.input: image.numpy()})
         except Exception as error:  # likewise
             raise RuntimeError(first_line(error)) from error
-        return torch.from_numpy(logits)
+        tensors = [torch.from_numpy(each) for each in found]
+        return dict(zip(asked, tensors, strict=True)) if self.all_outputs else tensors[0]
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nyquist.models.spec import Output
+from nyquist.models.spec import Output, Pick
 from nyquist.server.wire.head import CLASSES, Head
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -47,6 +47,7 @@ class OutputsNetwork(nn.Module):
         if "features" in self.outputs and self._features is None:
             raise ValueError("features are what enters the last nn.Linear; none of them is run")
         found = {"features": self._features, self.head.output: answer}
+        found |= several_of(self).others
         if "probabilities" in self.outputs and self.head.values == "logits":
             found["probabilities"] = answer.sigmoid() if self.head.labelled else answer.softmax(1)
         self._features = None
@@ -56,22 +57,90 @@ class OutputsNetwork(nn.Module):
         self._features = inputs[0]
 
 
+class Several:
+    """Which of the tensors that a network gives are served, and what they were.
+
+    Attributes:
+        picks: of `logits`, the answer, and of others by their names; none: its one tensor.
+        others: of the last batch, by name.
+    """
+
+    def __init__(self) -> None:
+        self.picks: tuple[Pick, ...] = ()
+        self.others: dict[str, Tensor] = {}
+
+
+def several_of(network: nn.Module) -> Several:
+    """Return what is served of a network's tensors; a new one of a network of ours."""
+    for module in network.modules():
+        found = getattr(module, "several", None)
+        if isinstance(found, Several):
+            return found
+    return Several()
+
+
 def answer_alone(network: Network) -> Network:
     """Let a network return its answer (B, n) and nothing else, however it gives it.
 
     A dict, or what Hugging Face's models return, has it as `logits`; (B,) is one number a picture.
-    The names of its weights and modules stay.
+    The picks of its `several` say where it is else, and what is kept beside it. The names of its
+    weights and modules stay.
     """
-    network.register_forward_hook(lambda _network, _inputs, given: _answer(given))
+    network.several = Several()  # type: ignore[assignment] # no module and no tensor
+    network.register_forward_hook(_answer)
     return network
 
 
-def _answer(given: object) -> object:
+def _answer(network: nn.Module, _inputs: object, given: object) -> object:
+    several = several_of(network)
+    if several.picks:
+        found = {name: picked(given, key, name) for name, key in several.picks}
+        given = found.pop("logits", None) if "logits" in found else given
+        several.others = found
     if isinstance(given, Mapping):
         given = given.get("logits", given)
     if isinstance(given, Tensor) and given.ndim == 1:
         return given[:, None]
     return given
+
+
+def picked(given: object, key: str, name: str) -> Tensor:
+    """Return one of the tensors that a network gave.
+
+    Args:
+        given: a mapping or a sequence of tensors.
+        key: its name, or its place from 0.
+        name: as it is served.
+
+    Raises:
+        ValueError: there is none, or it is no float32 tensor; what there is is named.
+    """
+    named = dict(given) if isinstance(given, Mapping) else {}
+    values = (
+        [*named.values()] if named else [*given] if isinstance(given, tuple | list) else [given]
+    )
+    found = named.get(key)
+    if found is None and key.isdecimal() and int(key) < len(values):
+        found = values[int(key)]
+    if not isinstance(found, Tensor) or found.dtype != torch.float32:
+        raise ValueError(f"--outputs {name}={key}: the network gives {described(given)}")
+    return found
+
+
+def described(given: object) -> str:
+    """Name what a network gave: tensors with their places or names, other things by their class."""
+    if isinstance(given, Mapping):
+        return ", ".join(f"{name}={_shape(one)}" for name, one in given.items()) or "nothing"
+    if isinstance(given, tuple | list):
+        return ", ".join(f"{place}={_shape(one)}" for place, one in enumerate(given)) or "nothing"
+    return _shape(given)
+
+
+def _shape(one: object) -> str:
+    if not isinstance(one, Tensor):
+        return type(one).__name__
+    kind = "" if one.dtype == torch.float32 else f" {one.dtype}".replace("torch.", "")
+    return f"(batch, {', '.join(map(str, one.shape[1:]))}){kind}"
 
 
 class _Sigmoids(TorchDispatchMode):
@@ -93,11 +162,18 @@ class _Sigmoids(TorchDispatchMode):
         return any(one.untyped_storage().data_ptr() == place for one in self._given)
 
 
-def ended_by(network: nn.Module, pictures: Tensor) -> Literal["softmax", "sigmoid"] | None:
+def ended_by(
+    network: nn.Module, pictures: Tensor, *, sigmoid: bool = False
+) -> Literal["softmax", "sigmoid"] | None:
     """Say what made a network's answers probabilities; None where they are none.
 
     They are probabilities if all lie in 0..1, and either the rows of several add up to 1, or a
     sigmoid gave them: a few logits may lie in 0..1 by chance.
+
+    Args:
+        network: that answers.
+        pictures: that it takes.
+        sigmoid: whether its file says that a sigmoid gave them.
     """
     with torch.no_grad(), _Sigmoids() as sigmoids:
         answer = network(pictures)
@@ -105,4 +181,4 @@ def ended_by(network: nn.Module, pictures: Tensor) -> Literal["softmax", "sigmoi
         return None
     if answer.shape[1] > 1 and bool(((answer.sum(dim=1) - 1).abs() <= SUM_ERROR).all()):
         return "softmax"
-    return "sigmoid" if sigmoids.gave(answer) else None
+    return "sigmoid" if sigmoid or sigmoids.gave(answer) else None

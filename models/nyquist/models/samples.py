@@ -14,7 +14,7 @@ from nyquist.models import fashion
 from nyquist.models.choices import SOURCES, nearest
 from nyquist.models.pictures import UNLABELLED as UNLABELLED
 from nyquist.models.pictures import Picture, find_pictures
-from nyquist.models.spec import ModelSpec
+from nyquist.models.spec import Layout, ModelSpec
 from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.framing import COLOURS, Framing, PictureInput
 from nyquist.server.wire.pictures import read_picture_files
@@ -62,7 +62,9 @@ def read_samples(spec: ModelSpec, source: str) -> Samples:
     """
     if source == "fashion":
         samples = fashion_samples()
-        return Samples(fitted(samples.images, spec), samples.labels)
+        images = fitted(samples.images, spec.plain)
+        margin = spec.stabilisation.margin if spec.stabilisation else 0
+        return Samples(on_ground(images, margin, spec.preprocessing.layout), samples.labels)
     if source == "photographs":
         return file_samples(spec, [replace(one, label=UNLABELLED) for one in photographs()])
     if source == "imagenet":
@@ -94,7 +96,7 @@ def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
         images: float32 (N, C, H, W) in 0..1, or uint8 (N, H, W, C).
         spec: of the model.
     """
-    channels, *size = spec.input
+    channels, *size = spec.served
     pixels = images.dtype == torch.uint8
     if pixels and spec.datatype == "UINT8" and images.shape[1:] == (*size, channels):
         return images
@@ -106,6 +108,35 @@ def fitted(images: Tensor, spec: ModelSpec) -> Tensor:
     if spec.datatype == "UINT8":
         return (x * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
     return x.contiguous()
+
+
+def on_ground(images: Tensor, margin: int, layout: Layout) -> Tensor:
+    """Continue pictures on black ground, half of the margin on each side."""
+    sides = (margin // 2, margin - margin // 2) * 2
+    return F.pad(images, sides if layout == "CHW" else (0, 0, *sides))
+
+
+def read_scenes(spec: ModelSpec, reach: int) -> Tensor:
+    """Return the samples of a model larger by `reach` pixels, to take frames of its input out of.
+
+    Things in them have the size that they have in samples, as far as there is picture beyond those;
+    where not, they are larger.
+
+    Raises:
+        ValueError: as read_samples does.
+    """
+    layout = spec.preprocessing.layout
+    if spec.samples == "fashion":
+        return on_ground(read_samples(spec, spec.samples).images, reach, layout)
+    channels, height, width = spec.input
+    share = spec.picture.crop_share * (1 + reach / min(spec.served[1:]))
+    fit = spec.picture.fit
+    wider = replace(
+        spec,
+        input=(channels, height + reach, width + reach),
+        picture=replace(spec.picture, crop_share=min(1.0, share) if fit == "crop" else 1.0),
+    )
+    return read_samples(wider, wider.samples).images
 
 
 def file_samples(spec: ModelSpec, pictures: Sequence[Picture]) -> Samples:

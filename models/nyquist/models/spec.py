@@ -14,11 +14,16 @@ Option = Scalar | list[Scalar]
 Layout = Literal["CHW", "HWC"]
 Datatype = Literal["FP32", "UINT8"]
 Precision = Literal["fp32", "fp16", "int8"]
-Output = Literal["logits", "probabilities", "embedding", "features"]
+Output = str
+"""Of OUTPUTS, embedding, or a name that somebody gives; see Pick."""
+Pick = tuple[str, str]
+"""A name as served, and the place, from 0, or the name of a tensor among those a network gives."""
+Stabiliser = Literal["crop", "circular", "average"]
 Size = tuple[int, int]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 OUTPUTS: tuple[Output, ...] = ("logits", "probabilities", "features")
+STABILISERS: tuple[Stabiliser, ...] = ("crop", "circular", "average")
 DYNAMIC = -1
 INPUT = "image"
 """Name of the graph's input."""
@@ -59,6 +64,47 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Stabilisation:
+    """What the graph does before all else, so that an answer stays when its picture moves.
+
+    The score of a place is the mean of a small box less that of a large one around it, over all
+    channels; the place of the highest chooses what the network sees. See nyquist.models.stabilised.
+
+    Attributes:
+        kind: crop, of a picture larger by the period, its corner at that place modulo the period;
+            circular, a roll that brings the place to the middle; average, the mean of the answers
+            to several crops, which chooses nothing.
+        period: pixels after which a network's grids repeat: what its strides multiply to.
+        boxes: sides of the two boxes, powers of two, pixels.
+        corners: of the crops of `average`, row and column.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+
+    kind: Stabiliser
+    period: int = 32
+    boxes: tuple[int, int] = (4, 16)
+    corners: tuple[Size, ...] = ((4, 11), (13, 28), (19, 2), (30, 21))
+
+    def __post_init__(self) -> None:
+        if self.kind not in STABILISERS:
+            raise ValueError(
+                f"unknown stabilisation {self.kind!r}; choose from {', '.join(STABILISERS)}"
+            )
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which a served picture is higher and wider than the network's input."""
+        return 0 if self.kind == "circular" else self.period
+
+    @property
+    def runs(self) -> int:
+        """How often the network runs for one picture."""
+        return len(self.corners) if self.kind == "average" else 1
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a build holds a graph to; a miss is not published. Shares are 0..1.
 
@@ -93,6 +139,7 @@ class ModelSpec:
             name of the file of `program` or `onnx`.
         program: a file of torch.export.save, in place of an architecture; has its own weights.
         onnx: an ONNX file, likewise; its reference is itself, there is none in PyTorch.
+        stabilisation: what chooses a part of the picture before all else; None: nothing does.
         options: of the architecture.
         weights: a checkpoint; None for seeded fresh weights, which only cost and speed are of.
         weights_sha256: what its bytes must have; empty for any.
@@ -107,6 +154,8 @@ class ModelSpec:
         sizes: other heights and widths that it takes and is proved at; empty for its input's only.
         outputs: of the graph: logits first; probabilities where the network ends in them, and an
             embedding where it is one.
+        picks: where the outputs are among several tensors; of `logits` the one that is judged as
+            the answer, whatever it is called then.
         head: how the first of them is read; None for what the network shows.
         values: of the network's answers; logits until it shows that it ends in probabilities.
         threshold: probability above which a label of a binary or multi-label head applies.
@@ -141,6 +190,8 @@ class ModelSpec:
     threshold: float = Head.threshold
     program: Path | None = None
     onnx: Path | None = None
+    picks: tuple[Pick, ...] = ()
+    stabilisation: Stabilisation | None = None
 
     def __post_init__(self) -> None:
         expected = "CHW" if self.datatype == "FP32" else "HWC"
@@ -159,18 +210,32 @@ class ModelSpec:
         return Head(self.head or "classes", self.values, self.threshold)
 
     @property
+    def plain(self) -> "ModelSpec":
+        """The same without stabilisation, with the answer alone where several are averaged."""
+        given = self.stabilisation
+        outputs = self.outputs[:1] if given and given.runs > 1 else self.outputs
+        return replace(self, stabilisation=None, outputs=outputs)
+
+    @property
+    def served(self) -> tuple[int, int, int]:
+        """Channels, height and width of the picture that clients send."""
+        margin = self.stabilisation.margin if self.stabilisation else 0
+        channels, height, width = self.input
+        return channels, height + margin, width + margin
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one served picture; -1 where any of its sizes will do."""
-        return self.picture_shape((DYNAMIC, DYNAMIC) if self.sizes else self.input[1:])
+        return self.picture_shape((DYNAMIC, DYNAMIC) if self.sizes else self.served[1:])
 
     @property
     def served_sizes(self) -> tuple[Size, ...]:
         """Heights and widths that are proved: the network's own first."""
-        return tuple(dict.fromkeys((self.input[1:], *self.sizes)))
+        return tuple(dict.fromkeys((self.served[1:], *self.sizes)))
 
     def picture_input(self, channels: int) -> PictureInput:
         """Return how picture files are read for it, grey (1) or RGB (3), at the input's size."""
-        _, height, width = self.input
+        _, height, width = self.served
         layout, datatype = self.preprocessing.layout, self.datatype
         fixed = PictureInput(channels, height, width, layout, datatype, self.picture)
         return replace(fixed, most=(height, width)).grown(height, width) if self.sizes else fixed

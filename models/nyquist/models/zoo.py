@@ -1,10 +1,11 @@
 """The models that `python export/build.py` makes and Nyquist serves by default."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nyquist.models.spec import Limits, ModelSpec, Preprocessing
+from nyquist.models.spec import Limits, ModelSpec, Preprocessing, Stabilisation
 from nyquist.server.wire.framing import ON_CANVAS
 
 if TYPE_CHECKING:
@@ -57,6 +58,19 @@ def _efficientnet_lite0() -> ModelSpec:
     )
 
 
+def _stable(spec: ModelSpec) -> ModelSpec:
+    """Return a model that sees a crop which its picture chooses; of the whole picture, 256 for 224.
+
+    Its limits are of answers to other crops than those of the plain model.
+    """
+    return replace(
+        spec,
+        name=f"{spec.name}_stable",
+        stabilisation=Stabilisation("crop"),
+        picture=replace(spec.picture, crop_share=1.0),
+    )
+
+
 def specs() -> dict[str, ModelSpec]:
     """Return every model of the default repository, by name.
 
@@ -71,6 +85,7 @@ def specs() -> dict[str, ModelSpec]:
         _fashion("max_blur", consistency=0.94, accuracy=0.83),
         _fashion("polyphase", consistency=1.0, accuracy=0.78),
         _efficientnet_lite0(),
+        _stable(_efficientnet_lite0()),
     )
     return {spec.name: spec for spec in models}
 

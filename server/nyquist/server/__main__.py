@@ -15,7 +15,7 @@ from nyquist.server.artifact.linked_repository import linked_repository
 from nyquist.server.check import check
 from nyquist.server.command_line import flags_of, make_check_parser, make_serve_parser
 from nyquist.server.front.lifecycle import run_until_signal
-from nyquist.server.processes import supervise
+from nyquist.server.processes import supervise, with_workers
 from nyquist.server.scheduling.instance import runs_left_behind
 from nyquist.server.settings import Settings, read_settings, unknown_variables
 from nyquist.server.telemetry.logs import configure_logs
@@ -74,6 +74,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     if options.checks:
         return check(settings, as_json="json" in options)
     gc.freeze()  # what is imported stays: a full collection would stop all calls to look at it
+    settings = with_workers(settings)
     uvloop.run(serve(settings) if settings.workers == 1 else supervise(settings))
     return 0
 

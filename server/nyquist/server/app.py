@@ -40,11 +40,12 @@ from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.serving.shadow import make_shadow
 from nyquist.server.settings import PREFIX, Settings
 from nyquist.server.telemetry.current_call import Call
-from nyquist.server.telemetry.listener import metrics_listener
+from nyquist.server.telemetry.listener import metrics_address, metrics_listener
 from nyquist.server.telemetry.log_control import LogControl
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.telemetry.trace_settings import TraceSettings
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address, remove_file
 from nyquist.server.wire.pb import inference_pb2, model_config_pb2
 from nyquist.server.wire.pictures import ImageDecoder
 from nyquist.server.workers.fleet import Fleet
@@ -69,7 +70,7 @@ class Server:
         fleet: the other processes of this server; None is without.
 
     Attributes:
-        port: of gRPC, once started.
+        port: of gRPC, once started; 0 where it has none.
         metrics_port: of the metrics, once started.
     """
 
@@ -100,6 +101,7 @@ class Server:
             self._serve,
             self._metrics,
             settings.link_folder,
+            strict=settings.strict_readiness,
         )
         traced = settings.tracing_endpoint is not None
         self._traces = TraceSettings(settings.tracing_ratio if traced else None)
@@ -119,6 +121,7 @@ class Server:
         self._health = Health(self._statuses, gone=NOT_SERVING)
         self._stack = AsyncExitStack()
         self._listener: HttpListener | None = None
+        self._listens = False
         self.port = 0
         self.metrics_port = 0
 
@@ -126,6 +129,7 @@ class Server:
         try:
             if self._listening is None:
                 # A taken port is found before anything is loaded, and without gRPC's page of log.
+                self._stack.callback(remove_file, self._settings.host)
                 open_socket(self._settings.host, self._settings.port).close()
             await self._start_metrics()
             self._start_tracing()
@@ -182,11 +186,10 @@ class Server:
         self._metrics.watch_queue_bytes(lambda: budget.held_bytes, budget.max_bytes)
         if self._fleet is not None:
             return
-        host = settings.metrics_host or settings.host
         listener = metrics_listener(
             self._metrics.registry,
-            lambda: self.port != 0 and self._service.ready,
-            host,
+            lambda: self._listens and self._service.ready,
+            settings.scraped_host,
             settings.metrics_port,
         )
         self.metrics_port = await self._stack.enter_async_context(listener)
@@ -208,6 +211,14 @@ class Server:
             settings.load is not None or settings.config_overrides or not tried
         ):  # what comes later may need any size
             self._largest_request = settings.max_message_bytes
+        if failed := self._registry.failed:
+            so = (
+                "not ready, as --no-strict-readiness makes it ready without them"
+                if settings.strict_readiness
+                else "ready without them"
+            )
+            names = ", ".join(failed)
+            logger.error("%d of %d models are not served: %s; %s", len(failed), tried, names, so)
         if not tried:
             how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
             logger.warning("nothing of %s is served yet: waiting for %s", where, how)
@@ -292,6 +303,7 @@ class Server:
             await self._listen_on_h2corn(calls, max_request_bytes)
         else:
             await self._listen_on_grpcio(calls, max_request_bytes)
+        self._listens = True
         self._say_ready(max_request_bytes)
 
     async def _listen_on_grpcio(self, calls: Calls, max_request_bytes: int) -> None:
@@ -330,12 +342,11 @@ class Server:
             for name in self._registry.names
         }
         if self._fleet is None:
-            host = settings.metrics_host or settings.host
-            also = f"metrics on http://{host}:{self.metrics_port}/metrics"
+            also = f"metrics on {metrics_address(settings.scraped_host, self.metrics_port)}"
         else:
             also = f"as worker {self._fleet.number} of {settings.workers}"
         say_ready(
-            f"{len(models)} models, gRPC on {settings.host}:{self.port}, {also}",
+            f"{len(models)} models, gRPC on {address(settings.host, self.port)}, {also}",
             settings.host,
             settings,
             self._authorizer,

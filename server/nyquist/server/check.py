@@ -7,6 +7,7 @@ settings -> tokens, certificates -> each model: manifest, checksums, config, ses
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -17,7 +18,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from nyquist.server.artifact.graph_description import GraphDescription
-from nyquist.server.artifact.layout import model_folders, read_config_file
+from nyquist.server.artifact.layout import (
+    ConfigFile,
+    model_folders,
+    passed_over,
+    read_config_file,
+)
 from nyquist.server.front.access import exposure, make_authorizer
 from nyquist.server.front.tls import make_credentials, tls_in_words
 from nyquist.server.front.transport import request_bytes, request_limit, too_small_for
@@ -45,48 +51,79 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
     if not folders:
         where = ", ".join(map(str, settings.repository))
         raise StartError(f"{where} holds no model: no NAME/config.pbtxt")
-    found = [_open(folder, execution, settings.link_folder) for folder in folders]
-    loaded = [one for one in found if isinstance(one, LoadedModel)]
-    status = GOOD if len(loaded) == len(folders) else UNSERVABLE
+    found = [one for folder in folders for one in _opened(folder, execution, settings.link_folder)]
+    loaded = [one.outcome for one in found if isinstance(one.outcome, LoadedModel)]
+    status = GOOD if len(loaded) == len(found) else UNSERVABLE
     if as_json:
-        sys.stdout.write(json.dumps(_document(folders, found, settings), indent=2) + "\n")
+        sys.stdout.write(json.dumps(_document(found, settings), indent=2) + "\n")
         return status
-    console.print(_table(folders, found))
-    for folder, one in zip(folders, found, strict=True):
-        if isinstance(one, str):
-            console.print(f"[red]{escape(folder.name)} is not served:[/] {escape(one)}")
-    for one in loaded:
-        if isinstance(one.described, GraphDescription):
-            text = text_format.MessageToString(one.config, as_one_line=True)
-            console.print(f"{escape(one.described.name)} has no manifest: {escape(text)}")
+    console.print(_table(found))
+    _complain(found, folders, console)
     who = ", ".join(f"{name}: {answer}" for name, answer in authorizer.in_words().items())
     console.print(f"TLS {tls_in_words(settings)}; who may call: {who}")
     if line := exposure(settings.host, settings):
         console.print(f"[yellow]{escape(line)}[/]")
     _print_limits(loaded, settings, console)
-    console.print(f"{len(loaded)} of {len(folders)} models can be served")
+    served = {one.described.name for one in loaded}
+    console.print(f"{len(served)} of {len(folders)} models can be served")
     return status
 
 
-def _open(folder: Path, execution: Execution, links: Sequence[Path]) -> LoadedModel | str:
+def _complain(found: "list[_Tried]", folders: list[Path], console: Console) -> None:
+    """Say of each model what is not served, what was made up for it, and what is passed over."""
+    for one in found:
+        if isinstance(one.outcome, str):
+            what = f"{one.model} version {one.version}" if one.version else one.model
+            console.print(f"[red]{escape(what)} is not served:[/] {escape(one.outcome)}")
+        elif isinstance(one.outcome.described, GraphDescription):
+            text = text_format.MessageToString(one.outcome.config, as_one_line=True)
+            console.print(f"{escape(one.model)} has no manifest: {escape(text)}")
+    for folder in folders:
+        for name in passed_over(folder):
+            console.print(f"[yellow]{escape(f'{folder.name}/{name}')} is no version[/]")
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A version that the server would open, or a model of which it knows none: it, or why not."""
+
+    model: str
+    version: int | None
+    outcome: LoadedModel | str
+
+
+def _opened(folder: Path, execution: Execution, links: Sequence[Path]) -> list[_Tried]:
+    """Open every version that a model's policy asks for, as a start does."""
     try:
-        return load_model(folder, execution, config_file=read_config_file(folder, links))
+        file = read_config_file(folder, links)
+        wanted = file.wanted(folder)
+    except NyquistError as error:
+        return [_Tried(folder.name, None, str(error))]
+    return [
+        _Tried(folder.name, number, _open(folder, execution, number, file)) for number in wanted
+    ]
+
+
+def _open(folder: Path, execution: Execution, version: int, file: ConfigFile) -> LoadedModel | str:
+    try:
+        return load_model(folder, execution, version, file)
     except StartError:
         raise
     except NyquistError as error:
         return str(error)
 
 
-def _table(folders: list[Path], found: list[LoadedModel | str]) -> Table:
+def _table(found: list[_Tried]) -> Table:
     table = Table(
         "model", "version", "provider", "input", "batch", "load", box=SIMPLE_HEAD, pad_edge=False
     )
-    for folder, one in zip(folders, found, strict=True):
+    for tried in found:
+        one = tried.outcome
         if isinstance(one, str):
-            table.add_row(escape(folder.name), "", "[red]not served[/]")
+            table.add_row(escape(tried.model), str(tried.version or ""), "[red]not served[/]")
             continue
         table.add_row(
-            escape(folder.name),
+            escape(tried.model),
             str(one.described.version),
             one.engines[0].provider.removesuffix("ExecutionProvider"),
             ", ".join(
@@ -107,16 +144,14 @@ def _batch(one: LoadedModel) -> str:
     return "any" if batch == DYNAMIC else str(batch or "none")
 
 
-def _document(
-    folders: list[Path], found: list[LoadedModel | str], settings: Settings
-) -> dict[str, object]:
-    loaded = [one for one in found if isinstance(one, LoadedModel)]
+def _document(found: list[_Tried], settings: Settings) -> dict[str, object]:
+    loaded = [one.outcome for one in found if isinstance(one.outcome, LoadedModel)]
     return {
         "models": [
-            {"model": folder.name, "error": one}
-            if isinstance(one, str)
+            {"model": tried.model, "version": tried.version, "error": one}
+            if isinstance(one := tried.outcome, str)
             else {
-                "model": folder.name,
+                "model": tried.model,
                 "version": one.described.version,
                 "provider": one.engines[0].provider,
                 "inputs": [
@@ -127,7 +162,7 @@ def _document(
                 "config": MessageToDict(one.config, preserving_proto_field_name=True),
                 "load_s": one.load_s,
             }
-            for folder, one in zip(folders, found, strict=True)
+            for tried in found
         ],
         "largest_request_bytes": _largest_request(loaded, settings),
         "largest_answer_bytes": settings.max_message_bytes,

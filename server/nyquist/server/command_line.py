@@ -29,6 +29,23 @@ CHECK_STATUS = """\
 0 nothing to complain of; 1 an option is wrong; 2 a model cannot be served"""
 
 
+OF_TRITON = {
+    "--model-repository": "--repository",
+    "--model-store": "--repository",
+    "--grpc-port": "--port",
+    "--http-port": "--port, where HTTP is answered too",
+    "--grpc-address": "--host",
+    "--http-address": "--host",
+    "--metrics-address": "--metrics-host",
+    "--load-model": "--load",
+    "--model-control-mode": "--load for explicit, --poll-s for poll",
+    "--repository-poll-secs": "--poll-s",
+    "--exit-timeout-secs": "--grace-s",
+    "--log-verbose": "--log-level debug",
+}
+"""Flags that people bring along, and what does the same."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Names the nearest option, and never a value, which may be a secret. Takes ONNX files too."""
 
@@ -138,6 +155,8 @@ def _what_then(unknown: str) -> str:
                 f"{name} is no flag, because others can read flags; "
                 f"use {name}-file or {PREFIX}{setting.upper()}"
             )
+        if ours := OF_TRITON.get(name):
+            return f"{name} is Triton's, here it is {ours}"
         flags = [flag(known) for known in Settings.model_fields if not is_secret(known)]
         close = get_close_matches(name, flags, n=3, cutoff=0.5)
         if close:

@@ -6,6 +6,7 @@ It reads the server's own variables and file, so that a container needs no other
 """
 
 import argparse
+import os
 import socket
 import ssl
 import sys
@@ -17,11 +18,18 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.server.settings import Settings, read_settings
-from nyquist.server.wire.connection import Connection, WrongConnection, add_connection_options
+from nyquist.server.wire.connection import (
+    NO_PROXY,
+    Connection,
+    WrongConnection,
+    add_connection_options,
+)
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address, unix_path
 
 TIMEOUT_S = 3.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, not opened
+"""One that http_proxy names for other calls would be asked for this very machine."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -46,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         connection = _connection(read_settings({}), options)
-        with connection.channel() as channel:
+        with connection.channel((NO_PROXY,)) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=options.model),
                 timeout=options.timeout_s,
@@ -93,7 +101,7 @@ def _connection(settings: Settings, options: argparse.Namespace) -> Connection:
 
 def _own_target(settings: Settings) -> str:
     host = ANY_ADDRESS.get(settings.host, settings.host)
-    return f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+    return address(host, settings.port)
 
 
 def _name_in_certificate(target: str, trusted: Path, timeout_s: float) -> str:
@@ -107,17 +115,22 @@ def _name_in_certificate(target: str, trusted: Path, timeout_s: float) -> str:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(trusted)
     context.set_alpn_protocols(["h2"])
-    host, _, port = target.rpartition(":")
-    address = (host.strip("[]"), int(port))
-    with (
-        socket.create_connection(address, timeout=timeout_s) as plain,
-        context.wrap_socket(plain) as secured,
-    ):
+    with _connected(target, timeout_s) as plain, context.wrap_socket(plain) as secured:
         shown: dict[str, Any] = dict(secured.getpeercert() or {})
     names: list[str] = [name for _, name in shown.get("subjectAltName", ())]
     if not names:
         raise OSError("the server's certificate has no subjectAltName; name its authority in --ca")
     return names[0].replace("*", "any", 1)
+
+
+def _connected(target: str, timeout_s: float) -> socket.socket:
+    if (path := unix_path(target)) is None:
+        host, _, port = target.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
+    plain = socket.socket(socket.AF_UNIX)
+    plain.settimeout(timeout_s)
+    plain.connect(os.fspath(path))
+    return plain
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import uvloop
 
 from nyquist.server.app import Server
 from nyquist.server.front.lifecycle import run_until_signal
+from nyquist.server.runtime.cores import available_cores
 from nyquist.server.scheduling.instance import runs_left_behind
-from nyquist.server.settings import Settings
+from nyquist.server.settings import AUTO_WORKERS, MOST_WORKERS, Settings
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.errors import NyquistError
 from nyquist.server.workers.channel import Channel
@@ -27,6 +28,17 @@ from nyquist.server.workers.supervisor import Supervisor
 PR_SET_PDEATHSIG = 1
 ORPHANED = signal.SIGUSR1
 """Ends a worker that only starts; of one that runs, a drain begins."""
+
+
+def with_workers(settings: Settings, cores: int | None = None) -> Settings:
+    """Return the settings with a number of workers: what was asked for, or one for two cores.
+
+    Each has a core for its event loop then, and one for what its models run on.
+    """
+    if settings.workers != AUTO_WORKERS:
+        return settings
+    fitting = (cores or available_cores()) // 2
+    return settings.model_copy(update={"workers": min(max(1, fitting), MOST_WORKERS)})
 
 
 async def supervise(settings: Settings) -> None:
@@ -39,7 +51,7 @@ async def supervise(settings: Settings) -> None:
         NyquistError: the server cannot start.
     """
     work = partial(serve_as_worker, settings, os.getpid())
-    metrics_address = (settings.metrics_host or settings.host, settings.metrics_port)
+    metrics_address = (settings.scraped_host, settings.metrics_port)
     address = (settings.host, settings.port)
     await Supervisor(work, settings.workers, address, metrics_address).run()
 

@@ -11,7 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -23,12 +30,22 @@ from pydantic_settings import (
 from nyquist.server.front.settings import CallSettings, SecuritySettings
 from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import UNIX
 
 PREFIX = "NYQUIST_"
 COMPANION_PREFIX = "NYQUIST_COMPANION_"
 """The companion's variables, which may stand beside the server's."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _without_brackets(host: str) -> str:
+    if host[:1] == "[" and host[-1:] == "]":
+        raise ValueError(f"an address stands without brackets, {host[1:-1]}")
+    return host
+
+
+Host = Annotated[str, AfterValidator(_without_brackets)]
 
 # What Kubernetes puts into a pod's environment for a Service that is called nyquist.
 _SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?)")
@@ -47,6 +64,8 @@ def _several(separator: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+MOST_WORKERS, AUTO_WORKERS = 64, 0
+Workers = Annotated[int, BeforeValidator(lambda value: AUTO_WORKERS if value == "auto" else value)]
 Folders = Annotated[tuple[Path, ...], NoDecode, _several(os.pathsep)]
 Names = Annotated[tuple[str, ...], NoDecode, _several(",")]
 
@@ -89,6 +108,10 @@ class ModelSettings(BaseModel):
         ge=0,
         description="seconds between looks for changed models; 0: load and unload by call instead",
     )
+    strict_readiness: bool = Field(
+        default=True,
+        description="say not ready while a model that was asked for could not be loaded",
+    )
 
 
 class NetworkSettings(BaseModel):
@@ -97,18 +120,31 @@ class NetworkSettings(BaseModel):
     transport: Literal["h2corn", "grpcio"] = Field(
         "h2corn", description="what carries gRPC: h2corn, or grpcio, which costs more CPU a call"
     )
-    workers: int = Field(
-        1, ge=1, le=64, description="processes that serve, where one event loop is the limit"
+    workers: Workers = Field(
+        1,
+        ge=AUTO_WORKERS,
+        le=MOST_WORKERS,
+        description="processes that serve, where one event loop is the limit; auto: one for each "
+        "two cores",
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: Host = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for all, unix:/path/to.sock for a socket's file",
+    )
     port: Port = Field(8001, description="of gRPC; 0 lets the system choose")
     cors_origin: Names = Field(
         (), description="origin of web pages whose scripts may call, or *; may be repeated"
     )
-    metrics_host: str | None = Field(
-        None, description="address of the metrics; none: that of --host"
+    metrics_host: Host | None = Field(
+        None, description="address of the metrics; none: that of --host, 127.0.0.1 of a socket"
     )
     metrics_port: Port = Field(8002, description="of Prometheus metrics; 0 lets the system choose")
+
+    @property
+    def scraped_host(self) -> str:
+        """The address of the metrics, which no scraper reads from a socket's file unasked."""
+        alone = "127.0.0.1" if self.host.startswith(UNIX) else self.host
+        return self.metrics_host or alone
 
 
 class LimitSettings(CallSettings):
@@ -212,8 +248,9 @@ class Settings(
     def _agree(self) -> "Settings":
         if self.load is not None and self.poll_s:
             raise ValueError("--load and --poll-s exclude each other: polling loads every model")
-        if self.workers > 1 and self.transport != "h2corn":
-            raise ValueError(f"--workers {self.workers} needs --transport h2corn")
+        if self.workers != 1 and self.transport != "h2corn":
+            asked = self.workers or "auto"
+            raise ValueError(f"--workers {asked} needs --transport h2corn")
         if self.shadow_share and self.shadow_target is None:
             raise ValueError("--shadow-share needs --shadow-target")
         for name in ("token", "repository_token"):

@@ -208,6 +208,57 @@ def draw_offsets(
         yield generator.integers(protocol.low, protocol.high, (2, pictures, 2))
 
 
+def draw_neighbours(
+    protocol: ShiftProtocol, pictures: int, generator: np.random.Generator
+) -> tuple[Offsets, Offsets]:
+    """Draw a place for each picture, and that one pixel beside it, down or right or back.
+
+    Raises:
+        ValueError: there is no room for a step along both axes.
+    """
+    low, high = np.array(protocol.low), np.array(protocol.high)
+    if (high - low < 2).any():
+        raise ValueError(f"one pixel aside needs two offsets an axis, got {low} to {high - 1}")
+    places = generator.integers(low, high, (pictures, 2))
+    steps = np.eye(2, dtype=int)[generator.integers(0, 2, pictures)]
+    return places, np.where(places + steps < high, places + steps, places - steps)
+
+
+def one_pixel_consistency(
+    predict: Predict,
+    pictures: Pictures,
+    protocol: ShiftProtocol,
+    *,
+    pairs: int = DEFAULT_PAIRS,
+    seed: int = 0,
+    batch: int = DEFAULT_BATCH,
+    same: Same = same_highest,
+) -> Consistency:
+    """Measure the share of places whose answer is also that of the place one pixel beside.
+
+    Args:
+        predict: the path that is measured.
+        pictures: (N, ...).
+        protocol: how they move, by its first shift; its offsets are the places.
+        pairs: places for each picture.
+        seed: of the places and directions.
+        batch: pictures sent at once.
+        same: of two answers, what the share is the mean of.
+
+    Raises:
+        ValueError: there is no room for a step along both axes.
+    """
+    generator = np.random.default_rng(seed)
+    agreeing = []
+    for _ in range(pairs):
+        first, second = (
+            evaluate(predict, protocol.first(pictures, offsets), batch)
+            for offsets in draw_neighbours(protocol, len(pictures), generator)
+        )
+        agreeing.append(same(first, second))
+    return consistency_of(np.mean(agreeing, axis=0))
+
+
 def circular_consistency(
     predict: Predict,
     pictures: Pictures,

@@ -20,6 +20,7 @@ from nyquist.companion.measures.parity import Predict
 from nyquist.companion.measures.shift_consistency import (
     DEFAULT_BATCH,
     ShiftProtocol,
+    draw_neighbours,
     evaluate,
     standard_error,
 )
@@ -155,14 +156,8 @@ def slide_one_pixel(
     Raises:
         ValueError: there is no picture, or no room for a step along both axes.
     """
-    low, high = np.array(protocol.low), np.array(protocol.high)
-    if (high - low < 2).any():
-        raise ValueError(f"one pixel aside needs two offsets an axis, got {low} to {high - 1}")
-    generator = np.random.default_rng(seed)
-    places = generator.integers(low, high, (len(pictures), 2))
-    steps = np.eye(2, dtype=int)[generator.integers(0, 2, len(pictures))]
-    beside = np.where(places + steps < high, places + steps, places - steps)
-    return slide_along(predict, pictures, protocol.first, [places, beside], batch=batch)
+    places = draw_neighbours(protocol, len(pictures), np.random.default_rng(seed))
+    return slide_along(predict, pictures, protocol.first, places, batch=batch)
 
 
 def changes_from_start(slide: Slide) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from nyquist.companion.page.safety import SafeHeaders
 from nyquist.server.front.access import Authorizer
 from nyquist.server.telemetry.banner import keep_quiet
 from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address
 
 GRACE_S = 1.0
 REQUEST_S = 5.0
@@ -78,7 +79,7 @@ class WebListener:
             self._socket = socket.create_server((host, port), family=family, backlog=1024)
         except OSError as error:
             raise StartError(
-                f"HTTP cannot listen on {host}:{port}: {error.strerror}; "
+                f"HTTP cannot listen on {address(host, port)}: {error.strerror}; "
                 "choose another with --http-port"
             ) from error
         self.port: int = self._socket.getsockname()[1]

@@ -13,6 +13,7 @@ from torch import nn
 from nyquist.companion.references.network import load_network
 from nyquist.models.analysis.module_graph import module_graph
 from nyquist.models.analysis.receptive_field import last_map, layer_fields
+from nyquist.models.spec import Stabilisation
 from nyquist.models.zoo import WEIGHTS
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire.pb import validation_pb2 as pb
@@ -65,6 +66,10 @@ def picture_shape(manifest: Manifest) -> tuple[int, int, int]:
     hwc = manifest.preprocessing.layout == "HWC"
     channels, height, width = (least[2], least[0], least[1]) if hwc else least
     height, width = manifest.preprocessing.resize or (height, width)
+    stabilisation = manifest.stabilisation
+    if stabilisation is not None:
+        margin = Stabilisation(**dict(stabilisation)).margin
+        height, width = height - margin, width - margin
     return channels, height, width
 
 

@@ -15,7 +15,8 @@ from nyquist.models.networks.architectures import create
 from nyquist.models.preprocessing import PreprocessedNetwork
 from nyquist.models.programs import read_program
 from nyquist.models.samples import Samples
-from nyquist.models.spec import Preprocessing
+from nyquist.models.spec import Preprocessing, Stabilisation
+from nyquist.models.stabilised import StabilisedNetwork
 from nyquist.server.artifact.manifest import (
     ONNX_FILE,
     PROGRAM_FILE,
@@ -47,12 +48,15 @@ class Reference:
 
 
 def load_reference(folder: Path, manifest: Manifest) -> Reference:
-    """Build what an artifact was made from, behind its preprocessing; see load_network."""
+    """Build what an artifact was made from, behind what stands before it; see load_network."""
     described = manifest.preprocessing
     preprocessing = Preprocessing(
         described.layout, described.mean, described.scale, described.resize
     )
-    network = PreprocessedNetwork(load_network(folder, manifest), preprocessing)
+    network: nn.Module = PreprocessedNetwork(load_network(folder, manifest), preprocessing)
+    if manifest.stabilisation is not None:
+        stabilisation = Stabilisation(**dict(manifest.stabilisation))
+        network = StabilisedNetwork(network, stabilisation, described.layout)
     return Reference(network, manifest.reference)
 
 

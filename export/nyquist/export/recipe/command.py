@@ -7,11 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from nyquist.export.recipe.flags import option_value
-from nyquist.export.recipe.recipe import LIMITS, WHITE, relaxed, relaxed_limits
+from nyquist.export.recipe.recipe import LIMITS, WHITE, relaxed, relaxed_limits, usual_share
 from nyquist.models.spec import Limits, ModelSpec, Preprocessing
 from nyquist.models.zoo import specs as zoo_specs
 from nyquist.server.artifact.manifest import LABELS_FILE
-from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, Framing
 from nyquist.server.wire.head import Head
 
 
@@ -44,9 +43,10 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
         "--calibration": Path(spec.calibration).name,
         "--input-type": "" if spec.datatype == "FP32" else "uint8",
         **_preprocessing_arguments(spec.preprocessing, WHITE[spec.datatype]),
-        **_picture_arguments(spec.picture),
+        **_picture_arguments(spec),
+        "--stabilise": spec.stabilisation.kind if spec.stabilisation else "",
         "--sizes": ",".join("x".join(map(str, size)) for size in spec.sizes),
-        "--outputs": ",".join(("logits", *spec.outputs[1:])) if spec.outputs[1:] else "",
+        "--outputs": _outputs_argument(spec),
         "--head": spec.head or "",
         "--threshold": "" if spec.threshold == Head.threshold else repr(spec.threshold),
         "--max-batch-size": "" if spec.max_batch_size == 16 else str(spec.max_batch_size),
@@ -60,6 +60,14 @@ def _own_arguments(spec: ModelSpec) -> Iterator[str]:
     for field, limit in LIMITS.items():
         if getattr(spec.limits, limit) != getattr(usual, limit):
             yield from (f"--{field.replace('_', '-')}", f"{getattr(spec.limits, limit)!r}")
+
+
+def _outputs_argument(spec: ModelSpec) -> str:
+    """Write the outputs, and which of a network's tensors they are; nothing of the usual one."""
+    picks = dict(spec.picks)
+    names = ("logits", *spec.outputs[1:])
+    written = (f"{name}={picks[name]}" if name in picks else name for name in names)
+    return ",".join(written) if picks or spec.outputs[1:] else ""
 
 
 def _option_arguments(spec: ModelSpec) -> Iterator[str]:
@@ -82,9 +90,10 @@ def _preprocessing_arguments(preprocessing: Preprocessing, white: int) -> dict[s
     }
 
 
-def _picture_arguments(picture: Framing) -> dict[str, str]:
-    usual = ON_CANVAS if picture.fit == "canvas" else IMAGENET
-    same_share = picture.crop_share == usual.crop_share
+def _picture_arguments(spec: ModelSpec) -> dict[str, str]:
+    picture = spec.picture
+    usual = usual_share(picture.fit, spec.input[1:], spec.stabilisation)
+    same_share = picture.crop_share == usual
     return {
         "--interpolation": picture.interpolation if picture.interpolation != "bicubic" else "",
         "--crop-share": "" if same_share else repr(picture.crop_share),

@@ -22,6 +22,7 @@ from nyquist.models.choices import ARCHITECTURES, DOWNSAMPLING_KINDS, MAX_TAPS, 
 from nyquist.models.spec import (
     OUTPUTS,
     PRECISIONS,
+    STABILISERS,
     Limits,
     ModelSpec,
     Option,
@@ -114,7 +115,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="KIND",
         help=f"{' or '.join(FITS)}: whole, centred on black ground ({IMAGENET.fit})",
     )
-    own.add_argument("--outputs", metavar="NAME,...", help=f"of {', '.join(OUTPUTS)}")
+    own.add_argument(
+        "--outputs",
+        metavar="NAME,...",
+        help=f"of {', '.join(OUTPUTS)}; NAME=PLACE of a network that gives several tensors",
+    )
+    own.add_argument(
+        "--stabilise",
+        metavar="KIND",
+        help=f"{', '.join(STABILISERS)}: answers that stay when pictures move by whole pixels",
+    )
     own.add_argument(
         "--head",
         metavar="KIND",

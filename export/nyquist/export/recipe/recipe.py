@@ -26,13 +26,18 @@ from nyquist.models.pictures import find_pictures
 from nyquist.models.spec import (
     OUTPUTS,
     PRECISIONS,
+    STABILISERS,
     Datatype,
     Limits,
     ModelSpec,
     Option,
     Output,
+    Pick,
     Precision,
     Preprocessing,
+    Size,
+    Stabilisation,
+    Stabiliser,
 )
 from nyquist.server.wire.framing import (
     FITS,
@@ -72,8 +77,11 @@ COLOURS = (1, 3, 4)
 """Channels of pictures, which a last size is taken for where the first is none of them."""
 
 RESERVED = ("index",)
+COMPUTED = ("probabilities", "embedding", "features")
+"""Outputs that a network does not give by their names."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_OUTPUT = re.compile(r"[A-Za-z_]\w*")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PLACEHOLDERS = {"name": "model", "arch": "compact", "input": "1x1x1"}
 
@@ -200,9 +208,27 @@ def _share_of_pixels(value: Fraction) -> str:
     return f"{value}/{WHITE['UINT8']}" if whole else f"{float(share):.6g}"
 
 
+def _output(text: Any) -> Any:  # noqa: ANN401 # likewise
+    """Check a name, or name=place of one of the tensors that a network gives."""
+    name, named, key = str(text).partition("=")
+    if not named and name not in OUTPUTS:
+        raise ValueError(f"unknown output {name!r}; {nearest(name, OUTPUTS)}, or NAME=PLACE")
+    if named and (not key or name in COMPUTED or not _OUTPUT.fullmatch(name)):
+        raise ValueError(
+            f"{text!r} is not written NAME=PLACE, with a name of letters, digits and '_' that is "
+            f"none of {', '.join(COMPUTED)}, and a place from 0 or the network's own name"
+        )
+    return text
+
+
+def _output_names(outputs: Iterable[str]) -> list[str]:
+    return [output.partition("=")[0] for output in outputs]
+
+
 def _logits_first(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-    wanted = tuple(dict.fromkeys(("logits", *outputs)))
-    if outputs != wanted:
+    names = _output_names(outputs)
+    wanted = list(dict.fromkeys(("logits", *names)))
+    if names != wanted:
         raise ValueError(f"begin with logits, each once: {','.join(wanted)}")
     return outputs
 
@@ -249,9 +275,10 @@ class Recipe(BaseModel):
         interpolation: of picture files, before the graph; of INTERPOLATIONS.
         crop_share: side of the centre crop that is kept of them; None for what goes with `fit`.
         fit: crop, or canvas: the whole picture on black ground.
-        outputs: of the graph.
+        outputs: of the graph; NAME=PLACE of a network that gives several tensors.
         head: how the first of them is read; found where it is not given.
         threshold: probability above which a label of a binary or multi-label head applies.
+        stabilise: what chooses a part of the picture before all else, of STABILISERS.
         precision: one or several: a model for each.
         max_batch_size: largest batch that is served.
         parity: and those below it: see nyquist.models.spec.Limits.
@@ -282,12 +309,13 @@ class Recipe(BaseModel):
     crop_share: Annotated[float | None, Field(gt=0, le=1)] = None
     fit: Annotated[Fit, _chosen(FITS, "fit")] = "crop"
     outputs: Annotated[
-        tuple[Annotated[Output, _chosen(OUTPUTS, "output")], ...],
+        tuple[Annotated[Output, BeforeValidator(_output)], ...],
         Many,
         AfterValidator(_logits_first),
     ] = ("logits",)
     head: Annotated[HeadKind, _chosen(KINDS, "head")] | None = None
     threshold: Annotated[float, Field(gt=0, lt=1)] = Head.threshold
+    stabilise: Annotated[Stabiliser, _chosen(STABILISERS, "stabilisation")] | None = None
     precision: Annotated[
         tuple[Annotated[Precision, _chosen(PRECISIONS, "precision")], ...], Many
     ] = ("fp32",)
@@ -357,6 +385,7 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
     if recipe.weights_key and recipe.weights is None:
         message = "chooses an entry of a checkpoint; give weights too"
         yield Problem(("weights_key",), message, ("weights",))
+    yield from _stabilise_contradictions(recipe)
     yield from _source_contradictions(recipe)
     yield from _file_problems(recipe, base)
     labels, problems = _read_labels(recipe, base)
@@ -365,6 +394,23 @@ def _contradictions(recipe: Recipe, base: Path) -> Iterator[Problem]:
         yield from _source_problems(field, source, labels, base)
     if recipe.arch and ":" not in recipe.arch:
         yield from _option_problems(recipe, labels)
+
+
+def _stabilise_contradictions(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what a stabilised network does not do."""
+    if recipe.stabilise is None:
+        return
+    if recipe.sizes:
+        message = "is chosen out of pictures of one size; leave out sizes and resize"
+        yield Problem(("stabilise",), message, ("sizes",))
+    box = Stabilisation(recipe.stabilise).boxes[1]
+    if recipe.stabilise == "circular" and min(recipe.input[1:]) < box:
+        sizes = "x".join(map(str, recipe.input[1:]))
+        message = f"compares squares of {box} pixels, and input is {sizes}"
+        yield Problem(("stabilise",), message, ("input",))
+    if recipe.stabilise == "average" and "features" in recipe.outputs:
+        message = "has features of several crops and averages the logits alone; leave features out"
+        yield Problem(("stabilise",), message, ("outputs",))
 
 
 def _source_contradictions(recipe: Recipe) -> Iterator[Problem]:
@@ -401,8 +447,8 @@ def _onnx_contradictions(recipe: Recipe) -> Iterator[Problem]:
     for field, given in unfit.items():
         if given:
             message = (
-                "is not offered for an ONNX file, which keeps its sizes, its float32 and its one "
-                "output (probabilities can be added)"
+                "is not offered for an ONNX file, which keeps its sizes, its float32 and its "
+                "outputs (probabilities can be added)"
             )
             yield Problem((field,), message, ("onnx",))
 
@@ -439,7 +485,11 @@ def _read_labels(recipe: Recipe, base: Path) -> tuple[tuple[str, ...], list[Prob
     try:
         labels = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        return (), [Problem(("labels",), f"{path} cannot be read: {error}")]
+        return (), [
+            Problem(
+                ("labels",), f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
+        ]
     blank = [number for number, label in enumerate(labels, 1) if not label.strip()]
     if blank or not labels:
         return (), [Problem(("labels",), f"{path} has no name in line {(*blank, 1)[0]}")]
@@ -536,8 +586,10 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
                     resize=recipe.input[1:] if recipe.resize else None,
                 ),
                 picture=_framing(recipe),
+                stabilisation=_stabilisation(recipe),
                 sizes=recipe.sizes,
                 outputs=_named(recipe),
+                picks=_picks(recipe),
                 head=recipe.head,
                 threshold=recipe.threshold,
                 max_batch_size=recipe.max_batch_size,
@@ -551,13 +603,35 @@ def _specs(recipe: Recipe, base: Path) -> list[ModelSpec]:
 
 def _named(recipe: Recipe) -> tuple[Output, ...]:
     """Return the outputs under the names that they will have."""
-    return (Head(recipe.head or "classes").output, *recipe.outputs[1:])
+    return (Head(recipe.head or "classes").output, *_output_names(recipe.outputs[1:]))
+
+
+def _picks(recipe: Recipe) -> tuple[Pick, ...]:
+    parts = (output.partition("=") for output in recipe.outputs)
+    return tuple((name, key) for name, named, key in parts if named)
+
+
+def _stabilisation(recipe: Recipe) -> Stabilisation | None:
+    return Stabilisation(recipe.stabilise) if recipe.stabilise else None
 
 
 def _framing(recipe: Recipe) -> Framing:
-    usual = ON_CANVAS if recipe.fit == "canvas" else IMAGENET
-    share = usual.crop_share if recipe.crop_share is None else recipe.crop_share
+    share = recipe.crop_share
+    if share is None:
+        share = usual_share(recipe.fit, recipe.input[1:], _stabilisation(recipe))
     return Framing(recipe.interpolation, share, recipe.fit)
+
+
+def usual_share(fit: Fit, size: Size, stabilisation: Stabilisation | None) -> float:
+    """Return the side of the centre crop that is kept of picture files unless somebody says.
+
+    Of a larger picture that a crop is chosen out of it is larger by as much, so that the network
+    sees things at the size that it was trained with: all of a picture, for 224 of 256.
+    """
+    if fit == "canvas":
+        return ON_CANVAS.crop_share
+    margin = stabilisation.margin if stabilisation else 0
+    return min(1.0, IMAGENET.crop_share * (1 + margin / min(size)))
 
 
 def _source(source: str, base: Path) -> str:

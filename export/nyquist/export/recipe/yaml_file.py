@@ -62,7 +62,9 @@ def _compose(path: Path) -> yaml.MappingNode:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([f"{path} cannot be read: {error}"]) from error
+        raise RecipeError(
+            [f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"]
+        ) from error
     except yaml.MarkedYAMLError as error:
         raise RecipeError([f"{path}:{_line_of(error)}: {error.problem}"]) from error
     except yaml.YAMLError as error:

@@ -13,6 +13,7 @@ class Effort:
         pairs: of shifts for each picture and protocol.
         reach: the worst case is over circular shifts of 0..reach - 1 along both axes.
         positions: of a slide.
+        places: frames of each picture that a stabilised model is compared on.
         analysed: pictures for gradients and spectra, and noise for the effective field.
     """
 
@@ -20,13 +21,14 @@ class Effort:
     pairs: int
     reach: int
     positions: int
+    places: int
     analysed: int
 
 
 EFFORTS = (
-    (50e6, Effort(pictures=40, pairs=2, reach=4, positions=13, analysed=16)),
-    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, analysed=4)),
-    (inf, Effort(pictures=2, pairs=1, reach=2, positions=5, analysed=2)),
+    (50e6, Effort(pictures=40, pairs=2, reach=4, positions=13, places=4, analysed=16)),
+    (1e9, Effort(pictures=5, pairs=2, reach=2, positions=9, places=16, analysed=4)),
+    (inf, Effort(pictures=2, pairs=1, reach=2, positions=5, places=4, analysed=2)),
 )
 """By multiply-adds of one picture, at most. The last took ResNet-50 at 224 34 s of a busy core."""
 

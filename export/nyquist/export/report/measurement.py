@@ -4,10 +4,12 @@ network, onnxruntime, samples -> cost -> effort -> parity, shifts, fields, gradi
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import ceil, floor, inf
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,8 +17,9 @@ from nyquist.companion.measures.parity import Predict, Same, same_highest
 from nyquist.companion.measures.shift_consistency import evaluate
 from nyquist.companion.references.network import Reference
 from nyquist.export.report import record
-from nyquist.export.report.effort import effort_for
+from nyquist.export.report.effort import Effort, effort_for
 from nyquist.export.report.image import heat_uri
+from nyquist.export.report.moves import REACH, Scenes, measure_moves
 from nyquist.export.report.record import ModelReport, Unmeasured
 from nyquist.export.report.shifting import ShiftedNetwork, measure_shifts
 from nyquist.models.analysis import cost as costs
@@ -28,8 +31,9 @@ from nyquist.models.analysis.module_graph import last_map_module, module_graph
 from nyquist.models.analysis.receptive_field import LayerField, layer_fields, receptive_fields
 from nyquist.models.layers.blur import BlurPool2d
 from nyquist.models.preprocessing import PreprocessedNetwork
-from nyquist.models.samples import Samples
+from nyquist.models.samples import Samples, read_scenes
 from nyquist.models.spec import ModelSpec
+from nyquist.models.stabilised import plain_pictures
 from nyquist.server.wire.errors import NyquistError
 
 EVALUATION_BATCH = 16
@@ -57,12 +61,13 @@ Part = TypeVar("Part")
 def collect(
     spec: ModelSpec,
     network: nn.Module,
-    preprocessed: PreprocessedNetwork,
+    preprocessed: nn.Module,
     served: Predict,
     samples: Samples,
     graph_sha256: str,
     *,
     wider: Tensor | None = None,
+    plain: Predict | None = None,
 ) -> ModelReport:
     """Measure one model for its page; what cannot be measured is named there with its reason.
 
@@ -74,10 +79,12 @@ def collect(
         samples: pictures as they are served, of one size.
         graph_sha256: of the model.onnx that `served` runs.
         wider: pictures larger than the input, for random crops, laid out as the samples.
+        plain: of a stabilised model the graph without stabilisation, likewise.
     """
     network.eval()
     prepare = PreprocessedNetwork(nn.Identity(), spec.preprocessing)
-    channels, height, width = prepare(samples.images[:1]).shape[1:]
+    middles = replace(samples, images=plain_pictures(samples.images, spec))
+    channels, height, width = prepare(middles.images[:1]).shape[1:]
     cost = _part(lambda: measure_cost(network, (channels, height, width)))
     effort = effort_for(inf if isinstance(cost, Unmeasured) else cost.multiply_adds)
     chosen = samples.spread(effort.pictures)
@@ -94,7 +101,7 @@ def collect(
         batch=batch,
         effort=effort,
     )
-    prepared = prepare(samples.spread(effort.analysed).images)
+    prepared = prepare(middles.spread(effort.analysed).images)
     analysed = AnalysedNetwork(spec.name, network, prepared)
     return ModelReport(
         name=spec.name,
@@ -109,7 +116,34 @@ def collect(
         gradients=_part(lambda: measure_gradients(analysed)),
         spectra=_part(lambda: measure_spectra(analysed)),
         cost=cost,
+        moves=None if plain is None else _part(lambda: _moves(spec, plain, served, effort)),
         latency=Unmeasured(reason="it is measured when all models of a build are there"),
+    )
+
+
+def _moves(spec: ModelSpec, plain: Predict, stable: Predict, effort: Effort) -> record.Moves:
+    """Compare a stabilised model with the plain one. Raises ValueError for answers of no class."""
+    if not spec.answers.has_classes:
+        raise ValueError(
+            f"answers are compared by their highest class, and the head is {spec.head}"
+        )
+    pictures = read_scenes(spec, REACH)
+    chosen = torch.linspace(0, len(pictures) - 1, min(effort.pictures, len(pictures))).long()
+
+    def logits(predict: Predict) -> Predict:
+        return lambda given: spec.answers.class_logits(predict(given))
+
+    return measure_moves(
+        Scenes(
+            pictures=pictures[chosen].numpy(),
+            owners=np.arange(len(chosen)),
+            plain=logits(plain),
+            stable=logits(stable),
+            middle=lambda frames: plain_pictures(torch.from_numpy(frames), spec).numpy(),
+            layout=spec.preprocessing.layout,
+            batch=min(EVALUATION_BATCH, spec.max_batch_size),
+            places=effort.places,
+        )
     )
 
 

@@ -79,6 +79,7 @@ def page_environment() -> Environment:
     environment = page_templates(PackageLoader("nyquist.export", "report/templates"))
     environment.filters |= {
         "compact": wording.compact,
+        "share": wording.share,
         "decade": decade,
         "figure": wording.figure,
         "log10": log10,

@@ -121,6 +121,60 @@ class Shifts(_Frozen):
     slides: tuple[SlidePicture, ...]
 
 
+class Flips(_Frozen):
+    """How often something happened.
+
+    Attributes:
+        count: of the pairs.
+        share: mean over photographs of the share of their pairs, 0..1.
+        standard_error: of that mean, over photographs.
+    """
+
+    count: int
+    share: float
+    standard_error: float
+
+
+class MoveLine(_Frozen):
+    """What one protocol changes.
+
+    Attributes:
+        name: of the protocol.
+        how: the second picture of a pair comes from the first.
+        pairs: of pictures.
+        plain: answers of the network alone that differ within a pair.
+        stable: answers of the stabilised one.
+    """
+
+    name: str
+    how: str
+    pairs: int
+    plain: Flips
+    stable: Flips
+
+
+class Moves(_Frozen):
+    """A stabilised model beside the plain one, in onnxruntime, on the same pictures.
+
+    Attributes:
+        photographs: that frames were taken out of.
+        lines: a line a protocol.
+        agreement: frames to which both answer alike.
+        pairs: frames.
+        sure_agreement: the same of those whose plain answer has a probability of 0.8 or more.
+        sure_pairs: how many these are.
+        cpu_ratio: processor time of a stabilised answer, by that of a plain one.
+    """
+
+    photographs: int
+    lines: tuple[MoveLine, ...]
+    agreement: Flips
+    pairs: int
+    sure_agreement: Flips
+    sure_pairs: int
+    cpu_ratio: float
+
+
 class FieldLine(_Frozen):
     """The theoretical receptive field where it grows; rows then columns, pixels.
 
@@ -305,6 +359,7 @@ class ModelReport(_Frozen):
     Attributes:
         name: of the model.
         graph_sha256: of the model.onnx that was measured.
+        moves: of a stabilised model; None of others.
     """
 
     format: Literal[1] = 1
@@ -317,6 +372,7 @@ class ModelReport(_Frozen):
     spectra: Spectra | Unmeasured
     cost: Cost | Unmeasured
     latency: Latency | Unmeasured
+    moves: Moves | Unmeasured | None = None
 
     def write(self, repository: Path) -> Path:
         """Write model_report/<name>.json beside the repository, whole, and return its path.

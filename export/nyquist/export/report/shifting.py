@@ -22,6 +22,7 @@ from nyquist.companion.measures.shift_consistency import (
     WorstCase,
     circular_shifts,
     fractional_shifts,
+    one_pixel_consistency,
     pair_consistency,
     random_crops,
     worst_case,
@@ -169,13 +170,11 @@ def grown(pictures: Pictures, axes: tuple[int, int], margin: int) -> Pictures | 
 
 def _pairs(subject: ShiftedNetwork, wider: Tensor | None) -> Iterator[ShiftLine]:
     size, axes = subject.size, subject.axes
-    around = "around the frame"
-    between = f"{around}, one of the two by half a pixel more along both axes"
+    between = "around the frame, one of the two by half a pixel more along both axes"
     zeros = f"within the frame, by up to {PADDED_REACH} pixels; zeros enter"
-    yield _pair_line(subject, "circular", around, circular_shifts(size, axes))
-    yield _pair_line(subject, "fractional", between, fractional_shifts(size, axes))
+    yield from _crop_lines(subject, wider)
+    yield _pair_line(subject, "half a pixel", between, fractional_shifts(size, axes))
     yield _pair_line(subject, "zero padded", zeros, zero_padded_shifts(axes))
-    yield _crop_line(subject, wider)
 
 
 def _pair_line(
@@ -195,25 +194,39 @@ def _pair_line(
     return _line(name, how, _both(subject, measure))
 
 
-def _crop_line(subject: ShiftedNetwork, wider: Tensor | None) -> ShiftLine:
+def _crop_lines(subject: ShiftedNetwork, wider: Tensor | None) -> Iterator[ShiftLine]:
     margin = min(ZHANG_REACH // 2, min(subject.size) // SIDES_PER_MARGIN)
     if wider is None:
         pictures = grown(subject.pictures, subject.axes, margin)
-        how = f"out of the pictures, their plain ground continued by {margin} pixels"
+        source = f"out of the pictures, their plain ground continued by {margin} pixels"
     else:
         pictures = wider[: subject.effort.pictures].numpy()
-        how = "out of larger pictures"
+        source = "out of larger pictures"
     if pictures is None:
         reason = "the samples fill the input, and what lies beyond their edges is not known"
-        return ShiftLine(name="random crops", how="out of larger pictures", reason=reason)
+        for name in ("one pixel", "random crops"):
+            yield ShiftLine(name=name, how="out of larger pictures", reason=reason)
+        return
     room = min(
         pictures.shape[axis] - length
         for axis, length in zip(subject.axes, subject.size, strict=True)
     )
     reach = min(ZHANG_REACH, room + 1)
     crops = random_crops(subject.size, subject.axes, reach=reach)
-    how = f"{how}, corners in 0..{reach - 1}"
-    return _pair_line(subject, "random crops", how, crops, pictures)
+    yield _one_pixel_line(subject, f"windows one pixel apart {source}", crops, pictures)
+    how = f"{source}, corners in 0..{reach - 1}"
+    yield _pair_line(subject, "random crops", how, crops, pictures)
+
+
+def _one_pixel_line(
+    subject: ShiftedNetwork, how: str, crops: ShiftProtocol, pictures: Pictures
+) -> ShiftLine:
+    def measure(predict: Predict) -> Consistency:
+        pairs, batch = subject.effort.pairs, subject.batch
+        same = subject.head.same
+        return one_pixel_consistency(predict, pictures, crops, pairs=pairs, batch=batch, same=same)
+
+    return _line("one pixel", how, _both(subject, measure))
 
 
 def _worst_cases(subject: ShiftedNetwork) -> Iterator[ShiftLine]:

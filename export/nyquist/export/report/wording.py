@@ -1,8 +1,12 @@
 """How figures are written on a page, beside the companion's page kit."""
 
-from math import cos, pi
+from math import cos, pi, sqrt
 
 CURVE_POINTS = 49
+FEW = 30
+"""Below which a share of yes or no is written as a count."""
+NORMAL_95 = 1.96
+"""Standard deviations of a normal distribution that hold 95 % of it."""
 
 
 def compact(count: float) -> str:
@@ -11,6 +15,29 @@ def compact(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f}"
+
+
+def share(value: float, error: float | None, count: int) -> str:
+    """Write the mean of a share over pictures with its standard error.
+
+    An error of 0 says that all are alike and nothing of others: of fewer than 30 stands how many
+    there are, of more the interval of Wilson (95 %).
+
+    Args:
+        value: 0..1.
+        error: of it; None for the share of yes or no, of which it follows.
+        count: pictures.
+    """
+    whole = error is None or (error == 0 and value in (0, 1))
+    if whole and count < FEW:
+        return f"{round(value * count)} of {count}"
+    if error is None:
+        error = sqrt(value * (1 - value) / max(count - 1, 1))
+    if error == 0 and value in (0, 1):
+        reach = NORMAL_95**2 / (count + NORMAL_95**2)
+        beyond = f"at least {100 * (1 - reach):.1f}%" if value else f"at most {100 * reach:.1f}%"
+        return f"{100 * value:.1f}%, {beyond}"
+    return f"{100 * value:.1f}% ± {100 * error:.1f}"
 
 
 def figure(value: object) -> str:

@@ -58,7 +58,7 @@ def load_subject(
     """
     zoo = specs()
     if name in zoo and downsampling is None:
-        return _zoo_subject(zoo[name], count)
+        return _zoo_subject(zoo[name].plain, count)
     if name.endswith(".pt2"):
         return _program_subject(Path(name), count, size)
     options = {} if downsampling is None else {"downsampling": downsampling}

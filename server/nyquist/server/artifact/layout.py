@@ -42,6 +42,8 @@ def model_folders(*repositories: Path) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for repository in repositories:
+        if repository.is_file():
+            raise ArtifactError(f"{repository} is a file, a model repository is a folder")
         if not repository.is_dir():
             raise ArtifactError(
                 f"there is no model repository at {repository}; "
@@ -99,6 +101,17 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name))
 
 
+def passed_over(folder: Path, model_file: str = MODEL_FILE) -> list[str]:
+    """Return the folders that hold a graph or a manifest and are no versions for their names."""
+    versions = _versions(folder)
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry not in versions
+        and any((entry / one).is_file() for one in (model_file, MANIFEST_FILE))
+    )
+
+
 def latest_version(folder: Path) -> int:
     """Return the highest complete version of a model.
 
@@ -134,6 +147,18 @@ class ConfigFile:
     def versions(self, folder: Path) -> list[int]:
         """Return the versions of the model that can be served, with a manifest or without."""
         return sorted({*complete_versions(folder), *bare_versions(folder, self.model_file)})
+
+    def wanted(self, folder: Path) -> list[int]:
+        """Return the versions of the model that its policy asks for, there or not.
+
+        Raises:
+            ArtifactError: none of them is there, or the folder cannot be read.
+        """
+        try:
+            there = self.versions(folder)
+        except OSError as error:
+            raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
+        return wanted_versions(there, self.config.version_policy, folder.name, self.model_file)
 
     def checked(self, manifest: Manifest) -> pb.ModelConfig:
         """Return what it says of one version; an operator may have edited it since the build.

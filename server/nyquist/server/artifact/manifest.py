@@ -67,6 +67,23 @@ class Preprocessing(_Frozen):
     resize: tuple[int, int] | None = None
 
 
+class Stabilisation(_Frozen):
+    """What the graph does before all else, so that an answer stays when its picture moves.
+
+    Attributes:
+        kind: a crop at a place that the picture itself chooses, a roll to its middle, or the mean
+            of the answers to several crops.
+        period: the place of a crop is taken modulo this, pixels; its picture is larger by as much.
+        boxes: sides of the two boxes whose difference of means is greatest at that place, pixels.
+        corners: of the crops that are averaged, row and column; empty of other kinds.
+    """
+
+    kind: Literal["crop", "circular", "average"]
+    period: Annotated[int, Field(gt=0)]
+    boxes: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+
+
 Scalar = str | int | float | bool | None
 Option = Scalar | list[Scalar]
 
@@ -120,6 +137,7 @@ class Figures(_Frozen):
         agreement: share of the samples with the same answer on both sides: the same highest
             class, the same labels; of embeddings the mean cosine.
         batch_invariant: whether a picture's answer has the same bits in every batch.
+        batch_error: where it has not, the largest difference from the answer alone, as parity is.
         index_margin: least relative distance of a polyphase layer's two largest norms; None for
             networks without one.
         accuracy: share of labelled samples that onnxruntime gets right; None without labels.
@@ -150,6 +168,7 @@ class Figures(_Frozen):
     torch_consistency: float
     samples: int
     int8_share: float = 0.0
+    batch_error: float = 0.0
 
 
 class Origin(_Frozen):
@@ -180,6 +199,7 @@ class Manifest(_Frozen):
         version: of the model; the name of its folder.
         input: the picture; an image classifier has one input.
         outputs: what a request may ask for, each (batch, *shape).
+        stabilisation: what stands before preprocessing; None where nothing does.
         head: how the first output is read; artifacts that are older have classes.
         picture: how picture files are brought to the input, before the graph sees them; artifacts
             that are older than this field get what servers did then.
@@ -197,6 +217,7 @@ class Manifest(_Frozen):
     input: TensorSpec
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     preprocessing: Preprocessing
+    stabilisation: Stabilisation | None = None
     head: Head = CLASSES
     picture: Framing = UNSTATED
     opset: int

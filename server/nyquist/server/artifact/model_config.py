@@ -20,6 +20,8 @@ HONOURED = {
         "default_model_filename", "model_warmup",
     },
     "optimization": {"graph", "execution_accelerators"},
+    "optimization.execution_accelerators": {"gpu_execution_accelerator"},
+    "optimization.execution_accelerators.gpu_execution_accelerator": {"name", "parameters"},
     "instance_group": {"name", "kind", "count", "gpus"},
 }  # fmt: skip
 

@@ -9,7 +9,6 @@ A method that is not in the table does not exist for callers.
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from nyquist.server.artifact.file_mark import mark_of
 from nyquist.server.front.settings import ListenerSecurity, SecuritySettings
+from nyquist.server.wire.connection import is_loopback
 from nyquist.server.wire.errors import PermissionDenied, StartError, Unauthenticated
 
 TOKEN_LENGTH = 16
@@ -204,14 +204,6 @@ def exposure(host: str, settings: ListenerSecurity) -> str:
     if not with_tokens and not settings.tls_client_ca:
         return f"whoever reaches {host} may call: there is no token and no client authority"
     return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class TokenSource:

@@ -90,22 +90,22 @@ class Application:
         try:
             # Not the path that is decoded: there is one spelling of a method.
             path = (scope["raw_path"] + scope["query_string"]).decode("latin-1")
-            await self._answer(path, headers, call)
+            await self._answer(path, Metadata(headers, found), call)
         except ConnectionError:
             return  # the caller has gone, and nobody is left to hear of it
         finally:
             if call.timer is not None:
                 call.timer.cancel()
 
-    async def _answer(self, path: str, headers: Sequence[Header], call: "_Call") -> None:
+    async def _answer(self, path: str, metadata: Metadata, call: "_Call") -> None:
         """Admit a call, and end it with its status whatever becomes of it."""
         limits = self._limits
         most = limits.message_bytes if path in LARGE else limits.small_bytes
         reader = MessageReader(call, self._bodies, most)
         try:
-            handler = self._calls.handler(path, Metadata(headers), call.peer_address)
+            handler = self._calls.handler(path, metadata, call.peer_address)
             try:
-                self._check(headers)
+                self._check(metadata.headers)
                 if call.timeout is not None:
                     call.read_timeout(call.timeout, starts_timer=path != OWN_DEADLINE)
             except NyquistError as refusal:
@@ -130,7 +130,8 @@ class Application:
     async def _handle(
         self, path: str, handler: MethodHandler, call: "_Call", reader: MessageReader
     ) -> None:
-        parse, call.serialize = handler.request_deserializer, handler.response_serializer
+        parse: Any = handler.request_deserializer
+        call.serialize = handler.response_serializer
         request: Any = None  # a refusal reads none
         if handler.request_streaming:
             request = reader.messages(parse)

@@ -28,6 +28,7 @@ from nyquist.server.telemetry.current_call import (
 )
 from nyquist.server.telemetry.histograms import Count
 from nyquist.server.telemetry.metrics import CallMetrics
+from nyquist.server.wire.connection import CLIENT, SOURCES, Source
 from nyquist.server.wire.errors import (
     ArtifactError,
     DeadlinePassed,
@@ -109,8 +110,9 @@ class Calls(grpc.GenericRpcHandler):
         self._metrics, self._authorizer, self._deadline_s = metrics, authorizer, limits.deadline_s
         self._trace = trace
         self._slots = {health: _Slots(limits.concurrent) for health in (False, True)}
-        self._methods: dict[str, _Method] = {}
-        self._other = _Series(metrics, KINDS[0], OTHER, OTHER)
+        self._served: dict[str, tuple[Access, MethodHandler]] = {}
+        self._methods: dict[Source, dict[str, _Method]] = {source: {} for source in SOURCES}
+        self._other = _Series(metrics, KINDS[0], OTHER, OTHER, CLIENT)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Wrap what these handlers serve of the methods that the access table has."""
@@ -118,7 +120,8 @@ class Calls(grpc.GenericRpcHandler):
             details = cast(grpc.HandlerCallDetails, _Details(method))
             for handler in handlers:
                 if (served := handler.service(details)) is not None:
-                    self._methods[method] = self._wrapped(method, access, served)
+                    self._served[method] = access, served
+                    self._methods[CLIENT][method] = self._wrapped(method, CLIENT)
 
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, MethodHandler]
@@ -138,8 +141,8 @@ class Calls(grpc.GenericRpcHandler):
             metadata: that the call came with.
             peer: the connection that it came by; None where the transport does not say.
         """
-        method = self._methods.get(path)
         call = bind_call(metadata)
+        method = self._methods[call.source].get(path) or self._first(path, call.source)
         if method is None:
             return _refusing(self._other, NotServed("Method not found!"))
         if self._trace is not None and method.access is not Access.HEALTH:
@@ -154,14 +157,22 @@ class Calls(grpc.GenericRpcHandler):
 
     def refusing(self, path: str, refusal: NyquistError) -> MethodHandler:
         """Return a handler that refuses a call to this method, and counts that."""
-        method = self._methods.get(path)
+        method = self._methods[current_call().source].get(path)
         return _refusing(method.series if method else self._other, refusal)
 
-    def _wrapped(self, name: str, access: Access, served: MethodHandler) -> "_Method":
+    def _first(self, path: str, source: Source) -> "_Method | None":
+        """Return what nobody of this source has called yet, with series of its own, if served."""
+        if path not in self._served:
+            return None
+        method = self._methods[source][path] = self._wrapped(path, source)
+        return method
+
+    def _wrapped(self, name: str, source: Source) -> "_Method":
+        access, served = self._served[name]
         slots = self._slots[access is Access.HEALTH]
         kind = KINDS[2 * served.request_streaming + served.response_streaming]
         _, service, method = name.split("/")
-        series = _Series(self._metrics, kind, service, method)
+        series = _Series(self._metrics, kind, service, method, source)
         behaviour = _behaviour(served)
         # Streams are free, and so is what loads a model: cut short, it would have to begin again.
         if name != OWN_DEADLINE and access is not Access.REPOSITORY and self._deadline_s:
@@ -204,7 +215,8 @@ class _Slots:
 
     def take(self, peer: object) -> None:
         """Let one more call run, or raise as `check` does."""
-        self.check(peer)
+        if self._running >= self._limit:
+            self.check(peer)
         self._running += 1
         self._of_peer[peer] = self._of_peer.get(peer, 0) + 1
 
@@ -221,8 +233,10 @@ class _Slots:
 class _Series:
     """The series of one method; looking labels up for each call would cost more than the rest."""
 
-    def __init__(self, metrics: CallMetrics, kind: str, service: str, method: str) -> None:
-        labels, self.name = (kind, service, method), method
+    def __init__(
+        self, metrics: CallMetrics, kind: str, service: str, method: str, source: Source
+    ) -> None:
+        labels, self.name = (kind, service, method, source), method
         self.started = metrics.started.labels(*labels)
         self.received = metrics.received.labels(*labels)
         self.sent = metrics.sent.labels(*labels)

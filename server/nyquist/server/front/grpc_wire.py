@@ -5,7 +5,7 @@ five bytes and a message, again and again -> messages ; headers -> metadata, tim
 
 import binascii
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from urllib.parse import quote
 
 import grpc
@@ -28,18 +28,24 @@ class Metadata:
     """The headers of a call as pairs of texts, read when they are asked for.
 
     A value whose key ends in -bin is bytes; one that is no base64 is left out.
+
+    Args:
+        headers: as they came.
+        keys: that are among them.
     """
 
-    def __init__(self, headers: Sequence[Header]) -> None:
-        self._headers = headers
+    def __init__(self, headers: Sequence[Header], keys: Container[bytes]) -> None:
+        self.headers, self._keys = headers, keys
 
     def texts(self, key: str) -> list[str]:
         """Return the values of a key that is text, and read no other."""
         name = key.encode()
-        return [value.decode("latin-1") for found, value in self._headers if found == name]
+        if name not in self._keys:  # as most often
+            return []
+        return [value.decode("latin-1") for found, value in self.headers if found == name]
 
     def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
-        for key, value in self._headers:
+        for key, value in self.headers:
             if not key.endswith(b"-bin"):
                 yield key.decode("latin-1"), value.decode("latin-1")
                 continue
@@ -80,7 +86,7 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def unpacked(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
+def unpacked(message: bytes | memoryview, encoding: bytes, max_bytes: int) -> bytes:
     """Undo the compression of a message, and no further than it may be long.
 
     Raises:

@@ -5,8 +5,16 @@ declared length -> a place among the bodies -> chunks as they come -> whole -> u
 
 import asyncio
 
+import numpy as np
+
 from nyquist.server.front.bodies import Bodies
-from nyquist.server.front.message_reader import Receive, inflated, raise_if_ended
+from nyquist.server.front.message_reader import (
+    HELD_AS_BYTES,
+    Message,
+    Receive,
+    inflated,
+    raise_if_ended,
+)
 from nyquist.server.wire.errors import InvalidRequest, TooLarge
 
 LONGEST_LENGTH = 18
@@ -15,7 +23,7 @@ LONGEST_LENGTH = 18
 
 async def read_body(
     receive: Receive, headers: dict[bytes, bytes], bodies: Bodies, peer: object, max_bytes: int
-) -> bytes:
+) -> Message:
     """Return the whole body of a request, unpacked as its Content-Encoding says.
 
     Args:
@@ -35,17 +43,14 @@ async def read_body(
     body = bodies.begin(peer)
     try:
         bodies.expect(body, declared)
-        parts, have, more = [], 0, True
+        gathered, more = _Gathered(declared, max_bytes), True
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
                 raise ConnectionError("the caller has gone")
             chunk: bytes = event.get("body") or b""
             more = event.get("more_body", False)
-            have += len(chunk)
-            if have > max_bytes:
-                raise TooLarge(f"the body has more than {max_bytes} bytes, as many as it may")
-            parts.append(chunk)
+            gathered.add(chunk)
             if not declared:
                 bodies.expect(body, len(chunk))
             if more:
@@ -55,9 +60,53 @@ async def read_body(
         raise
     finally:
         bodies.finish(body)
-    whole = parts[0] if len(parts) == 1 else b"".join(parts)
+    whole = gathered.whole()
     encoding = headers.get(b"content-encoding", b"identity")
     return whole if encoding == b"identity" else await inflated(whole, encoding, max_bytes)
+
+
+class _Gathered:
+    """What has come of a body; of a long one, in the memory that it ends in.
+
+    Args:
+        declared: bytes of it; 0 where the request does not say.
+        max_bytes: that it may have.
+    """
+
+    def __init__(self, declared: int, max_bytes: int) -> None:
+        self._declared, self._max_bytes, self._have = declared, max_bytes, 0
+        self._parts: list[bytes] = []
+        longer = declared > HELD_AS_BYTES
+        self._view = np.empty(declared, np.uint8).data if longer else None
+
+    def add(self, chunk: bytes) -> None:
+        """Take what came.
+
+        Raises:
+            TooLarge: there is more than there may be.
+            InvalidRequest: there is more than was declared.
+        """
+        at, self._have = self._have, self._have + len(chunk)
+        if self._have > self._max_bytes:
+            raise TooLarge(f"the body has more than {self._max_bytes} bytes, as many as it may")
+        if self._view is None:
+            self._parts.append(chunk)
+        elif self._have > self._declared:
+            raise InvalidRequest(f"the body has more than the {self._declared} bytes it declares")
+        else:
+            self._view[at : self._have] = chunk
+
+    def whole(self) -> Message:
+        """Return the body.
+
+        Raises:
+            InvalidRequest: it is shorter than was declared.
+        """
+        if self._view is None:
+            return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._have < self._declared:  # the rest is whatever lay there
+            raise InvalidRequest(f"the body has {self._have} bytes, it declares {self._declared}")
+        return self._view
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:

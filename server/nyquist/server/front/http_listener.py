@@ -17,7 +17,7 @@ from nyquist.server.front.asgi import Application
 from nyquist.server.front.settings import CallSettings, ListenerSecurity
 from nyquist.server.front.tls import Renewal, certificate_files
 from nyquist.server.telemetry.banner import keep_quiet
-from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import bound_port, listen
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,9 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         StartError: another listens there, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        reason = (error.strerror or "").partition(" (while attempting")[0]
-        raise StartError(
-            f"gRPC cannot listen on {host}:{port}: {reason}; choose another with --port or --host"
-        ) from error
+    listening = listen(host, port, "gRPC", "--port or --host")
+    if listening.family == socket.AF_UNIX:
+        return listening
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_PROBE_S)
@@ -68,7 +63,7 @@ class HttpListener:
         grace_s: what the calls of a connection have to end that is let go.
 
     Attributes:
-        port: that it listens on.
+        port: that it listens on; 0 of a socket in the file system.
     """
 
     def __init__(
@@ -82,7 +77,7 @@ class HttpListener:
         self._application, self._settings, self._grace_s = application, settings, grace_s
         self._files = certificate_files(security)
         self._socket = listening
-        self.port: int = self._socket.getsockname()[1]
+        self.port = bound_port(listening)
         self._current: H2Server | None = None
         self._serving: dict[asyncio.Task[None], H2Server] = {}
 

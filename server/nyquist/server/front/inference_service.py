@@ -25,7 +25,7 @@ from nyquist.server.wire.encode import field_start
 from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import FORMATS
-from nyquist.server.wire.request_head import Heads, Incoming
+from nyquist.server.wire.request_head import LONG_BYTES, Heads, Incoming
 from nyquist.server.wire.signature import Signature, TensorSpec
 
 SERVICE = "inference.GRPCInferenceService"
@@ -231,14 +231,16 @@ class InferenceService:
         self.accepted += 1
         deadline = None if remaining_s is None else self._loop.time() + remaining_s
         try:
-            name, number = self._names.get(request.head) or self._read_names(request)
+            name, number = self._names.get(request.head) or await self._read_names(request)
             with self._registry.find(name, number) as model:
                 return await model.infer(request, began, deadline)
         finally:
             self.finished += 1
 
-    def _read_names(self, request: Incoming) -> tuple[str, int | None]:
+    async def _read_names(self, request: Incoming) -> tuple[str, int | None]:
         """Parse a request, and return which model and version it is for."""
+        if len(request.body) > LONG_BYTES:
+            await asyncio.to_thread(lambda: request.message)
         message = request.message
         names = message.model_name, version_number(message.model_version)
         self._names.remember(request.head, names)

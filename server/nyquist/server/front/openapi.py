@@ -4,6 +4,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from nyquist.server.telemetry.log_control import KINDS
+from nyquist.server.telemetry.trace_settings import CHECKS
+
 
 def _reference(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
@@ -24,6 +27,14 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 TEXT, WHOLE, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
 ANYTHING = {"type": "object", "additionalProperties": True}
+PLAIN = {"type": "object", "additionalProperties": {"type": ["boolean", "number", "string"]}}
+SETTING = ["string", "integer"]
+LOG = PLAIN | {"propertyNames": {"enum": sorted(KINDS)}}
+TRACE = {
+    "type": "object",
+    "propertyNames": {"enum": sorted(CHECKS)},
+    "additionalProperties": {"type": [*SETTING, "null", "array"], "items": {"type": SETTING}},
+}
 MODEL = "/v2/models/{model}"
 VERSION = MODEL + "/versions/{version}"
 MODEL_PATH = {
@@ -31,7 +42,7 @@ MODEL_PATH = {
 }  # fmt: skip
 VERSION_PATH = {
     "name": "version", "in": "path", "required": True,
-    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
 }  # fmt: skip
 HEADER_LENGTH = {
     "name": "Inference-Header-Content-Length", "in": "header", "required": False,
@@ -56,7 +67,7 @@ TENSOR = _object(
     name=TEXT,
     datatype={"type": "string", "examples": ["FP32", "UINT8", "BYTES"]},
     shape=_list(WHOLE),
-    parameters=ANYTHING,
+    parameters=PLAIN,
     data={"type": "array", "description": "Nested or flat, in row-major order.", "items": True},
 )
 SCHEMAS: dict[str, Any] = {
@@ -67,8 +78,8 @@ SCHEMAS: dict[str, Any] = {
         ("inputs",),
         id=TEXT,
         inputs=_list(_reference("Tensor")),
-        outputs=_list(_object(("name",), name=TEXT, parameters=ANYTHING)),
-        parameters=ANYTHING,
+        outputs=_list(_object(("name",), name=TEXT, parameters=PLAIN)),
+        parameters=PLAIN,
     ),
     "InferResponse": _object(
         ("model_name", "model_version", "outputs"),
@@ -132,8 +143,18 @@ def _of_model(suffix: str, method: str, operation: dict[str, Any]) -> dict[str, 
     }
 
 
-def _settings(name: str, summary: str) -> dict[str, Any]:
-    body = {"required": False} | _json(_reference("Settings"))
+def _yes_or_no(name: str, summary: str, key: str) -> dict[str, Any]:
+    """Describe what is answered with 200 for yes and 400 for no."""
+    told: dict[str, Any] = {"type": "object", "properties": {key: FLAG}}
+    operation = _operation(name, summary, _json(told))
+    operation["responses"]["400"] = {"description": "It is not, or the request is wrong."} | _json(
+        {"anyOf": [told, _reference("Error")]}
+    )
+    return operation
+
+
+def _settings(name: str, summary: str, kind: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": False} | _json(kind)
     return {
         "get": _operation(f"get{name}", f"Return {summary}.", _answers("Settings")),
         "post": _operation(f"set{name}", f"Change {summary}.", _answers("Settings"), body=body),
@@ -163,18 +184,14 @@ def _paths() -> dict[str, Any]:
         },
         parameters=(top,),
     )
-    change = {"required": False} | _json(_object(parameters=ANYTHING))
+    change = {"required": False} | _json(_object(parameters=PLAIN))
     named = {"parameters": [MODEL_PATH]}
     ready = {"required": False} | _json(_object(ready=FLAG))
     return {
         "/v2": {"get": _operation("server", "Name the server.", _answers("Server"))},
-        "/v2/health/live": {
-            "get": _operation("live", "Say whether the process answers.", _json(_object(live=FLAG)))
-        },
+        "/v2/health/live": {"get": _yes_or_no("live", "Say whether the process answers.", "live")},
         "/v2/health/ready": {
-            "get": _operation(
-                "ready", "Say whether every model is ready.", _json(_object(ready=FLAG))
-            )
+            "get": _yes_or_no("ready", "Say whether every model is ready.", "ready")
         },
         "/v2/models/stats": {
             "get": _operation("allStatistics", "Count all models.", _answers("Statistics"))
@@ -183,7 +200,7 @@ def _paths() -> dict[str, Any]:
         **_of_model(
             "/ready",
             "get",
-            _operation("modelReady", "Say whether a model is ready.", _json(_object(ready=FLAG))),
+            _yes_or_no("modelReady", "Say whether a model is ready.", "ready"),
         ),
         **_of_model(
             "/config", "get", _operation("config", "Return a configuration.", _answers("Settings"))
@@ -193,9 +210,10 @@ def _paths() -> dict[str, Any]:
         ),
         **_of_model("/infer", "post", infer),
         **_of_model("/classify", "post", classify),
-        MODEL + "/trace/setting": named | _settings("ModelTrace", "what is traced of a model"),
-        "/v2/trace/setting": _settings("Trace", "what is traced"),
-        "/v2/logging": _settings("Logging", "what is logged"),
+        MODEL + "/trace/setting": named
+        | _settings("ModelTrace", "what is traced of a model", TRACE),
+        "/v2/trace/setting": _settings("Trace", "what is traced", TRACE),
+        "/v2/logging": _settings("Logging", "what is logged", LOG),
         "/v2/repository/index": {
             "post": _operation("index", "List the models.", _answers("Index"), body=ready)
         },

@@ -5,6 +5,7 @@ path -> the call of gRPC that it stands for -> admission -> body -> its message 
 The handlers, and what stands before them, are those of gRPC: tokens, limits, deadlines, metrics.
 """
 
+import asyncio
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -17,7 +18,9 @@ from nyquist.server.front.grpc_wire import Metadata
 from nyquist.server.front.http_body import read_body
 from nyquist.server.front.message_reader import Event, Receive, Send
 from nyquist.server.front.rest_paths import JSON, Answer, Endpoint, Paths, Request
+from nyquist.server.front.rest_tensors import json_size
 from nyquist.server.wire.errors import ModelNotFound, NyquistError, TooLarge
+from nyquist.server.wire.request_head import LONG_BYTES
 
 CODES: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -30,6 +33,9 @@ CODES: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """Triton's, and those of HTTP for what Triton has none for; 500 for the rest."""
+
+READ_HERE = 64 * 1024
+"""Bytes of JSON that are no work for a thread; what lists hold is gone through one by one."""
 
 
 class Rest:
@@ -79,20 +85,25 @@ class Rest:
         if endpoint is None:
             return _not_allowed(method, endpoints)
         headers = scope["headers"]
-        handler: Any = self._calls.handler(endpoint.call, Metadata(headers), context.peer_address)
+        fields = dict(headers)
+        metadata = Metadata(headers, fields)
+        handler: Any = self._calls.handler(endpoint.call, metadata, context.peer_address)
         if sum(map(len, chain.from_iterable(headers))) > self._max_metadata_bytes:
             long = TooLarge(f"the headers are larger than {self._max_metadata_bytes} bytes")
             return await self._refuse(endpoint.call, long, context)
         if handler.unary_unary is None and handler.stream_unary is not None:
             await handler.stream_unary(None, context)  # refuses, before anything is read
-        fields = dict(headers)
         limits = self._limits
         large = endpoint.call == OWN_DEADLINE
         most = limits.message_bytes if large else limits.small_bytes
         try:
             body = await read_body(receive, fields, self._bodies, context.peer_address, most)
             asked = Request.of(match, scope["query_string"], fields, body)
-            message, answer = endpoint.prepare(asked)
+            json_bytes = json_size(body, asked.json_length) if endpoint.json else 0
+            if json_bytes > READ_HERE or len(body) > LONG_BYTES:
+                message, answer = await asyncio.to_thread(endpoint.prepare, asked)
+            else:
+                message, answer = endpoint.prepare(asked)
         except NyquistError as refusal:
             return await self._refuse(endpoint.call, refusal, context)
         return answer(await handler.unary_unary(message, context) if message is not None else None)

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from nyquist.server.front.calls import OWN_DEADLINE
 from nyquist.server.front.grpc_wire import Header
+from nyquist.server.front.message_reader import Message
 from nyquist.server.front.openapi import openapi
 from nyquist.server.front.rest_messages import (
     as_json,
@@ -25,12 +26,12 @@ from nyquist.server.front.rest_messages import (
     trace_request,
 )
 from nyquist.server.front.rest_tensors import (
-    AnswerStyle,
+    AnswerWriter,
     InferRequests,
     fill_parameters,
     json_size,
     read_object,
-    write_answer,
+    with_raw,
 )
 from nyquist.server.wire import tensors
 from nyquist.server.wire.errors import InvalidRequest, ModelNotFound
@@ -60,18 +61,18 @@ class Request:
         version: likewise.
         query: what stands behind the path.
         json_length: bytes of the body that are JSON, as the caller has it; None where it is silent.
-        body: whole and unpacked.
+        body: whole and unpacked; a long one as a view.
     """
 
     name: str
     version: str
     query: bytes
     json_length: bytes | None
-    body: bytes
+    body: Message
 
     @classmethod
     def of(
-        cls, match: "re.Match[str]", query: bytes, fields: dict[bytes, bytes], body: bytes
+        cls, match: "re.Match[str]", query: bytes, fields: dict[bytes, bytes], body: Message
     ) -> "Request":
         """Read the names in a path."""
         groups = match.groupdict()
@@ -90,10 +91,12 @@ class Endpoint:
     Attributes:
         call: of gRPC, by its path.
         prepare: makes its message of a request.
+        json: whether that reads JSON.
     """
 
     call: str
     prepare: Callable[[Request], Prepared]
+    json: bool = True
 
 
 def no_model(name: str, _: str) -> Signature:
@@ -205,7 +208,7 @@ class Paths:
         self._signature, self._requests = signature, InferRequests()
         paths = (
             (MODEL + "/infer", {"POST": Endpoint(OWN_DEADLINE, self._infer)}),
-            (MODEL + "/classify", {"POST": Endpoint(OWN_DEADLINE, self._classify)}),
+            (MODEL + "/classify", {"POST": Endpoint(OWN_DEADLINE, self._classify, json=False)}),
             *_CONTROL,
             ("/openapi.json", {"GET": Endpoint(DESCRIPTION, _description)}),
         )
@@ -220,8 +223,8 @@ class Paths:
 
     def _infer(self, asked: Request) -> Prepared:
         size = json_size(asked.body, asked.json_length)
-        message, style = self._requests.read(asked.name, asked.version, asked.body, size)
-        return message, partial(_inferred, style)
+        message, writer = self._requests.read(asked.name, asked.version, asked.body, size)
+        return message, partial(_inferred, writer)
 
     def _classify(self, asked: Request) -> Prepared:
         """Send a picture file for the input; ask for the highest classes of the first output."""
@@ -229,11 +232,7 @@ class Paths:
         signature = self._signature(asked.name, asked.version)
         if not asked.body:
             raise InvalidRequest("the body is a JPEG, PNG or WebP, got nothing")
-        request = pb.ModelInferRequest(
-            model_name=asked.name,
-            model_version=asked.version,
-            raw_input_contents=[tensors.bytes_elements([asked.body])],
-        )
+        request = pb.ModelInferRequest(model_name=asked.name, model_version=asked.version)
         taken, *others = signature.inputs
         if others:
             names = ", ".join(repr(one.name) for one in signature.inputs)
@@ -241,11 +240,12 @@ class Paths:
         request.inputs.add(name=taken.name, datatype="BYTES", shape=[1])
         output = request.outputs.add(name=signature.outputs[0].name)
         output.parameters["classification"].int64_param = top
-        return request.SerializeToString(), _classified
+        size = len(asked.body).to_bytes(4, "little")  # as an element of BYTES
+        return with_raw(request.SerializeToString(), size, asked.body), _classified
 
 
-def _inferred(style: AnswerStyle, body: bytes) -> Answer:
-    told, behind = write_answer(body, style)
+def _inferred(writer: AnswerWriter, body: bytes) -> Answer:
+    told, behind = writer.write(body)
     if not behind:
         return 200, [JSON], (told,)
     return 200, [BINARY, (HEADER_LENGTH, b"%d" % len(told))], (told, *behind)

@@ -8,18 +8,21 @@ them again and again is looked up by its JSON. Formats: Open Inference Protocol 
 Triton's extensions of binary data and of classification.
 """
 
+import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import Message
+from google.protobuf.message import Message as Proto
 from pydantic_core import from_json, to_json
 
+from nyquist.server.front.message_reader import Message
 from nyquist.server.wire import tensors
-from nyquist.server.wire.encode import field_start
+from nyquist.server.wire.encode import RAW_OUTPUT, field_start
 from nyquist.server.wire.errors import InvalidRequest, TooLarge
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.request_head import LONGEST_HEAD, Heads
@@ -28,6 +31,9 @@ MOST_JSON_BYTES = 4 * 1024 * 1024
 """What is read of JSON without a pause that other callers would feel."""
 
 MOST_TENSORS = 256
+MOST_PARAMETERS = 4096
+MOST_SIGNS = {b"{": 16 * 1024, b":": 64 * 1024, b"[": 512 * 1024}
+"""Objects, their members and lists cost up to a hundred times what the bytes of a number do."""
 MOST_AXES = 64
 ID, RAW_INPUT = 3, 7
 """Fields of ModelInferRequest."""
@@ -40,17 +46,47 @@ _KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 """What JSON's values may be, as numpy says it, for each kind of number."""
 
 
-@dataclass(frozen=True)
-class AnswerStyle:
-    """Which outputs travel as bytes behind the JSON.
+class AnswerWriter:
+    """Makes the JSON of answers; that of the last one is kept, the next differs in its bytes alone.
 
-    Attributes:
-        named: of those that were asked for by name.
-        others: of those that were not.
+    Args:
+        named: whether each output that was asked for by name travels as bytes behind the JSON.
+        others: the same of those that were not.
     """
 
-    named: Mapping[str, bool]
-    others: bool
+    def __init__(self, named: Mapping[str, bool], others: bool) -> None:  # noqa: FBT001 - as above
+        self._named, self._others = named, others
+        self._before, self._size, self._told = b"", 0, b""
+
+    def write(self, body: bytes) -> tuple[bytes, list[bytes]]:
+        """Return the JSON of a ModelInferResponse, and the tensors to stand behind it."""
+        if len(body) == self._size and body.startswith(self._before):
+            return self._told, [body[len(self._before) :]]
+        response = pb.ModelInferResponse.FromString(body)
+        told, behind = self._write(response)
+        if len(behind) == len(response.outputs) == 1:
+            before = body[: len(body) - len(behind[0])]
+            if before.endswith(field_start(RAW_OUTPUT, len(behind[0]))):
+                self._before, self._size, self._told = before, len(body), told
+        return told, behind
+
+    def _write(self, response: pb.ModelInferResponse) -> tuple[bytes, list[bytes]]:
+        told: dict[str, Any] = {"id": response.id} if response.id else {}
+        told |= {"model_name": response.model_name, "model_version": response.model_version}
+        told["outputs"], behind = [], []
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+            one: dict[str, Any] = {
+                "name": output.name,
+                "datatype": output.datatype,
+                "shape": list(output.shape),
+            }
+            if self._named.get(output.name, self._others):
+                one["parameters"] = {"binary_data_size": len(raw)}
+                behind.append(raw)
+            else:
+                one["data"] = _listed(raw, output.datatype)
+            told["outputs"].append(one)
+        return to_json(told, inf_nan_mode="constants"), behind
 
 
 @dataclass(frozen=True)
@@ -60,12 +96,12 @@ class _Form:
     Attributes:
         head: the ModelInferRequest but for its contents.
         contents: of each input, itself or, if it lies behind the JSON, its size in bytes.
-        style: of the answer.
+        writer: of the answers.
     """
 
     head: bytes
     contents: tuple[bytes | int, ...]
-    style: AnswerStyle
+    writer: AnswerWriter
 
 
 class InferRequests:
@@ -75,9 +111,9 @@ class InferRequests:
         self._forms: Heads[_Form] = Heads()
 
     def read(
-        self, model: str, version: str, body: bytes, json_bytes: int
-    ) -> tuple[bytes, AnswerStyle]:
-        """Return the bytes of a ModelInferRequest, and how its answer travels.
+        self, model: str, version: str, body: Message, json_bytes: int
+    ) -> tuple[bytes, AnswerWriter]:
+        """Return the bytes of a ModelInferRequest, and what writes its answer.
 
         Args:
             model: that the path names.
@@ -89,7 +125,8 @@ class InferRequests:
             InvalidRequest: the body is no inference request.
             TooLarge: there is too much JSON.
         """
-        text, at = body[:json_bytes], json_bytes
+        _check_size(json_bytes)
+        text, at = bytes(body[:json_bytes]), json_bytes
         parts: list[bytes | memoryview] = [b""]
         if leading := _LEADING_ID.match(text):
             parts += (field_start(ID, len(leading[1])), leading[1])
@@ -113,10 +150,15 @@ class InferRequests:
                 f"the inputs have {at - json_bytes} bytes behind the JSON by their "
                 f"binary_data_size, got {len(body) - json_bytes}"
             )
-        return b"".join(parts), form.style
+        return b"".join(parts), form.writer
 
 
-def json_size(body: bytes, header_length: bytes | None) -> int:
+def with_raw(head: bytes, *content: Message) -> bytes:
+    """Return a ModelInferRequest with one raw content, which comes in parts."""
+    return b"".join((head, field_start(RAW_INPUT, sum(map(len, content))), *content))
+
+
+def json_size(body: Message, header_length: bytes | None) -> int:
     """Return how much of a body is JSON.
 
     Args:
@@ -138,27 +180,41 @@ def json_size(body: bytes, header_length: bytes | None) -> int:
     return size
 
 
-def read_object(text: bytes) -> dict[str, Any]:
+def read_object(text: Message) -> dict[str, Any]:
     """Read a JSON object; nothing at all is an empty one.
 
     Raises:
         InvalidRequest: it is none.
         TooLarge: it is longer than JSON may be.
     """
-    if len(text) > MOST_JSON_BYTES:
-        raise TooLarge(
-            f"{len(text)} bytes of JSON, there may be {MOST_JSON_BYTES}; tensors may be binary data"
-        )
+    _check_size(len(text))
+    text = bytes(text)
+    for sign, most in MOST_SIGNS.items():
+        if text.count(sign) > most:
+            raise InvalidRequest(f"JSON may have {most} {sign.decode()} here; send binary data")
+    collects = gc.isenabled()
+    gc.disable()  # which would go through all of a million lists again and again
     try:
-        read = from_json(text) if text else {}
+        read = from_json(text, cache_strings="none") if text else {}
     except ValueError as error:
         raise InvalidRequest(f"failed to parse the request JSON: {str(error)[:200]}") from error
+    finally:
+        if collects:
+            gc.enable()
     if not isinstance(read, dict):
         raise InvalidRequest(f"the request JSON is an object, got {_kind(read)}")
     return read
 
 
-def set_parameter(message: Message, name: str, value: object, whole: str = "int64_param") -> None:
+def _check_size(json_bytes: int) -> None:
+    if json_bytes > MOST_JSON_BYTES:
+        raise TooLarge(
+            f"{json_bytes} bytes of JSON, there may be {MOST_JSON_BYTES}; "
+            "tensors may be binary data"
+        )
+
+
+def set_parameter(message: Proto, name: str, value: object, whole: str = "int64_param") -> None:
     """Write a parameter of JSON.
 
     Args:
@@ -179,27 +235,6 @@ def set_parameter(message: Message, name: str, value: object, whole: str = "int6
         ) from error
 
 
-def write_answer(body: bytes, style: AnswerStyle) -> tuple[bytes, list[bytes]]:
-    """Return the JSON of a ModelInferResponse, and the tensors to stand behind it."""
-    response = pb.ModelInferResponse.FromString(body)
-    told: dict[str, Any] = {"id": response.id} if response.id else {}
-    told |= {"model_name": response.model_name, "model_version": response.model_version}
-    told["outputs"], behind = [], []
-    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        one: dict[str, Any] = {
-            "name": output.name,
-            "datatype": output.datatype,
-            "shape": list(output.shape),
-        }
-        if style.named.get(output.name, style.others):
-            one["parameters"] = {"binary_data_size": len(raw)}
-            behind.append(raw)
-        else:
-            one["data"] = _listed(raw, output.datatype)
-        told["outputs"].append(one)
-    return to_json(told, inf_nan_mode="constants"), behind
-
-
 def _read_form(model: str, version: str, text: bytes) -> _Form:
     asked = read_object(text)
     request = pb.ModelInferRequest(model_name=model, model_version=version)
@@ -218,7 +253,7 @@ def _read_form(model: str, version: str, text: bytes) -> _Form:
         named[output.name] = _parameters(wanted).get("binary_data")
     others = _parameters(asked).get("binary_data_output") is True
     style = {name: others if binary is None else binary is True for name, binary in named.items()}
-    return _Form(request.SerializeToString(), tuple(contents), AnswerStyle(style, others))
+    return _Form(request.SerializeToString(), tuple(contents), AnswerWriter(style, others))
 
 
 def _content(
@@ -238,20 +273,17 @@ def _content(
 def _raw(values: object, datatype: str, name: str, count: int) -> bytes:
     """Return the values of JSON, nested or flat, as they lie in raw contents."""
     dtype = tensors.DTYPES.get(datatype)
-    if dtype is None and datatype != "BYTES":
-        known = ", ".join((*tensors.DTYPES, "BYTES"))
-        raise InvalidRequest(f"unknown datatype '{datatype[:20]}' of '{name}', choose from {known}")
-    try:
-        array = np.array(values)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidRequest(f"data of input '{name}' is no tensor: {error}") from error
-    if array.size != count:
-        raise InvalidRequest(f"expected {count} elements for input '{name}', got {array.size}")
-    allowed = "U" if dtype is None else _KINDS[dtype.kind]
-    if array.size and array.dtype.kind not in allowed:
-        raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
     if dtype is None:
-        return tensors.bytes_elements(str(text).encode() for text in array.ravel().tolist())
+        known = ", ".join(tensors.DTYPES)
+        raise InvalidRequest(f"unknown datatype '{datatype[:20]}' of '{name}', choose from {known}")
+    elements = _flat(values, name, count)
+    if datatype == "BYTES":
+        if not all(isinstance(text, str) for text in elements):
+            raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
+        return tensors.bytes_elements(text.encode() for text in elements)
+    array = np.array(elements)
+    if array.size and array.dtype.kind not in _KINDS[dtype.kind]:
+        raise InvalidRequest(f"data of input '{name}' is not all of {datatype}")
     if dtype.kind in "iu" and array.size:
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
         wrong = [end for end in (array.min(), array.max()) if not least <= int(end) <= most]
@@ -261,6 +293,24 @@ def _raw(values: object, datatype: str, name: str, count: int) -> bytes:
             )
     with np.errstate(over="ignore"):  # beyond FP32 is infinity, as it is in C
         return array.astype(dtype).tobytes()
+
+
+def _flat(values: object, name: str, count: int) -> list[Any]:
+    """Return the elements of lists in lists; no more of them are looked at than there may be.
+
+    Raises:
+        InvalidRequest: they are no tensor, or not as many as there should be.
+    """
+    level: list[Any] = [values]
+    for _ in range(MOST_AXES):
+        if len(level) > count or not any(isinstance(row, list) for row in level):
+            break
+        if not all(isinstance(row, list) and len(row) == len(level[0]) for row in level):
+            raise InvalidRequest(f"data of input '{name}' is no tensor: its rows differ")
+        level = list(chain.from_iterable(level))
+    if len(level) != count:
+        raise InvalidRequest(f"expected {count} elements for input '{name}', got {len(level)}")
+    return level
 
 
 def _listed(raw: bytes, datatype: str) -> list[Any]:
@@ -284,7 +334,10 @@ def fill_parameters(
     Raises:
         InvalidRequest: they are no object, or one is of no kind that there is.
     """
-    for name, value in _parameters(given).items():
+    parameters = _parameters(given)
+    if len(parameters) > MOST_PARAMETERS:
+        raise InvalidRequest(f"there may be {MOST_PARAMETERS} parameters, got {len(parameters)}")
+    for name, value in parameters.items():
         if name not in OF_HTTP_ALONE:
             set_parameter(message.parameters[name], name, value)
 

@@ -11,6 +11,7 @@ from nyquist.server.artifact.graph_description import Described
 from nyquist.server.front.calls import Calls
 from nyquist.server.front.settings import CallSettings
 from nyquist.server.wire.envelope import ENVELOPE_BYTES
+from nyquist.server.wire.listening import address
 from nyquist.server.wire.signature import ANY_SIZE, DYNAMIC, TensorSpec
 from nyquist.server.wire.tensors import DTYPES
 
@@ -124,11 +125,13 @@ def make_grpc_server(
 def add_port(
     server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
 ) -> int:
-    """Listen there, and return the port, which 0 leaves to the system."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Listen there, and return the port, which 0 leaves to the system; of a file it is 0."""
+    where = address(host, port)
     if credentials is None:
-        return server.add_insecure_port(address)
-    return server.add_secure_port(address, credentials)
+        bound = server.add_insecure_port(where)
+    else:
+        bound = server.add_secure_port(where, credentials)
+    return 0 if where == host else bound
 
 
 def _ms(seconds: float) -> int:

@@ -348,6 +348,7 @@ def _session_options(plan: SessionPlan, weights: Mapping[str, bytes]) -> ort.Ses
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, plan.optimization)
     options.enable_cpu_mem_arena = plan.memory_arena
+    options.enable_mem_pattern = plan.memory_pattern
     options.log_severity_level = 3  # what a fallback means is logged by the server, in one line
     for key, value in plan.entries.items():
         options.add_session_config_entry(key, value)

@@ -31,6 +31,7 @@ class SessionPlan:
         intra_op_threads: of the session.
         optimization: name of a GraphOptimizationLevel.
         memory_arena: of the CPU.
+        memory_pattern: whether memory is laid out as in a run before with the same shapes.
         parallel: whether branches of the graph run side by side.
         inter_op_threads: that share them out; 0 leaves it to onnxruntime.
         must: the provider without which the session is refused; empty for none.
@@ -41,6 +42,7 @@ class SessionPlan:
     intra_op_threads: int
     optimization: str = "ORT_ENABLE_ALL"
     memory_arena: bool = True
+    memory_pattern: bool = True
     parallel: bool = False
     inter_op_threads: int = 0
     must: str = ""
@@ -118,6 +120,7 @@ class Execution:
             or max(1, cores // (settings.instances * self.processes)),
             optimization=settings.optimization,
             memory_arena=settings.memory_arena,
+            memory_pattern=settings.memory_pattern,
             parallel=settings.parallel,
             inter_op_threads=settings.inter_op_threads,
             must=CUDA if self.require_cuda or on_gpu else "",

@@ -21,6 +21,7 @@ from nyquist.server.scheduling.instance import Answer, Instance, Runner
 from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.scheduling.policy import ALONE, Idle, Policy, Start
 from nyquist.server.scheduling.request_queue import Outputs, PendingRequest, Pictures, RequestQueue
+from nyquist.server.telemetry.current_call import Spans
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.errors import (
     DeadlinePassed,
@@ -41,11 +42,13 @@ class RequestOptions(NamedTuple):
         deadline: when the answer is of no use any more, on the clock of the event loop.
         priority: its level, 1 the highest; 0 is the model's default.
         timeout_s: how long it will wait, where the model's queue policy heeds that; 0: no wish.
+        spans: of its call; None where it is not traced.
     """
 
     deadline: float | None = None
     priority: int = 0
     timeout_s: float = 0.0
+    spans: Spans | None = None
 
 
 DEFAULT_OPTIONS = RequestOptions()
@@ -143,7 +146,7 @@ class Batcher:
             raise InferenceFailed(OUT_OF_SERVICE)
         limits = self._limits
         level = limits.level_of(options.priority) if options.priority else limits.default_level
-        request = PendingRequest(pictures, self._loop.create_future(), level)
+        request = PendingRequest(pictures, self._loop.create_future(), level, options.spans)
         self._budget.take(pictures.nbytes)
         try:
             self._queue.admit(request)

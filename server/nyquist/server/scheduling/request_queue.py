@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nyquist.server.scheduling.limits import BatchLimits, QueuePolicy
-from nyquist.server.telemetry.current_call import current_spans
+from nyquist.server.telemetry.current_call import Spans
 from nyquist.server.wire.errors import QueueFull
 from nyquist.server.wire.feeds import Feeds
 
@@ -39,10 +39,14 @@ class PendingRequest:
     __slots__ = ("answer", "arrived", "count", "level", "pictures", "spans", "waits")
 
     def __init__(
-        self, pictures: Pictures, answer: "asyncio.Future[Outputs]", level: int = 1
+        self,
+        pictures: Pictures,
+        answer: "asyncio.Future[Outputs]",
+        level: int = 1,
+        spans: Spans | None = None,
     ) -> None:
         self.pictures, self.count, self.answer, self.level = pictures, len(pictures), answer, level
-        self.arrived, self.spans, self.waits = monotonic(), current_spans(), False
+        self.arrived, self.spans, self.waits = monotonic(), spans, False
 
 
 class _Level:

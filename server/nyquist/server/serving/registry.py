@@ -21,9 +21,10 @@ from nyquist.server.artifact.layout import (
     ConfigFile,
     model_folders,
     overriding_config,
+    passed_over,
     read_config_file,
 )
-from nyquist.server.artifact.versions import Mark, mark_of, wanted_versions
+from nyquist.server.artifact.versions import Mark, mark_of
 from nyquist.server.runtime.arena import give_memory_back
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
@@ -149,6 +150,7 @@ class Registry:
         serve: makes a loaded model answer; called on the event loop.
         metrics: whose series of a model end with it.
         link_folders: outside the repositories, in which links may end.
+        strict: whether a model that was asked for and has failed keeps everything from being ready.
     """
 
     def __init__(
@@ -158,8 +160,10 @@ class Registry:
         serve: Callable[[LoadedModel], ServedModel],
         metrics: Metrics,
         link_folders: Sequence[Path] = (),
+        *,
+        strict: bool = True,
     ) -> None:
-        self._link_folders = link_folders
+        self._link_folders, self._strict = link_folders, strict
         self._repositories, self._loader, self._serve = repositories, loader, serve
         self._metrics = metrics
         self._models: dict[str, _Model] = {}
@@ -168,11 +172,19 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Whether everything that is served answers, and not all that should be has failed."""
+        """Whether everything that is served answers, and what should be served is.
+
+        Where it is not strict: whether anything is that should be.
+        """
         models = self._models.values()
-        if not self.names and any(model.failed for model in models):
+        if self.failed and (self._strict or not self.names):
             return False
         return all(one.model.ready for model in models for one in model.serving)
+
+    @property
+    def failed(self) -> list[str]:
+        """The models that were asked for and of which nothing is served, since a load failed."""
+        return sorted(name for name, one in self._models.items() if one.failed and not one.serving)
 
     def readiness(self) -> dict[str, bool]:
         """Say for each model that is known whether some version of it answers."""
@@ -232,7 +244,11 @@ class Registry:
         return sorted(name for name, model in self._models.items() if model.serving)
 
     async def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
-        """List what is served, what could not be, and what lies in the repository beside it."""
+        """List what is served, what could not be, and what lies in the repository beside it.
+
+        Raises:
+            NyquistError: the repository cannot be looked at.
+        """
         entries = [
             entry
             for name, model in self._models.items()
@@ -240,7 +256,10 @@ class Registry:
             if entry.state == "READY" or not ready_only
         ]
         if not ready_only:
-            names = {folder.name for folder in await self._folders()}
+            try:
+                names = {folder.name for folder in await self._folders()}
+            except ArtifactError as error:
+                raise NyquistError(self._public(error)) from error
             entries += [IndexEntry(name) for name in names - self._models.keys()]
         return sorted(entries, key=lambda entry: (entry.name, entry.version))
 
@@ -262,6 +281,8 @@ class Registry:
         for name in wanted:
             try:
                 if name not in folders:
+                    self._models.setdefault(name, _Model()).reason = "it is not in the repository"
+                    self._note(name)
                     raise _not_there(name)
                 await self._bring_up(folders[name])
             except StartError:
@@ -328,6 +349,7 @@ class Registry:
             await self._take_down(name)
             del self._models[name]
             self._metrics.load_failures.remove(name)
+            self._metrics.failed.remove_by_labels({"model": name})
 
     async def keep_polling(self, interval_s: float) -> None:
         """Poll again `interval_s` after each time."""
@@ -363,8 +385,15 @@ class Registry:
 
     async def _bring_up(self, folder: Path, config: str = "") -> None:
         """Do as `_load_wanted` does, and count it if it fails."""
-        with self._metrics.load_failures.labels(folder.name).count_exceptions():
-            await self._load_wanted(folder, config)
+        try:
+            with self._metrics.load_failures.labels(folder.name).count_exceptions():
+                await self._load_wanted(folder, config)
+        finally:
+            self._note(folder.name)
+
+    def _note(self, name: str) -> None:
+        """Show whether a model is one that has failed."""
+        self._metrics.failed.labels(name).value = int(name in self.failed)
 
     async def _load_wanted(self, folder: Path, config: str) -> None:
         """Load the wanted versions; once all of them are served, retire the others.
@@ -433,15 +462,17 @@ class Registry:
     async def _take_down(self, name: str) -> None:
         model = self._models[name]
         async with model.lock:
+            model.reason = ""
             for number in list(model.versions):
                 await self._retire_version(name, number)
+        self._note(name)
 
     async def _retire_version(self, name: str, number: int) -> None:
         version = self._models[name].versions[number]
-        serving, version.serving = version.serving, None
+        serving, version.serving, version.reason = version.serving, None, UNLOADED
         if serving is None:
             return
-        version.busy, version.reason = "UNLOADING", UNLOADED
+        version.busy = "UNLOADING"
         self._changed.set()
         await serving.retire()
         version.busy = ""
@@ -478,12 +509,12 @@ def _collect_and_give_back() -> None:
 
 
 def _wanted(folder: Path, file: ConfigFile) -> list[int]:
-    """Return the versions that a model's policy wants."""
-    try:
-        there = file.versions(folder)
-    except OSError as error:
-        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
-    return wanted_versions(there, file.config.version_policy, folder.name, file.model_file)
+    """Return the versions that a model's policy wants, and tell of what is none for its name."""
+    wanted = file.wanted(folder)
+    for name in passed_over(folder, file.model_file):
+        line = "%s/%s is no version: those are called 1, 2, 3, ..., without zeros before"
+        logger.warning(line, folder.name, name)
+    return wanted
 
 
 def _mark(folder: Path, number: int, file: ConfigFile) -> Mark:

@@ -3,7 +3,9 @@
 look its head up, or decode and check it -> Batcher.submit -> fill in the answer, or encode it
 """
 
+import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -23,7 +25,7 @@ from nyquist.server.wire.encode import AnswerForm, encode_response
 from nyquist.server.wire.errors import InvalidRequest, NyquistError
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import ImageDecoder
-from nyquist.server.wire.request_head import Heads, Incoming
+from nyquist.server.wire.request_head import LONG_BYTES, Heads, Incoming
 
 
 class ServedModel:
@@ -88,14 +90,14 @@ class ServedModel:
             else:
                 pictures = np.ndarray(form.shape, form.dtype, request.body, request.start)
             metrics.decoded(call, began, perf_counter())
-            options = RequestOptions(deadline, form.priority, form.timeout_s)
+            options = RequestOptions(deadline, form.priority, form.timeout_s, call.spans)
             outputs = await self._batcher.submit(pictures, options)
             computed = perf_counter()
             if self._mirror is not None and isinstance(pictures, np.ndarray):
                 self._mirror(pictures, outputs)
             body = self._encoded(request, form, outputs)
         except BaseException as error:
-            metrics.failed(error, began)
+            metrics.failed(call, error, began)
             if isinstance(error, NyquistError):
                 raise _named(error, request) from error
             raise
@@ -104,7 +106,9 @@ class ServedModel:
 
     async def _decoded(self, request: Incoming, deadline: float | None) -> tuple["_Form", Pictures]:
         """Parse and check a request; remember its head if the next one may have it again."""
-        call = decode_call(request.message, self.signature, self._limits.max_batch_size)
+        most = self._limits.max_batch_size
+        read = partial(decode_call, request.message, request.raw, self.signature, most)
+        call = await asyncio.to_thread(read) if len(request.body) > LONG_BYTES else read()
         priority, timeout_s = queue_options(request.message)
         pictures = await opened_pictures(call, self.signature, self._images, deadline)
         answer = AnswerForm.of(call, self.signature, len(pictures))

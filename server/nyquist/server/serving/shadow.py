@@ -23,7 +23,7 @@ from nyquist.server.serving.settings import ShadowSettings
 from nyquist.server.telemetry.current_call import current_call
 from nyquist.server.telemetry.metrics import ModelMetrics
 from nyquist.server.wire.byte_queue import ByteQueue
-from nyquist.server.wire.connection import NO_SHADOW
+from nyquist.server.wire.connection import CLIENT, NO_SHADOW
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import shadow_pb2 as pb
 from nyquist.server.wire.pb import shadow_pb2_grpc as stubs
@@ -102,7 +102,7 @@ class Shadow:
             if random() >= self._share:  # noqa: S311 - no secret
                 return
             call = current_call()
-            if not call.sent(NO_SHADOW):
+            if call.source == CLIENT and not call.sent(NO_SHADOW):
                 trace_id = call.trace.trace_id if call.trace else ""
                 self._offer(Inference(manifest, metrics, pictures, outputs, trace_id))
 

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 import grpc
 
+from nyquist.server.wire.connection import CLIENT, SOURCE, SOURCES, Source
 from nyquist.server.wire.trace_context import TRACE_PARENT, TraceContext, parse_trace_parent
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
@@ -20,6 +21,7 @@ Version: TypeAlias = tuple[str, str]
 
 REQUEST_ID = "x-request-id"
 
+_SOURCES: dict[str, Source] = {source: source for source in SOURCES}
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
@@ -43,11 +45,14 @@ class Call:
 
     Attributes:
         spans: of it; None where calls are not traced.
+        source: who calls, as the caller says; what it makes up is a client's.
     """
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
         self.spans: Spans | None = None
+        sent = self._texts(SOURCE)
+        self.source = _SOURCES.get(sent[0], CLIENT) if sent else CLIENT
 
     @property
     def headers(self) -> dict[str, str]:

@@ -8,7 +8,6 @@ It is served by h2corn whatever carries gRPC: a request that stands still costs 
 import asyncio
 import gzip
 import re
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -20,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from nyquist.server.telemetry.banner import keep_quiet
-from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.listening import address, bound_port, listen, remove_file
 
 REQUEST_S = 5.0
 IDLE_S = 120.0
@@ -30,6 +29,7 @@ Event: TypeAlias = MutableMapping[str, Any]
 Answer: TypeAlias = tuple[int, dict[bytes, bytes], bytes]
 """Status, headers, body."""
 
+_UNTYPED = re.compile(rb"^(# TYPE nv_inference_\w+ )untyped$", re.MULTILINE)
 _EXPONENT = re.compile(rb"^(nv_.*[} ])(\d\.?\d*e\+\d+)$", re.MULTILINE)
 
 
@@ -53,14 +53,7 @@ async def metrics_listener(
     Raises:
         StartError: the port is taken, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise StartError(
-            f"metrics cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another with --metrics-port"
-        ) from error
+    listening = listen(host, port, "metrics", "--metrics-port")
     config = Config(
         bind=(f"fd://{listening.fileno()}",),
         lifespan="off",
@@ -78,10 +71,17 @@ async def metrics_listener(
     with listening:
         try:
             await server.wait_started()
-            yield listening.getsockname()[1]
+            yield bound_port(listening)
         finally:
             server.shutdown()
             await asyncio.gather(serving, return_exceptions=True)
+    remove_file(host)
+
+
+def metrics_address(host: str, port: int) -> str:
+    """Return where the metrics are: a URL, or a socket in the file system."""
+    where = address(host, port)
+    return where if where == host else f"http://{where}/metrics"
 
 
 class _Scrapes:
@@ -126,7 +126,8 @@ def scraped(registry: CollectorRegistry, fields: dict[bytes, bytes], names: list
     """Write what a registry holds, in the format that the scraper asks for.
 
     perf_analyzer reads 8.5e+010 as 8.5, and the Prometheus client writes all above a million so:
-    the numbers of Triton's metrics come without exponents.
+    the numbers of Triton's metrics come without exponents. Its counters have no _total at their
+    end, which OpenMetrics forbids and the Prometheus client calls untyped.
 
     Args:
         registry: what is read.
@@ -135,7 +136,7 @@ def scraped(registry: CollectorRegistry, fields: dict[bytes, bytes], names: list
     """
     encode, kind = choose_encoder(fields.get(b"accept", b"").decode("latin-1"))
     wanted: Any = registry.restricted_registry(names) if names else registry
-    body = _EXPONENT.sub(_write_out, encode(wanted))
+    body = _UNTYPED.sub(rb"\1counter", _EXPONENT.sub(_write_out, encode(wanted)))
     headers = {b"content-type": kind.encode()}
     if b"gzip" in fields.get(b"accept-encoding", b""):
         headers[b"content-encoding"] = b"gzip"

@@ -1,11 +1,11 @@
 """What Prometheus sees. Labels are loaded models, gRPC methods and status codes, never input."""
 
 from asyncio import CancelledError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from threading import Lock
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -19,9 +19,15 @@ from prometheus_client import (
 
 from nyquist.server.telemetry import names
 from nyquist.server.telemetry.current_call import Call, Spans
-from nyquist.server.telemetry.histograms import LightCounter, LightGauge, LightHistogram
+from nyquist.server.telemetry.histograms import (
+    Histogram,
+    LightCounter,
+    LightGauge,
+    LightHistogram,
+)
 from nyquist.server.telemetry.model_statistics import Statistics
 from nyquist.server.telemetry.triton import TritonCollector
+from nyquist.server.wire.connection import CLIENT, Source
 from nyquist.server.wire.errors import NyquistError
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a third of the series, read by none
@@ -33,7 +39,7 @@ BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGES = ("decode", "queue", "batch", "infer", "encode")
 REJECTIONS = ("invalid", "queue_full", "timeout", "deadline", "cancelled", "stopping", "failed")
 MODEL = ("model", "version")
-CALL = ("grpc_type", "grpc_service", "grpc_method")
+CALL = ("grpc_type", "grpc_service", "grpc_method", "source")
 
 
 class Waited(Protocol):
@@ -48,13 +54,31 @@ class Waited(Protocol):
     spans: Spans | None
 
 
+class _Ends(NamedTuple):
+    """How the requests of one source ended: answered after so long, or rejected for a reason."""
+
+    duration: Histogram
+    rejected: Mapping[str, Counter]
+
+
+class _BySource(dict[Source, _Ends]):
+    """The series of who calls; those that are no client's are made once somebody does."""
+
+    def __init__(self, make: Callable[[Source], _Ends]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, source: Source) -> _Ends:
+        made = self[source] = self._make(source)
+        return made
+
+
 class ModelMetrics:
     """The series of one version of one model, created at zero, and its statistics."""
 
     def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
         self._metrics, self._labels, self._lock = metrics, (name, version), Lock()
         self.statistics = metrics.statistics[name, version] = Statistics()
-        self.duration = metrics.request_duration.labels(name, version)
         stages = (metrics.stage_duration.labels(name, version, stage) for stage in STAGES)
         self._decode, self._queue, self._gather, self._infer, self._encode = stages
         self.batch_size = metrics.batch_size.labels(name, version)
@@ -65,9 +89,15 @@ class ModelMetrics:
         self.ready = metrics.ready.labels(name, version)
         self.shadow_mirrored = metrics.shadow_mirrored.labels(name, version)
         self.shadow_dropped = metrics.shadow_dropped.labels(name, version)
-        self.rejected = {
-            reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS
-        }
+        self._of = _BySource(self._ends)
+        self._of[CLIENT] = self._ends(CLIENT)
+
+    def _ends(self, source: Source) -> _Ends:
+        rejected = self._metrics.rejected
+        return _Ends(
+            self._metrics.request_duration.labels(*self._labels, source),
+            {reason: rejected.labels(*self._labels, reason, source) for reason in REJECTIONS},
+        )
 
     def taken(self, call: Call) -> None:
         """Note that a request for the model has been taken in."""
@@ -123,20 +153,20 @@ class ModelMetrics:
         self.statistics.answered(ended - began, ended - computed)
         if call.spans is not None:
             call.spans.stage(self._labels, "encode", computed, ended)
-        trace = call.trace
+        trace, duration = call.trace, self._of[call.source].duration
         if trace is not None and trace.sampled:
-            self.duration.observe(ended - began, {"trace_id": trace.trace_id})
+            duration.observe(ended - began, {"trace_id": trace.trace_id})
         else:
-            self.duration.observe(ended - began)
+            duration.observe(ended - began)
 
-    def failed(self, error: BaseException, began: float) -> None:
+    def failed(self, call: Call, error: BaseException, began: float) -> None:
         """Note that a request gets no answer."""
         self.inflight.value -= 1
         self.statistics.failed(error, perf_counter() - began)
         if isinstance(error, NyquistError):
-            self.rejected[error.reason].inc()
+            self._of[call.source].rejected[error.reason].inc()
         elif isinstance(error, CancelledError):
-            self.rejected["cancelled"].inc()
+            self._of[call.source].rejected["cancelled"].inc()
 
     def describe(
         self, sha256: str, opset: int, provider: str, *, precision: str = "fp32", fell_back: bool
@@ -255,7 +285,7 @@ class Metrics(CallMetrics):
         self.request_duration = LightHistogram(
             names.REQUEST_DURATION,
             "Time from the bytes of a ModelInfer request to those of its answer.",
-            MODEL,
+            (*MODEL, "source"),
             registry,
             LATENCY_EDGES_S,
         )
@@ -288,7 +318,7 @@ class Metrics(CallMetrics):
         self.rejected = Counter(
             names.REJECTED,
             "Requests that got no answer, by reason.",
-            (*MODEL, "reason"),
+            (*MODEL, "reason", "source"),
             registry=registry,
         )
         self.ready = Gauge(
@@ -310,6 +340,12 @@ class Metrics(CallMetrics):
             names.LOAD_DURATION,
             "Time to read, open and warm the model.",
             MODEL,
+            registry=registry,
+        )
+        self.failed = LightGauge(
+            names.MODEL_FAILED,
+            "1 while nothing of a model that was asked for is served, since a load failed.",
+            ("model",),
             registry=registry,
         )
         self.load_failures = Counter(

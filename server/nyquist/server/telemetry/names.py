@@ -18,6 +18,7 @@ MODEL_READY = "nyquist_model_ready"
 MODEL_INFO = "nyquist_model_info"
 PROVIDER_FALLBACK = "nyquist_provider_fallback_total"
 LOAD_DURATION = "nyquist_model_load_duration_seconds"
+MODEL_FAILED = "nyquist_model_failed"
 LOAD_FAILURES = "nyquist_model_load_failures_total"
 
 SHADOW_MIRRORED = "nyquist_shadow_mirrored_total"

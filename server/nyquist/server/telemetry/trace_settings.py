@@ -92,10 +92,10 @@ class TraceSettings:
 def _checked(key: str, values: Sequence[str]) -> tuple[str, ...]:
     if key == "trace_file":
         raise NotServed("trace file location can not be updated through network protocol")
-    if key not in _CHECKS:
-        raise InvalidRequest(f"unknown trace setting '{key}', settable are {sorted(_CHECKS)}")
+    if key not in CHECKS:
+        raise InvalidRequest(f"unknown trace setting '{key}', settable are {sorted(CHECKS)}")
     if values:
-        _CHECKS[key](key, values)
+        CHECKS[key](key, values)
     return tuple(values)
 
 
@@ -124,7 +124,7 @@ def _whole_number(least: int, most: int) -> Callable[[str, Sequence[str]], None]
     return check
 
 
-_CHECKS: dict[str, Callable[[str, Sequence[str]], None]] = {
+CHECKS: dict[str, Callable[[str, Sequence[str]], None]] = {
     "trace_level": _check_level,
     "trace_rate": _whole_number(0, UINT32_MAX),
     "trace_count": _whole_number(-1, INT32_MAX),

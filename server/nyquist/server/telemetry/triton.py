@@ -5,7 +5,7 @@ Statistics, queue depth -> families, made when they are asked for: a request pay
 
 from collections.abc import Iterator, Mapping
 
-from prometheus_client.core import Metric, UnknownMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
 from nyquist.server.telemetry import names
@@ -31,8 +31,8 @@ DURATIONS = {
 class TritonCollector(Collector):
     """Reads the statistics of all loaded versions at each scrape.
 
-    The families are of unknown type: a counter of theirs has no _total, which neither text format
-    allows. rate() and increase() ask for no type.
+    The counters are of unknown type here: theirs have no _total, which the Prometheus client would
+    add. Where they are written out as text they are called what they are.
 
     Args:
         statistics: by model and version; may change meanwhile.
@@ -63,7 +63,7 @@ class TritonCollector(Collector):
         yield self._pending()
 
     def _pending(self) -> Metric:
-        pending = UnknownMetricFamily(
+        pending = GaugeMetricFamily(
             names.TRITON_PENDING, "Requests that wait to be run.", labels=MODEL
         )
         for family in self._queue_depth.collect():

@@ -4,20 +4,33 @@ options, NYQUIST_TOKEN -> Connection -> channel, metadata ... error -> a line th
 """
 
 import argparse
+import ipaddress
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import grpc
 
+from nyquist.server.wire.listening import UNIX
+
 Options = Sequence[tuple[str, str | int]]
+NO_PROXY = ("grpc.enable_http_proxy", 0)
 Metadata = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "localhost:8001"
 NO_SHADOW = "x-nyquist-no-shadow"
-"""Sent with calls that are not to be mirrored: the companion's own would come back to it."""
+"""Sent with calls that are not to be mirrored."""
+
+SOURCE = "x-nyquist-source"
+"""Sent with calls that are no live traffic: counted apart, and not mirrored either."""
+
+Source = Literal["client", "probe", "shadow"]
+CLIENT: Source = "client"
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""Who calls: live traffic, reference pictures on a schedule, mirrored pictures that come back."""
 
 TOKEN_VARIABLE = "NYQUIST_TOKEN"  # noqa: S105 - where one is found, not one
 
@@ -44,7 +57,7 @@ class Connection:
     """Where a server is and what it takes to be let in. Files are read when they are needed.
 
     Attributes:
-        target: host:port.
+        target: host:port, or unix: and the path of a socket.
         ca: PEM file of the authorities that may have signed the server's certificate, or that
             certificate itself; without it nothing is encrypted.
         client_certificate: PEM file, shown where the server asks callers for one.
@@ -74,11 +87,13 @@ class Connection:
             raise WrongConnection("--client-certificate needs --ca: without TLS nobody asks for it")
 
     def channel(self, options: Options = ()) -> grpc.Channel:
-        """Open a channel.
+        """Open a channel; to this machine itself never through the proxy of the environment.
 
         Raises:
             WrongConnection: a file is no PEM, or cannot be read.
         """
+        if is_loopback(self.target.rpartition(":")[0].strip("[]")):
+            options = (*options, NO_PROXY)
         if self.ca is None:
             return grpc.insecure_channel(self.target, options=list(options))
         if self.certified_name:
@@ -130,6 +145,10 @@ class Connection:
     def _advice(self) -> tuple[tuple[str, str], ...]:
         """Return what gRPC's texts mean for a user, by what they contain."""
         host = self.target.rpartition(":")[0]
+        nobody = (
+            f"nobody listens there; is a server running at {self.target}? Start one with "
+            "nyquist serve"
+        )
         return (
             (
                 "CERTIFICATE_VERIFY_FAILED",
@@ -147,11 +166,10 @@ class Connection:
                 "the TLS handshake was cut off, as where the server does not speak TLS; leave --ca "
                 "out",
             ),
-            (
-                "Connection refused",
-                f"nobody listens there; is a server running at {self.target}? Start one with "
-                "nyquist serve",
-            ),
+            ("Connection refused", nobody),
+            ("No such file or directory", nobody),  # the socket of unix:/path
+            ("hostname lookup error", f"there is no host {host!r} that could be found from here"),
+            ("DNS resolution failed", f"there is no host {host!r} that could be found from here"),
             ("parsing HTTP/2", _NO_GRPC),
             ("http2 header with status: 4", _NO_GRPC),
             # what a TLS alert after the handshake is to gRPC: h2corn sends one
@@ -159,6 +177,16 @@ class Connection:
             ("Socket closed", f"the server closed the connection; {_CLOSED}"),
             ("Connection reset", f"the server closed the connection; {_CLOSED}"),
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address, or a socket in its file system."""
+    if host.startswith(UNIX):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ Texts of errors are those that Triton's users know, where Triton has one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ SHARED_MEMORY = "shared_memory_"
 IMAGE_DATATYPE = "BYTES"
 
 
+Raws: TypeAlias = Sequence[bytes | memoryview]
 Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor
 
 
@@ -60,9 +61,15 @@ class InferCall:
 
 
 def decode_call(
-    request: pb.ModelInferRequest, signature: Signature, max_batch_size: int
+    request: pb.ModelInferRequest, raws: Raws, signature: Signature, max_batch_size: int
 ) -> InferCall:
     """Check a request against the model it names, and return its arrays and options.
+
+    Args:
+        request: parsed; its raw contents may be left out.
+        raws: its raw contents.
+        signature: of the model.
+        max_batch_size: likewise.
 
     Raises:
         InvalidRequest: input, shape, datatype, size, output or parameter is not the model's.
@@ -74,11 +81,11 @@ def decode_call(
     pictures: NDArray[Any] | Feeds | tuple[bytes, ...]
     if signature.picture is not None and first.datatype == IMAGE_DATATYPE:
         _check_file_shape(first, signature, max_batch_size)
-        files, typed = _elements(request, 0, first.shape[0], signature)
+        files, typed = _elements(request, raws, 0, first.shape[0], signature)
         pictures = tuple(files)
     else:
         found = [
-            _array(request, place, spec, signature, max_batch_size)
+            _array(request, raws, place, spec, signature, max_batch_size)
             for place, spec in zip(places, signature.inputs, strict=True)
         ]
         typed = any(one for _, one in found)
@@ -140,6 +147,7 @@ def _places(request: pb.ModelInferRequest, signature: Signature) -> list[int]:
 
 def _array(
     request: pb.ModelInferRequest,
+    raws: Raws,
     place: int,
     spec: TensorSpec,
     signature: Signature,
@@ -158,14 +166,14 @@ def _array(
     inner = spec.to_graph(shape)
     where = f"for model '{signature.name}'"
     if spec.datatype == "BYTES":
-        elements, typed = _elements(request, place, prod(shape), signature)
+        elements, typed = _elements(request, raws, place, prod(shape), signature)
         try:
             return tensors.as_strings(elements, inner), typed
         except UnicodeDecodeError as error:
             raise InvalidRequest(
                 f"a string of input '{tensor.name}' {where} is no UTF-8: {error.reason}"
             ) from error
-    raw, field = _contents(request, place, signature)
+    raw, field = _contents(request, raws, place, signature)
     if field:
         return _from_typed(field, tensor, inner, where), True
     return _from_raw(raw, tensor, inner, where), False
@@ -216,12 +224,12 @@ def _check_file_shape(
 
 
 def _elements(
-    request: pb.ModelInferRequest, place: int, count: int, signature: Signature
+    request: pb.ModelInferRequest, raws: Raws, place: int, count: int, signature: Signature
 ) -> tuple[list[bytes], bool]:
     """Return the BYTES elements of an input, and whether they came in typed contents."""
     tensor = request.inputs[place]
     where = f"input '{tensor.name}' for model '{signature.name}'"
-    raw, typed = _contents(request, place, signature)
+    raw, typed = _contents(request, raws, place, signature)
     if typed:
         if typed != "bytes_contents":
             raise InvalidRequest(
@@ -247,22 +255,24 @@ def _elements(
     return elements, bool(typed)
 
 
-def _contents(request: pb.ModelInferRequest, place: int, signature: Signature) -> tuple[bytes, str]:
+def _contents(
+    request: pb.ModelInferRequest, raws: Raws, place: int, signature: Signature
+) -> tuple[bytes | memoryview, str]:
     """Return the raw contents of an input, or the name of the typed field that holds it."""
     tensor, where = request.inputs[place], f"for model '{signature.name}'"
     field = tensors.filled_field(tensor.contents)
-    if request.raw_input_contents:
+    if raws:
         if field is not None:
             raise InvalidRequest(
                 "contents field must not be specified when using raw_input_contents "
                 f"for '{tensor.name}' {where}"
             )
-        if len(request.raw_input_contents) != len(request.inputs):
+        if len(raws) != len(request.inputs):
             raise InvalidRequest(
                 f"expected {len(request.inputs)} raw_input_contents, one for each input, "
-                f"got {len(request.raw_input_contents)} {where}"
+                f"got {len(raws)} {where}"
             )
-        return request.raw_input_contents[place], ""
+        return raws[place], ""
     if field is None:
         raise InvalidRequest(
             f"unable to find data for input tensor '{tensor.name}' {where} in request."
@@ -271,7 +281,10 @@ def _contents(request: pb.ModelInferRequest, place: int, signature: Signature) -
 
 
 def _from_raw(
-    raw: bytes, tensor: pb.ModelInferRequest.InferInputTensor, shape: Sequence[int], where: str
+    raw: bytes | memoryview,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    shape: Sequence[int],
+    where: str,
 ) -> NDArray[Any]:
     expected = prod(shape) * tensors.DTYPES[tensor.datatype].itemsize
     if len(raw) != expected:

@@ -1,6 +1,7 @@
 """What a request has beside its tensors' contents, measured before any of it is parsed.
 
-body -> a walk over its fields, which ends where there is too much -> protobuf
+body -> a walk over its fields, which ends where there is too much -> what protobuf parses, and the
+raw contents, which nobody copies
 
 A byte of names, shapes and parameters costs the parser, and whoever tells what is wrong with them,
 up to a hundred times what a byte of contents costs: 60 MiB of them would hold all callers for
@@ -28,17 +29,19 @@ _VARINT, _DOUBLE, _DELIMITED, _FLOAT = 0, 1, 2, 5
 _LONGEST_VARINT = 10
 
 
-def check_envelope(body: bytes) -> None:
-    """Return if a request may be parsed.
+def opened(body: bytes | memoryview) -> tuple[bytes | memoryview, list[memoryview] | None]:
+    """Return what of a request is parsed, and beside it its raw contents, as views.
+
+    Of a short request all is parsed, and there is None beside it.
 
     Raises:
         InvalidRequest: it has more than ENVELOPE_BYTES beside its contents, more than PACKED_BYTES
             of varints in them, or is no message.
     """
     if len(body) <= ENVELOPE_BYTES:
-        return
+        return body, None
     try:
-        _Walk(body).request()
+        return _Walk(body).request()
     except IndexError as error:
         raise InvalidRequest(NO_REQUEST) from error
 
@@ -46,15 +49,21 @@ def check_envelope(body: bytes) -> None:
 class _Walk:
     """Goes through a request, and counts what of it is contents."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | memoryview) -> None:
         self._body, self._contents, self._packed = body, 0, 0
 
-    def request(self) -> None:
+    def request(self) -> tuple[bytes | memoryview, list[memoryview]]:
+        view, began, parts, raw = memoryview(self._body), 0, [], []
         for tag, start, end in self._fields(0, len(self._body)):
             if tag == _RAW:
                 self._contents += end - start
-            elif tag == _INPUT:
-                self._input(start, end)
+                raw.append(view[start:end])
+            else:
+                parts.append(view[began:end])
+                if tag == _INPUT:
+                    self._input(start, end)
+            began = end
+        return (b"".join(parts) if raw else self._body), raw
 
     def _input(self, start: int, end: int) -> None:
         for tag, at, stop in self._fields(start, end):

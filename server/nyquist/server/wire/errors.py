@@ -35,6 +35,11 @@ class NyquistError(Exception):
     """Value of the `reason` label of what counts rejections."""
 
 
+def unreadable(error: OSError) -> str:
+    """Say in words, and without a number, which file cannot be read and why."""
+    return f"{error.filename} cannot be read: {error.strerror}"
+
+
 class InvalidRequest(NyquistError):
     """The request contradicts the protocol or the model's inputs."""
 

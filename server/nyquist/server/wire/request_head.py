@@ -8,12 +8,13 @@ Two requests with one head are the same request for other pictures, and a caller
 again and again. So what has once been parsed, by protobuf, and checked is looked up from then on.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from nyquist.server.wire.envelope import NO_REQUEST, check_envelope
+from nyquist.server.wire.envelope import NO_REQUEST, opened
 from nyquist.server.wire.errors import InvalidRequest
 from nyquist.server.wire.pb import inference_pb2 as pb
 
@@ -27,6 +28,8 @@ LONGEST_HEAD = 1024
 LONGEST_REST = 2 * LONGEST_HEAD + 32
 """What such a request has beside its raw contents: the head, its id, two tags and lengths."""
 HEADS = 256
+LONG_BYTES = 1 << 20
+"""A request that is longer is read in a thread: no step of that holds the others up for long."""
 
 Known = TypeVar("Known")
 
@@ -58,7 +61,7 @@ class Incoming:
         size: of the raw contents, in bytes.
     """
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | memoryview) -> None:
         self.body, self.head, self.id_bytes = body, b"", b""
         self.start = self.size = 0
         try:
@@ -66,7 +69,7 @@ class Incoming:
         except IndexError:  # cut off; protobuf says so to the caller
             self.head = b""
 
-    def _walk(self, body: bytes) -> None:
+    def _walk(self, body: bytes | memoryview) -> None:
         """Find the head, if every field stands once and is whole, and there is one raw content."""
         at, copied, end = 0, 0, len(body)
         head, ids = b"", 0
@@ -83,12 +86,12 @@ class Incoming:
                     return
                 self.start, self.size = at - length, length
             elif tag == ID_TAG:
-                self.id_bytes, ids = body[at - length : at], ids + 1
+                self.id_bytes, ids = bytes(body[at - length : at]), ids + 1
             else:
                 continue
-            head += body[copied:field]
+            head += bytes(body[copied:field])
             copied = at
-        head += body[copied : copied + LONGEST_REST]  # all of it, or more than may be
+        head += bytes(body[copied : copied + LONGEST_REST])  # all of it, or more than may be
         short = len(head) <= LONGEST_HEAD and len(self.id_bytes) <= LONGEST_HEAD
         if self.start and ids < 2 and short and self.id_bytes.isascii():
             self.head = head
@@ -100,19 +103,29 @@ class Incoming:
 
     @cached_property
     def message(self) -> pb.ModelInferRequest:
-        """The whole of it.
+        """The whole of it; of a long request without its raw contents.
 
         Raises:
             InvalidRequest: the bytes are no such message, or one that is not parsed for its size.
         """
-        check_envelope(self.body)
+        return self._opened[0]
+
+    @cached_property
+    def raw(self) -> Sequence[bytes | memoryview]:
+        """Its raw contents; raises as `message` does."""
+        message, views = self._opened
+        return message.raw_input_contents if views is None else views
+
+    @cached_property
+    def _opened(self) -> tuple[pb.ModelInferRequest, list[memoryview] | None]:
+        parsed, views = opened(self.body)
         try:
-            return pb.ModelInferRequest.FromString(self.body)
+            return pb.ModelInferRequest.FromString(parsed), views  # type: ignore[arg-type] # a view will do
         except DecodeError as error:
             raise InvalidRequest(NO_REQUEST) from error
 
 
-def _long_length(body: bytes, at: int) -> tuple[int, int]:
+def _long_length(body: bytes | memoryview, at: int) -> tuple[int, int]:
     """Read a length of several bytes; return it and where it ends. Too long a one leads nowhere."""
     length = shift = 0
     while True:

@@ -43,7 +43,7 @@ TYPED_FIELDS = {
 """The field of InferTensorContents for each datatype; FP16 and BF16 have none and travel raw."""
 
 
-def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
+def from_raw(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -> NDArray[Any]:
     """View raw bytes as an array, without a copy. The caller has checked the length."""
     return np.frombuffer(raw, DTYPES[datatype]).reshape(shape)
 
@@ -80,7 +80,7 @@ def bytes_elements(elements: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 
 
-def parse_bytes_elements(raw: bytes, limit: int | None = None) -> list[bytes]:
+def parse_bytes_elements(raw: bytes | memoryview, limit: int | None = None) -> list[bytes]:
     """Invert `bytes_elements`; stop after `limit` elements.
 
     Raises:
@@ -101,6 +101,6 @@ def parse_bytes_elements(raw: bytes, limit: int | None = None) -> list[bytes]:
                 f"incomplete string data, expecting string of length {length} but only "
                 f"{len(raw) - at} bytes available"
             )
-        elements.append(raw[at : at + length])
+        elements.append(bytes(raw[at : at + length]))
         at += length
     return elements

@@ -4,6 +4,7 @@ a caller's call -> the supervisor -> every worker does it -> answers, merged -> 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,11 +15,13 @@ from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.workers.channel import Channel
 from nyquist.server.workers.merging import merged_index, merged_statistics
 
+logger = logging.getLogger(__name__)
+
 CHANGES = ("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
 """Calls that a worker that comes later has to catch up on."""
 
 EVERYWHERE = (*CHANGES, "ModelStatistics", "RepositoryIndex")
-METRICS = "metrics"
+METRICS, ALIVE = "metrics", "alive"
 TOLD_S = 0.25
 
 Do = Callable[[Any, Any], Awaitable[Any]]
@@ -107,12 +110,17 @@ class Fleet:
         answer: Any
         if name == METRICS and self._metrics is not None:
             answer = list(self._metrics.collect())
+        elif name == ALIVE:
+            answer = True
         else:
             behaviour, kind = self._calls[name]
             try:
                 answer = (await behaviour(kind.FromString(body), None)).SerializeToString()
             except NyquistError as error:
                 answer = error
+            except Exception:  # or who asked would wait for ever
+                logger.exception("unexpected error in %s", name)
+                answer = NyquistError("internal error; see the log")
         self._channel.send("done", number, answer)
 
     def _spawn(self, work: Any) -> None:  # noqa: ANN401 - a coroutine

@@ -13,7 +13,7 @@ from nyquist.server.wire.pb import inference_pb2 as pb
 
 LEAST = (names.MODEL_READY, "process_start_time_seconds")
 MOST = (
-    *(names.BUILD_INFO, names.MODEL_INFO, names.LOAD_DURATION, "python_info"),
+    *(names.BUILD_INFO, names.MODEL_INFO, names.MODEL_FAILED, names.LOAD_DURATION, "python_info"),
     *(names.GPU_UTILIZATION, names.GPU_MEMORY_USED, names.GPU_MEMORY_TOTAL, names.GPU_POWER),
 )
 """Gauges of what is the same in every worker; all others are added."""
@@ -99,12 +99,7 @@ def what_stays(scrape: Iterable[Metric]) -> list[Metric]:
 
     A total that fell would be taken for one that had begun anew.
     """
-    return [
-        family
-        for family in scrape
-        if family.type in ("counter", "histogram", "unknown")
-        and family.name != names.TRITON_PENDING
-    ]
+    return [family for family in scrape if family.type in ("counter", "histogram", "unknown")]
 
 
 def models_of(scrape: Iterable[Metric]) -> set[tuple[str, str]]:

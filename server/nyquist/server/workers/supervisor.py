@@ -26,11 +26,12 @@ from prometheus_client.registry import Collector
 from nyquist.server.front.http_listener import open_socket
 from nyquist.server.front.lifecycle import stop_signal
 from nyquist.server.telemetry import names
-from nyquist.server.telemetry.listener import metrics_listener
+from nyquist.server.telemetry.listener import metrics_address, metrics_listener
 from nyquist.server.wire.errors import NyquistError, StartError
+from nyquist.server.wire.listening import address, bound_port, remove_file
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.workers.channel import Channel
-from nyquist.server.workers.fleet import CHANGES, METRICS
+from nyquist.server.workers.fleet import ALIVE, CHANGES, METRICS
 from nyquist.server.workers.journal import Journal
 from nyquist.server.workers.merging import (
     lacking,
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 SCRAPE_S = 5.0
 PAUSE_S = 1.0
 MOST_PAUSE_S = 30.0
+SILENCE_S = 30.0
+LOOKS = 10
+"""In which that time is counted, so that a stop of the supervisor itself is none of a worker's."""
 
 Work = Callable[[socket.socket, socket.socket, int], None]
 """What a worker does: with the listening socket, its end of the channel, and its number."""
@@ -73,12 +77,18 @@ class Supervisor(Collector):
         count: of workers.
         address: to listen on; of the metrics likewise. Port 0 lets the system choose.
         metrics_address: likewise.
+        silence_s: for which a worker may say nothing before it is ended, and another starts.
     """
 
     def __init__(
-        self, work: Work, count: int, address: tuple[str, int], metrics_address: tuple[str, int]
+        self,
+        work: Work,
+        count: int,
+        address: tuple[str, int],
+        metrics_address: tuple[str, int],
+        silence_s: float = SILENCE_S,
     ) -> None:
-        self._work, self._count = work, count
+        self._work, self._count, self._silence_s = work, count, silence_s
         self._address, self._metrics_address = address, metrics_address
         self._workers: dict[int, _Worker] = {}
         self._journal = Journal()
@@ -104,6 +114,7 @@ class Supervisor(Collector):
         stop = stop_signal(self._kill)
         async with AsyncExitStack() as stack:
             host, port = self._address
+            stack.callback(remove_file, host)
             listening = stack.enter_context(open_socket(host, port))
             registry = CollectorRegistry()
             registry.register(self)
@@ -117,10 +128,10 @@ class Supervisor(Collector):
                 if starting.done():
                     starting.result()
                     logger.info(
-                        "ready: %d workers, gRPC on %s:%d, metrics on http://%s:%d/metrics",
+                        "ready: %d workers, gRPC on %s, metrics on %s",
                         self._count,
-                        *(host, listening.getsockname()[1]),
-                        *(self._metrics_address[0], metrics_port),
+                        address(host, bound_port(listening)),
+                        metrics_address(self._metrics_address[0], metrics_port),
                     )
                 received = await stop
                 starting.cancel()
@@ -254,7 +265,22 @@ class Supervisor(Collector):
                     )
             worker.member.set()
             worker.channel.send("member")
+            self._run(self._watch(worker))
             self._tell_lacking()
+
+    async def _watch(self, worker: _Worker) -> None:
+        """End a worker that has not answered for too long."""
+        while not worker.ended.is_set():
+            asking = self._run(self._ask(worker, ALIVE, b"", within_s=None))
+            for _ in range(LOOKS):
+                if asking.done():
+                    break
+                await asyncio.wait({asking}, timeout=self._silence_s / LOOKS)
+            else:
+                worker.failure = f"it did not answer for {self._silence_s:g} s"
+                worker.process.kill()
+                return
+            await asyncio.sleep(self._silence_s / LOOKS)
 
     async def _pass_on(self, asker: _Worker, number: int, name: str, body: bytes) -> None:
         if name not in CHANGES:
