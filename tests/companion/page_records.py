@@ -19,6 +19,7 @@ from nyquist.companion.page.web import REQUEST_S, WebListener, application
 from nyquist.companion.watch.candidate import Comparison, Pair
 from nyquist.companion.watch.history import History
 from nyquist.companion.watch.limits import Limits
+from nyquist.companion.watch.live import LiveLoad
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import (
     PROBE,
@@ -32,7 +33,8 @@ from nyquist.companion.watch.record import (
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
-from nyquist.server.front.access import Authorizer, is_loopback
+from nyquist.server.front.access import Authorizer
+from nyquist.server.wire.connection import is_loopback
 
 NOW_S = 1_790_000_000.0
 PERIOD_S = 60.0
@@ -145,6 +147,7 @@ def listening(
     *,
     host: str = "127.0.0.1",
     allowed_hosts: Sequence[str] = (),
+    live: LiveLoad | None = None,
     request_s: float = REQUEST_S,
 ) -> Iterator[WebListener]:
     """Serve the pages of a record, as a companion does, on a free port."""
@@ -153,7 +156,10 @@ def listening(
     rollouts.note_failing(("stranger", "2"), "6b" * 32, "parity: logits differ")
     lab = Lab(Models([]))
     private = bool(authorizer) or is_loopback(host)
-    shown = routes(record, rollouts, history, metrics.registry, report, callers_pictures=private)
+    live = live or LiveLoad(None, "")
+    shown = routes(
+        record, rollouts, history, metrics.registry, report, live, callers_pictures=private
+    )
     pages = [*shown, *lab.routes()]
     listener = WebListener(
         application(metrics.registry, pages, hosts(allowed_hosts, host), authorizer),

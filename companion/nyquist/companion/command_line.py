@@ -14,6 +14,7 @@ from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_option
 
 METAVARS = {
     "target": "HOST:PORT",
+    "target_metrics": "HOST:PORT",
     "model": "NAME,...",
     "allowed_hosts": "NAME,...",
     "input": "CxHxW",

@@ -15,7 +15,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nyquist.server.front.access import BEARER, Access, Authorizer, is_loopback
+from nyquist.server.front.access import BEARER, Access, Authorizer
+from nyquist.server.wire.connection import is_loopback
 from nyquist.server.wire.errors import NyquistError
 
 OPEN_PATHS = ("/metrics", "/healthz")

@@ -13,11 +13,13 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from nyquist.companion.page.api import Api
 from nyquist.companion.page.candidates import RolloutView, view_of
+from nyquist.companion.page.charts import spark
 from nyquist.companion.page.kit import wording
 from nyquist.companion.page.kit.templates import page_templates
 from nyquist.companion.page.report import ReportFiles, has_page
 from nyquist.companion.page.views import ModelView, Traffic, look_at, traffic, worst_first
 from nyquist.companion.watch.history import History
+from nyquist.companion.watch.live import LiveLoad
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
@@ -29,7 +31,7 @@ LATEST_OF_A_MODEL = 12
 LAST_PROBES = 20
 """Rows of the table of probes."""
 
-RELOAD_S = 15
+RELOAD_S = 5
 
 
 class Pages:
@@ -40,6 +42,7 @@ class Pages:
         rollouts: candidates of the models.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
+        live: what the server answers.
         callers_pictures: whether those of live traffic are shown.
     """
 
@@ -49,17 +52,18 @@ class Pages:
         rollouts: Rollouts,
         registry: CollectorRegistry,
         report: Path,
+        live: LiveLoad,
         *,
         callers_pictures: bool,
     ) -> None:
         self._record, self._rollouts = record, rollouts
-        self._registry, self._report = registry, report
+        self._registry, self._report, self._live = registry, report, live
         self._look_at = partial(look_at, callers_pictures=callers_pictures)
         self._environment = environment()
 
     def overview(self, request: Request) -> Response:
         """Answer with all models at a glance."""
-        views = worst_first(self._views())
+        views = worst_first(self.views())
         latest = self._record.disagreements()[:LATEST]
         verdicts = [view.state.verdict for view in views]
         return self._draw(
@@ -71,13 +75,14 @@ class Pages:
             disagreements=[self._look_at(one) for one in latest],
             candidates=self._candidates(),
             names={view.state.name for view in views},
+            live=self._live,
             index=has_page(self._report, "index"),
         )
 
     def model(self, request: Request) -> Response:
         """Answer with every served version of a model, or with 404 and those that there are."""
         name = request.path_params["name"]
-        known = self._views()
+        known = self.views()
         views = [view for view in known if view.state.name == name]
         if not views:
             names = list(dict.fromkeys(view.state.name for view in known))
@@ -124,7 +129,8 @@ class Pages:
     def _candidates(self, name: str = "") -> list[RolloutView]:
         return [view_of(one, self._rollouts.limits) for one in self._rollouts.rollouts(name)]
 
-    def _views(self) -> list[ModelView]:
+    def views(self) -> list[ModelView]:
+        """Return every version that is served."""
         counts = traffic(self._registry)
         return [
             ModelView(state, self._record.history(*state.key), counts.get(state.key, Traffic()))
@@ -149,6 +155,7 @@ def routes(
     history: History,
     registry: CollectorRegistry,
     report: Path,
+    live: LiveLoad,
     *,
     callers_pictures: bool,
 ) -> Sequence[BaseRoute]:
@@ -160,16 +167,17 @@ def routes(
         history: of everything, to be downloaded.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
+        live: what the server answers.
         callers_pictures: whether those of live traffic are shown.
     """
-    pages = Pages(record, rollouts, registry, report, callers_pictures=callers_pictures)
+    pages = Pages(record, rollouts, registry, report, live, callers_pictures=callers_pictures)
     return [
         Route("/", pages.overview),
         Route("/models/{name}", pages.model),
         Route("/rollouts/{name}", pages.rollout),
         Route("/page.css", pages.style),
         Mount("/report", ReportFiles(report)),
-        Mount("/api", routes=Api(rollouts, history).routes()),
+        Mount("/api", routes=Api(pages.views, record, rollouts, history, live).routes()),
     ]
 
 
@@ -185,9 +193,11 @@ def environment() -> Environment:
         "milliseconds": wording.milliseconds,
         "moment": wording.moment,
         "percent": wording.percent,
+        "rate": lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}",
         "sentence": lambda words: words[:1].upper() + words[1:],
         "short": wording.short,
         "signed": wording.signed,
+        "spark": spark,
         "words": lambda name: name.replace("_", " "),
     }
     return made
