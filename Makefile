@@ -77,7 +77,7 @@ lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a fo
 	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev --extra docs -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu --extra tracing -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda --extra tracing -o requirements/server-gpu.txt
-	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra companion --extra cpu -o requirements/companion-cpu.txt
+	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra export --extra cpu -o requirements/companion-cpu.txt
 
 clean: ## remove what make made
 	rm -rf $(VENV) .venvs $(REPOSITORY) benchmark_repository benchmark_results site

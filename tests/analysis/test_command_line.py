@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +41,13 @@ def test_outputs_shows_sizes_and_what_is_unread(capsys: pytest.CaptureFixture[st
     assert line.split()[3:6] == ["7", "56", "48.98%"]
 
 
-def test_field_growth_shows_each_layer_as_worked_by_hand(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text = printed(capsys, "field-growth")
-
-    assert "3, 4, 8, 10, 18, 22, 38, 46" in text
-    assert "3, 7, 15, 31" in text
-    assert "61" in text
-
-
 def test_blocks_shows_the_factor_of_four(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(capsys, "blocks")
+    text = printed(capsys, "blocks", "--channels", "8", "16")
 
-    assert text.count("74,112") == 2
-    assert "231,211,008    4.00" in text
-    assert "57,802,752    1.00" in text
+    assert text.count(f"{8 * 16 * 9 + 3 * 16:,}") == 2
+    assert f"{8 * 16 * 9 * 56 * 56:,}    4.00" in text
+    assert f"{8 * 16 * 9 * 28 * 28:,}    1.00" in text
+    assert "quartiles" in text
 
 
 def test_gradients_shows_the_layers_and_draws_their_patterns(
@@ -132,6 +124,48 @@ def test_a_function_and_its_program_and_its_graph_have_the_same_field(
     assert "aliasing looks at the modules of a network" in capsys.readouterr().err
 
 
+def test_the_layers_of_a_graph_have_the_names_of_its_modules_and_are_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, repository: Path
+) -> None:
+    graph = repository / "fashion_strided" / "1" / "model.onnx"
+    text = printed(capsys, str(graph), "--plots", str(tmp_path))
+
+    names = [line.split()[0] for line in text.splitlines() if " Conv " in line]
+    assert names == ["stages.0.0", "stages.1.0", "stages.2.0", "stages.3.0"]
+    assert_drawn(tmp_path / "fashion_strided_receptive_field.png")
+
+
+def test_json_has_the_numbers_and_not_their_looks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "blocks.json"
+    assert main(["blocks", "--channels", "8", "16", "--json", "--output", str(file)]) == 0
+    text = capsys.readouterr().out
+
+    assert text == file.read_text()
+    pooled = json.loads(text)["tables"][0]["rows"][0]
+    assert (pooled["parameters"], pooled["multiply-adds"]) == (1200, 3_612_672)
+    assert main(["outputs", "--json"]) == 0
+    shortcut = json.loads(capsys.readouterr().out)["tables"][0]["rows"][0]
+    assert shortcut["unread"] == 0.75
+    assert shortcut["reads from the 2nd"] == [0, 1, 0, 1, 0, 1]
+
+
+def test_plots_say_in_their_names_how_the_network_was_built(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    common = ("receptive-field", "compact", "--size", "48", "--plots", str(tmp_path))
+    printed(capsys, *common, "--downsampling", "blur", "--taps", "5", "--option", "in_channels=3")
+    printed(capsys, *common, "--downsampling", "strided", "--dark")
+
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "compact_blur_taps_5_in_channels_3_receptive_field.png",
+        "compact_strided_receptive_field.png",
+    }
+    with Image.open(tmp_path / "compact_strided_receptive_field.png") as picture:
+        assert np.asarray(picture.convert("L"))[0, 0] < 60
+
+
 def test_the_layout_of_a_graph_of_ours_is_its_own(
     capsys: pytest.CaptureFixture[str], repository: Path
 ) -> None:
@@ -154,6 +188,14 @@ def test_noise_has_the_mean_and_the_deviation_of_the_pictures() -> None:
     [
         (["resnet1"], "unknown architecture 'resnet1'"),
         (["receptive-field", "missing.onnx"], "missing.onnx"),
+        (["compact", "--taps", "9"], "taps must be a whole number in 1..7, got 9"),
+        (["compact", "--option", "tap=3"], "compact has no option 'tap'; did you mean taps?"),
+        (["aliasing", f"{__name__}:strided", "--taps", "3"], "strided takes no taps"),
+        (
+            ["aliasing", "fashion_strided", "--downsampling", "blur"],
+            "fashion_strided is a model of the zoo, compact with downsampling=strided and its "
+            "weights; downsampling=blur can be had of the architecture: nyquist analyse compact",
+        ),
     ],
 )
 def test_what_cannot_be_analysed_is_an_error_that_says_why(
@@ -178,6 +220,23 @@ def test_a_wrong_command_line_is_refused(
         main(arguments)
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "plot"),
+    [
+        ("properties", ["28,901,376", "802,816", "150,528", "75%", "3.1"], "properties"),
+        ("backward", ["3x3 s2 p1", "stride 1 / s"], "fractional_stride"),
+        ("field-growth", ["3, 4, 8, 10, 18, 22, 38, 46", "3, 7, 15, 31"], "field_growth"),
+    ],
+)
+def test_a_comparison_shows_its_figures_and_draws_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, shown: list[str], plot: str
+) -> None:
+    text = printed(capsys, command, "--plots", str(tmp_path))
+
+    assert [figure for figure in shown if figure not in text] == []
+    assert_drawn(tmp_path / f"{plot}.png")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_a_blur_multiplies_and_has_no_parameter() -> None:
 def test_conv_and_pool_have_the_parameters_of_a_strided_convolution_and_four_times_its_work() -> (
     None
 ):
-    compared = halving_blocks()
+    compared = {name: cost(block, (64, 56, 56)) for name, block in halving_blocks().items()}
     pooled, strided = compared["conv + max pool"], compared["strided conv"]
 
     assert pooled.parameters == strided.parameters == 74_112

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from nyquist import models
 from nyquist.models.analysis.gradient_monitor import GradientMonitor
 from nyquist.models.analysis.gradients import (
     coverage,
@@ -121,6 +124,43 @@ def test_the_monitor_reports_what_autograd_computes() -> None:
     assert before.deviation == pytest.approx(expected.std(correction=0).item())
     assert before.sparsity == pytest.approx((expected == 0).double().mean().item())
     assert before.norm == pytest.approx(expected.norm().item())
+
+
+class Scalars:
+    """What a writer was given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        self.given.append((tag, scalar_value, global_step))
+
+
+def test_the_monitor_keeps_the_steps_of_a_training_writes_and_draws_them(tmp_path: Path) -> None:
+    network, writer = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), Scalars()
+    with GradientMonitor(network, writer) as monitor:
+        for scale in (1.0, 3.0):
+            (scale * network(torch.ones(1, 2))).sum().backward()
+            monitor.step()
+
+    first, second = monitor.history
+    assert [line.passes for line in (*first, *second)] == [1] * 4
+    assert second[1].norm == pytest.approx(3 * first[1].norm)
+    assert [(tag, step) for tag, _, step in writer.given] == [
+        (f"gradient_norm/{layer}", step) for step in (0, 1) for layer in ("0", "1")
+    ]
+    assert [norm for _, norm, _ in writer.given] == [line.norm for line in (*first, *second)]
+    monitor.plot(tmp_path / "gradients.png")
+    assert (tmp_path / "gradients.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="no step was ended"):
+        GradientMonitor(network).plot(tmp_path / "none.png")
+
+
+def test_the_names_of_courses_are_those_of_ours() -> None:
+    assert models.GradientFlowMonitor is GradientMonitor
+    assert models.PoolingDownBlock is models.ConvPool
+    assert models.StridedDownBlock is models.StridedConv
+    assert models.AntialiasedStridedConv is models.AntialiasedConv
 
 
 def test_the_monitor_leaves_no_hook_and_hears_nothing_after_it() -> None:

@@ -178,6 +178,14 @@ def test_a_reference_is_of_one_graph_of_one_version(repository: Path) -> None:
         references.get("nobody", 1, "00")
 
 
+def test_a_reference_that_cannot_be_used_says_why(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / SOUND, tmp_path / SOUND)
+    (tmp_path / SOUND / "1" / REFERENCE_FILE).write_bytes(b"")
+    with pytest.raises(Unverifiable, match=rf"cannot be used: .*{REFERENCE_FILE}") as refused:
+        References(tmp_path).get(SOUND, 1, None)
+    assert str(tmp_path) not in str(refused.value)
+
+
 def test_a_server_that_is_away_is_told_once(models: Path) -> None:
     alone = start_companion("127.0.0.1:1", models, (*FAST, "--drain-s", "600"))
     try:

@@ -106,6 +106,7 @@ def configure(
     for name in ("scrape_interval", "scrape_timeout", "evaluation_interval"):
         content["global"][name] = interval
     for job in content["scrape_configs"]:
+        job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": [f"127.0.0.1:{targets[job['job_name']]}"]}]
     (folder / "rules").mkdir(parents=True)
     for path in (PROMETHEUS / "rules").glob("*.yml"):

@@ -32,13 +32,16 @@ def in_profile(services: Services, profile: str) -> set[str]:
     }
 
 
-def test_plain_up_starts_the_cpu_server_its_companion_prometheus_and_grafana(
+SERVERS = ["server", "server-gpu", "replica-1", "replica-2", "replica-3"]
+
+
+def test_plain_up_builds_the_models_and_starts_server_companion_prometheus_and_grafana(
     root: Path, services: Services
 ) -> None:
     lines = (root / ".env").read_text(encoding="utf-8").splitlines()
     settings = dict(line.split("=") for line in lines if not line.startswith("#"))
     started = in_profile(services, settings["COMPOSE_PROFILES"])
-    assert started == {"server", "companion", "prometheus", "grafana"}
+    assert started == {"models", "server", "companion", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -47,6 +50,29 @@ def test_one_service_of_each_profile_answers_to_the_name_server(
 ) -> None:
     named = [name for name in in_profile(services, profile) if "server" in names(services, name)]
     assert len(named) == 1
+
+
+def test_in_the_profile_scale_three_replicas_do_and_one_balancer_is_published(
+    root: Path, services: Services
+) -> None:
+    started = in_profile(services, "scale")
+    replicas = {name for name in started if "server" in names(services, name)}
+    assert replicas == {"replica-1", "replica-2", "replica-3"}
+    assert not any(services[name]["ports"] for name in replicas)
+    balancer = (root / "deploy/nginx/default.conf").read_text(encoding="utf-8")
+    port = DEFAULTS["port"]
+    asked = {line.split()[1] for line in balancer.splitlines() if line.startswith("    server ")}
+    assert asked == {f"{name}:{port}" for name in replicas}
+    assert f"listen {port} http2;" in balancer
+    assert set(services["balancer"]["depends_on"]) == replicas
+
+
+def test_what_serves_and_what_proves_waits_for_the_models_to_be_built(services: Services) -> None:
+    for name in (*SERVERS, "companion"):
+        waits = services[name]["depends_on"]["models"]
+        assert waits == {"condition": "service_completed_successfully"}, name
+    assert services["models"]["command"] == ["build", "--output", "/models"]
+    assert services["models"]["restart"] == "no"
 
 
 def test_a_gpu_is_reserved_in_the_gpu_profile_alone(services: Services) -> None:
@@ -60,13 +86,15 @@ def test_a_gpu_is_reserved_in_the_gpu_profile_alone(services: Services) -> None:
     assert services["server-gpu"]["environment"]["NYQUIST_REQUIRE_CUDA"] == "true"
 
 
-def test_each_server_is_built_with_its_own_runtime(services: Services) -> None:
-    runtimes = {
-        name: service["build"]["args"]["RUNTIME"]
-        for name, service in services.items()
-        if "RUNTIME" in service.get("build", {}).get("args", ())
+def test_each_service_is_built_from_the_target_of_its_own(services: Services) -> None:
+    targets = {
+        name: service["build"]["target"] for name, service in services.items() if "build" in service
     }
-    assert runtimes == {"server": "cpu", "server-gpu": "gpu,cuda"}
+    assert targets == dict.fromkeys(SERVERS, "server-cpu") | {
+        "server-gpu": "server-gpu",
+        "models": "companion",
+        "companion": "companion",
+    }
 
 
 def test_every_file_of_the_tree_is_mounted_read_only(services: Services) -> None:
@@ -88,22 +116,24 @@ def test_every_mount_exists(root: Path, services: Services) -> None:
     assert [source for source in sources if not (root / source).is_dir()] == []
 
 
-@pytest.mark.parametrize("name", ["server", "server-gpu", "companion"])
-def test_the_models_are_those_that_the_build_writes(services: Services, name: str) -> None:
-    (repository,) = DEFAULTS["repository"]
-    mounted = mounts(services[name])
-    assert mounted.pop("/models") == f"./{repository}"
-    report = report_folder(Path(repository)).name
-    shown = {f"/{report_folder(Path('/models')).name}": f"./{report}"}
-    assert mounted == (shown if name == "companion" else {})
+def test_the_models_and_their_report_are_handed_on_in_two_volumes(services: Services) -> None:
+    volume = "${NYQUIST_MODELS:-models}:/models"
+    report = f"${{NYQUIST_REPORT:-report}}:/{report_folder(Path('/models')).name}"
+    assert services["models"]["volumes"] == [volume, report]
+    for name in SERVERS:
+        assert services[name]["volumes"] == [f"{volume}:ro"], name
+    assert services["companion"]["volumes"][:2] == [f"{volume}:ro", f"{report}:ro"]
 
 
 def test_ports_are_published_to_this_machine_alone(services: Services) -> None:
-    published = {name: service["ports"] for name, service in services.items()}
+    published = {
+        name: service["ports"] for name, service in services.items() if service.get("ports")
+    }
     server = [f"127.0.0.1:{port}:{port}" for port in (DEFAULTS["port"], DEFAULTS["metrics_port"])]
     assert published == {
         "server": server,
         "server-gpu": server,
+        "balancer": server[:1],
         "companion": [
             f"127.0.0.1:{port}:{port}"
             for port in (COMPANION_DEFAULTS["port"], COMPANION_DEFAULTS["http_port"])
@@ -135,11 +165,11 @@ def test_every_image_is_pinned_and_every_service_has_a_health_check(
 
 def test_a_stopping_server_has_the_time_that_it_asks_for(services: Services) -> None:
     needed_s = DEFAULTS["drain_s"] + DEFAULTS["grace_s"]
-    for name in ("server", "server-gpu", "companion"):
+    for name in (*SERVERS, "companion"):
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > needed_s
 
 
-@pytest.mark.parametrize("name", ["server", "server-gpu", "companion"])
+@pytest.mark.parametrize("name", [*SERVERS, "companion"])
 def test_every_variable_is_a_setting_of_what_it_is_given_to(services: Services, name: str) -> None:
     prefix, settings = (
         (COMPANION_PREFIX, CompanionSettings) if name == "companion" else (PREFIX, Settings)
@@ -150,7 +180,7 @@ def test_every_variable_is_a_setting_of_what_it_is_given_to(services: Services, 
     assert set(given) <= known
 
 
-@pytest.mark.parametrize("name", ["server", "server-gpu"])
+@pytest.mark.parametrize("name", SERVERS)
 def test_one_request_in_a_hundred_goes_to_the_companion_too(services: Services, name: str) -> None:
     given = services[name]["environment"]
     host, port = given["NYQUIST_SHADOW_TARGET"].split(":")
@@ -170,7 +200,7 @@ def test_the_companions_history_lies_on_a_volume_that_its_user_may_write(
 ) -> None:
     state = services["companion"]["environment"]["NYQUIST_COMPANION_STATE"]
     assert f"companion:{state}" in services["companion"]["volumes"]
-    assert ("COPY", f"--from=build-companion --chown=10001:10001 {state} {state}") in instructions
+    assert ("COPY", f"--from=builder --chown=10001:10001 {state} {state}") in instructions
 
 
 def test_prometheus_scrapes_the_server_and_the_companion_every_five_seconds(
@@ -178,12 +208,12 @@ def test_prometheus_scrapes_the_server_and_the_companion_every_five_seconds(
 ) -> None:
     server, companion = scrape["scrape_configs"]
     assert (server["job_name"], companion["job_name"]) == ("nyquist", "nyquist-companion")
-    for job, name, port in (
-        (server, "server", DEFAULTS["metrics_port"]),
-        (companion, "companion", COMPANION_DEFAULTS["http_port"]),
-    ):
-        assert job["static_configs"][0]["targets"] == [f"{name}:{port}"]
-    assert "server" in names(services, "server") & names(services, "server-gpu")
+    (found,) = server["dns_sd_configs"]
+    assert (found["names"], found["type"]) == (["server"], "A"), "every replica of the name"
+    assert found["port"] == DEFAULTS["metrics_port"]
+    assert all("server" in names(services, name) for name in SERVERS)
+    port = COMPANION_DEFAULTS["http_port"]
+    assert companion["static_configs"][0]["targets"] == [f"companion:{port}"]
     assert scrape["global"]["scrape_interval"] == "5s"
 
 

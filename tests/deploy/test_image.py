@@ -24,11 +24,16 @@ def stages(instructions: Instructions) -> dict[str, Instructions]:
     return found
 
 
+IMAGES = {"server-cpu": "serve", "server-gpu": "serve", "companion": "companion"}
+"""The targets that are run, and what each does unless it is told otherwise."""
+
+
 @pytest.fixture(scope="session")
 def images(instructions: Instructions) -> dict[str, Instructions]:
-    """Return what the images are made by: that of the server has no name, being the last."""
+    """Return what the images are made by; the last, which no target asks for, is the server's."""
     found = stages(instructions)
-    return {"server": found[""], "companion": found["companion"]}
+    assert list(found)[-1] == "server-cpu"
+    return {name: found[name] for name in IMAGES}
 
 
 def variables(stage: Instructions) -> dict[str, str]:
@@ -37,10 +42,10 @@ def variables(stage: Instructions) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-both = pytest.mark.parametrize("image", ["server", "companion"])
+every = pytest.mark.parametrize("image", list(IMAGES))
 
 
-@both
+@every
 def test_an_image_runs_as_a_numeric_user_that_is_not_root(
     images: dict[str, Instructions], image: str
 ) -> None:
@@ -48,19 +53,22 @@ def test_an_image_runs_as_a_numeric_user_that_is_not_root(
     assert users == ["10001:10001"]
 
 
-@both
+@every
 def test_an_image_starts_its_program_and_stops_it_with_sigterm(
     images: dict[str, Instructions], image: str
 ) -> None:
     assert json.loads(dict(images[image])["ENTRYPOINT"]) == ["nyquist"]
-    command = {"server": "serve", "companion": "companion"}[image]
-    assert json.loads(dict(images[image])["CMD"]) == [command]
+    assert json.loads(dict(images[image])["CMD"]) == [IMAGES[image]]
     assert dict(images[image])["STOPSIGNAL"] == "SIGTERM"
 
 
 @pytest.mark.parametrize(
     ("image", "prefix", "settings"),
-    [("server", PREFIX, Settings), ("companion", COMPANION_PREFIX, CompanionSettings)],
+    [
+        ("server-cpu", PREFIX, Settings),
+        ("server-gpu", PREFIX, Settings),
+        ("companion", COMPANION_PREFIX, CompanionSettings),
+    ],
 )
 def test_every_variable_of_an_image_is_a_setting_of_its_program(
     images: dict[str, Instructions], image: str, prefix: str, settings: type[BaseModel]
@@ -76,7 +84,8 @@ def test_every_variable_of_an_image_is_a_setting_of_its_program(
 @pytest.mark.parametrize(
     ("image", "settings", "names"),
     [
-        ("server", Settings, ("port", "metrics_port")),
+        ("server-cpu", Settings, ("port", "metrics_port")),
+        ("server-gpu", Settings, ("port", "metrics_port")),
         ("companion", CompanionSettings, ("port", "http_port")),
     ],
 )
@@ -112,9 +121,12 @@ def test_every_package_is_installed_by_hash(root: Path, instructions: Instructio
         for step in text.split("&&")
         if " install " in step
     ]
-    assert len(installs) == 5
-    for step in installs:
-        assert "--require-hashes" in step or "--no-index --no-deps" in step
+    assert len(installs) == 4
+    assert [step for step in installs if "--require-hashes" not in step] == []
+    script = (root / "deploy/install.sh").read_text(encoding="utf-8")
+    local = [line for line in script.splitlines() if " install " in line or " wheel " in line]
+    assert len(local) == 2
+    assert [line for line in local if "--no-index --no-deps" not in line] == []
     for lock in (
         "deploy/build-requirements.txt",
         "requirements/server-cpu.txt",
@@ -124,13 +136,14 @@ def test_every_package_is_installed_by_hash(root: Path, instructions: Instructio
 
 
 @pytest.mark.parametrize(
-    ("runtime", "package"), [("cpu", "onnxruntime=="), ("gpu,cuda", "onnxruntime-gpu==")]
+    ("runtime", "package"), [("cpu", "onnxruntime=="), ("gpu", "onnxruntime-gpu==")]
 )
 def test_each_runtime_has_a_lock_that_holds_its_onnxruntime(
     root: Path, instructions: Instructions, runtime: str, package: str
 ) -> None:
-    assert any('"/locks/server-${RUNTIME%%,*}.txt"' in text for _, text in instructions)
-    lock = root / "requirements" / f"server-{runtime.split(',')[0]}.txt"
+    builder = stages(instructions)[f"build-server-{runtime}"]
+    assert any(f"-r /locks/server-{runtime}.txt" in text for _, text in builder)
+    lock = root / "requirements" / f"server-{runtime}.txt"
     runtimes = [
         line.split(" ")[0]
         for line in lock.read_text(encoding="utf-8").splitlines()
@@ -147,17 +160,19 @@ def test_the_wheel_is_built_by_the_backend_that_the_project_names(root: Path) ->
     assert f'requires = ["{backend}"]' in project
 
 
-def test_no_machine_or_registry_is_named(root: Path) -> None:
+def test_no_registry_is_named_but_pytorchs_own_index_of_cpu_wheels(root: Path) -> None:
     for name in ("deploy/Dockerfile", "deploy/build-requirements.txt", "docker-compose.yml"):
         text = (root / name).read_text(encoding="utf-8")
         assert "index-url" not in text
-        assert "https://" not in text
+        index = "ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu\n"
+        assert ("https://" in text.replace(index, "")) is False
+        assert (index in text) is (name == "deploy/Dockerfile")
 
 
 def test_the_health_check_of_the_server_is_a_module_that_its_image_has(
     root: Path, images: dict[str, Instructions]
 ) -> None:
-    command = json.loads(dict(images["server"])["HEALTHCHECK"].partition("CMD ")[2])
+    command = json.loads(dict(images["server-cpu"])["HEALTHCHECK"].partition("CMD ")[2])
     assert command == ["python", "-m", "nyquist.server.healthcheck"]
     assert (root / "server/nyquist/server/healthcheck.py").is_file()
 

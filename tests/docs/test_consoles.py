@@ -34,6 +34,7 @@ NOT_RUN = {
     r"nyquist (check|companion) .*(triton|mlserver|kserve):": "a server of others; tests/interop",
     r"nyquist (classify|status|check) .*\[--": "says which options there are",
     r"(nyquist rollout|echo) ": "wants a candidate and its traffic; tests/companion has both",
+    r"nyquist (serve|check) --repository repository\b": "a network of the reader's own",
     r"nyquist lab": "shows its page until Ctrl-C; tests/companion opens it",
     r"nyquist diff": "wants two versions of a model; tests/export compares such",
     r"make ": "installs, or is what runs this",

@@ -16,25 +16,47 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from nyquist.models.layers import AntialiasedMaxPool, BlurPool2d, Downsampling, PolyphasePool2d
+    from nyquist.models.analysis import GradientFlowMonitor, GradientMonitor
+    from nyquist.models.layers import (
+        AntialiasedConv,
+        AntialiasedMaxPool,
+        AntialiasedStridedConv,
+        BlurPool2d,
+        ConvPool,
+        Downsampling,
+        LinearBlurConv,
+        PolyphasePool2d,
+        PoolingDownBlock,
+        StridedConv,
+        StridedDownBlock,
+    )
 
 __all__ = [
+    "AntialiasedConv",
     "AntialiasedMaxPool",
+    "AntialiasedStridedConv",
     "BlurPool2d",
+    "ConvPool",
     "Downsampling",
+    "GradientFlowMonitor",
+    "GradientMonitor",
+    "LinearBlurConv",
     "PolyphasePool2d",
+    "PoolingDownBlock",
+    "StridedConv",
+    "StridedDownBlock",
     "create",
     "list",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 # what the layers have under this name
-    """Return a layer; see __all__."""
+    """Return a layer or a watch on gradients; see __all__."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nyquist.models import layers
+    from nyquist.models import analysis, layers
 
-    return getattr(layers, name)
+    return getattr(analysis if name.startswith("Gradient") else layers, name)
 
 
 def create(

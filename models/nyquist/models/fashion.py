@@ -119,24 +119,26 @@ def sha256_of(directory: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def place(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def place(images: Tensor, rows: Tensor, columns: Tensor, size: int = CANVAS_SIZE) -> Tensor:
     """Put each photograph on a black canvas, values scaled to 0..1.
 
     Args:
         images: uint8 (N, 28, 28).
-        rows: top edge of each photograph on the canvas, int64 (N,) in 0..20.
+        rows: top edge of each photograph on the canvas, int64 (N,) in 0..size - 28.
         columns: left edge, likewise.
+        size: height and width of the canvas, pixels.
 
     Returns:
-        float32 (N, 1, 48, 48).
+        float32 (N, 1, size, size).
 
     Raises:
         ValueError: a photograph would leave its canvas.
     """
+    margin = size - PHOTO_SIZE
     for edges in (rows, columns):
-        if len(edges) and not 0 <= int(edges.min()) <= int(edges.max()) <= MARGIN:
-            raise ValueError(f"edges must be in 0..{MARGIN}, got {edges.min()}..{edges.max()}")
-    canvas = images.new_zeros(len(images), CANVAS_SIZE, CANVAS_SIZE)
+        if len(edges) and not 0 <= int(edges.min()) <= int(edges.max()) <= margin:
+            raise ValueError(f"edges must be in 0..{margin}, got {edges.min()}..{edges.max()}")
+    canvas = images.new_zeros(len(images), size, size)
     extent = torch.arange(PHOTO_SIZE)
     y = (rows[:, None] + extent)[:, :, None]  # (N, 28, 1)
     x = (columns[:, None] + extent)[:, None, :]  # (N, 1, 28)

@@ -3,7 +3,6 @@
 name, version, sha256 of the served graph -> manifest -> same graph? -> weights -> LoadedReference
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -27,8 +26,6 @@ from nyquist.server.wire.errors import ArtifactError, NyquistError
 from nyquist.server.wire.framing import Layout
 from nyquist.server.wire.head import CLASSES, Head
 from nyquist.server.wire.signature import TensorSpec
-
-logger = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 3, 8)
 TRIALS_A_CALL = 4
@@ -142,9 +139,9 @@ class References:
                 return self._loaded(folder, manifest)
             except ArtifactError as error:
                 self._known.pop((name, version), None)
-                logger.debug("%s", error)
+                reason = str(error).replace(f"{self._repository}/", "")  # our paths are our own
                 raise Unverifiable(
-                    f"the reference of {name!r} version {version} cannot be used"
+                    f"the reference of {name!r} version {version} cannot be used: {reason}"
                 ) from error
 
     def describe(self, manifest: Manifest) -> bytes:

@@ -100,6 +100,39 @@ def bottlenecks() -> dict[str, BottleneckFigures]:
     }
 
 
+@dataclass(frozen=True)
+class Reducers:
+    """What makes maps smaller in a network, before its head.
+
+    Attributes:
+        convolutions: with a stride, shortcuts included.
+        pools: maxima and means with a stride.
+        global_mean: whether its head takes one mean over the whole map.
+    """
+
+    convolutions: int
+    pools: int
+    global_mean: bool
+
+
+def published_reducers() -> dict[str, Reducers]:
+    """Count what halves in the networks that are said to pool in their head alone."""
+    names = ("resnet50", "efficientnet_lite0", "convnext_tiny", "mobilenet_v2")
+    return {name: count_reducers(create(name)) for name in names}
+
+
+def count_reducers(network: nn.Module, size: int = 64) -> Reducers:
+    """Count what makes maps smaller in a network of RGB pictures, from its traced operators."""
+    nodes = module_graph(network, torch.zeros(1, 3, size, size)).nodes
+    ops = [node.layer.op for node in nodes if any(edge.rows.stride > 1 for edge in node.edges)]
+    ends = [node.layer.op for node in nodes if node.grid == (1, 1)]
+    return Reducers(
+        convolutions=ops.count("conv2d"),
+        pools=ops.count("max_pool2d") + ops.count("avg_pool2d"),
+        global_mean=any(op in ("mean", "adaptive_avg_pool2d") for op in ends),
+    )
+
+
 def shift_errors(
     shifts: tuple[float, ...], channels: int = 16, size: int = 64
 ) -> dict[str, list[float]]:

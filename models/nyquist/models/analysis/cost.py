@@ -90,24 +90,20 @@ def cost(network: nn.Module, picture_shape: tuple[int, int, int]) -> Cost:
     return Cost(tuple(layers))
 
 
-def halving_blocks(
-    in_channels: int = 64, out_channels: int = 128, size: int = 56
-) -> dict[str, Cost]:
-    """Compare ways to halve a map by their cost; the anti-aliased ones blur with 4 taps.
+def halving_blocks(in_channels: int = 64, out_channels: int = 128) -> dict[str, nn.Module]:
+    """Return ways to halve a map; the anti-aliased ones blur with 4 taps.
 
     The first two have a bias in front of their norm, as they are usually written; ours have none.
     Those that convolve at every position drop three of four.
     """
-    shape = (in_channels, size, size)
 
     def block(stride: int, *pool: nn.Module) -> nn.Module:
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
         return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(), *pool)
 
-    blocks = {
+    return {
         "conv + max pool": block(1, nn.MaxPool2d(2)),
         "strided conv": block(2),
         "anti-aliased conv": AntialiasedConv(in_channels, out_channels),
         "conv + blur, linear": LinearBlurConv(in_channels, out_channels),
     }
-    return {name: cost(block, shape) for name, block in blocks.items()}

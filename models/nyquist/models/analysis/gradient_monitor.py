@@ -12,7 +12,8 @@ value as it was when the module returned it.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,13 @@ class LayerGradient:
     deviation: float
     sparsity: float
     norm: float
+
+
+class ScalarWriter(Protocol):
+    """Takes figures of steps, as TensorBoard's SummaryWriter does."""
+
+    def add_scalar(self, _tag: str, _value: float, _step: int, /) -> object:
+        """Take one figure of one step."""
 
 
 class _Sums:
@@ -79,13 +87,28 @@ class GradientMonitor:
             loss(network(x)).backward()
         for layer in monitor.report(): ...
 
+    Over a training, step by step:
+
+        with GradientMonitor(network) as monitor:
+            for x in batches:
+                loss(network(x)).backward()
+                monitor.step()
+        monitor.plot(Path("gradients.png"))
+
+    Attributes:
+        history: the report of each step that was ended.
+
     Args:
         network: to watch; any nn.Module.
+        writer: gets the norm of each layer at each step, as `gradient_norm/LAYER`: a SummaryWriter
+            of TensorBoard, or anything else with its add_scalar.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    def __init__(self, network: nn.Module, writer: ScalarWriter | None = None) -> None:
+        self.history: list[tuple[LayerGradient, ...]] = []
+        self._network, self._writer = network, writer
         self._handles: list[RemovableHandle] = []
+        self._passing: list[RemovableHandle] = []
         self._sums: dict[str, _Sums] = {}
         self._kinds: dict[str, str] = {}
 
@@ -96,9 +119,10 @@ class GradientMonitor:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for handle in self._handles:
+        for handle in (*self._handles, *self._passing):
             handle.remove()
         self._handles.clear()
+        self._passing.clear()
 
     def report(self) -> tuple[LayerGradient, ...]:
         """Return a line for each layer that got a gradient, in the order of the forward pass."""
@@ -108,6 +132,26 @@ class GradientMonitor:
             if sums.passes
         )
 
+    def step(self) -> None:
+        """End a step of the training: keep its report, and begin a new one."""
+        lines = self.report()
+        if self._writer is not None:
+            for line in lines:
+                self._writer.add_scalar(f"gradient_norm/{line.name}", line.norm, len(self.history))
+        self.history.append(lines)
+        self._sums.clear()
+        self._passing.clear()  # their tensors are gone with the graph
+
+    def plot(self, path: Path) -> None:
+        """Draw the norm of each layer's gradient over the steps, as a PNG file.
+
+        Raises:
+            ValueError: no step was ended.
+        """
+        from nyquist.models.analysis import plots  # a watch on a training needs no matplotlib
+
+        plots.plot_gradient_history(self.history, path)
+
     def _watch(self, name: str, module: nn.Module) -> None:
         self._kinds[name] = type(module).__name__
 
@@ -116,7 +160,7 @@ class GradientMonitor:
             parts = output if isinstance(output, tuple | list) else (output,)
             for part in parts:
                 if isinstance(part, Tensor) and part.requires_grad:
-                    self._handles.append(part.register_hook(sums.add))
+                    self._passing.append(part.register_hook(sums.add))
 
         self._handles.append(module.register_forward_hook(follow))
 

@@ -1,8 +1,12 @@
-"""An ONNX file as windows: shape inference -> one node for each operator -> LayerGraph."""
+"""An ONNX file as windows: shape inference -> one node for each operator -> LayerGraph.
+
+Layers are named as their author did: by the module that its weights are of, else by the node.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from nyquist.models.analysis.layer_graph import GraphBuilder, Layer, LayerGraph
 from nyquist.models.analysis.window import Window
 from nyquist.models.spec import Layout
 
+WEIGHT = ".weight"
 _SPATIAL_AXES: dict[Layout, tuple[int, int]] = {"CHW": (2, 3), "HWC": (1, 2)}
 
 
@@ -66,6 +71,7 @@ def onnx_graph(
         raise ValueError(f"the shape of {given!r} is open; give size=")
     builder = GraphBuilder(shapes[given], rows, columns)
     known = {given: 0}
+    names = _layer_names(model.graph)
     for node in model.graph.node:
         sources = tuple(known[name] for name in node.input if name in known)
         if not sources or node.op_type == "Shape":
@@ -76,7 +82,7 @@ def onnx_graph(
         handler = HANDLERS.get(node.op_type)
         if handler is None:
             raise ValueError(f"{name}: no receptive field is known for {node.op_type!r}")
-        layer = Layer(name, node.op_type, shapes[name])
+        layer = Layer(names[name], node.op_type, shapes[name])
         inputs = tuple(constants.get(source) for source in node.input)
         call = Call(layer, sources, inputs, _attributes(node))
         known.update(dict.fromkeys(node.output, handler(builder, call)))
@@ -94,6 +100,45 @@ def layout_of(path: Path) -> Layout:
     }
     described = json.loads(facts.get("nyquist.preprocessing", "{}"))
     return "HWC" if described.get("layout") == "HWC" else "CHW"
+
+
+def _layer_names(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return the name of each node's layer, by the node's first output.
+
+    An exporter names weights after their modules, `stages.0.0.weight`, and what it makes up for
+    nodes differs by exporter. What all modules share, such as the name of a wrapper, is left out.
+    A module that is used again is its node's name there.
+    """
+    weights = {tensor.name for tensor in graph.initializer if tensor.name.endswith(WEIGHT)}
+    modules = {
+        node.output[0]: next(name for name in node.input if name in weights).removesuffix(WEIGHT)
+        for node in graph.node
+        if weights.intersection(node.input)
+    }
+    shared = _shared_prefix(modules.values())
+    names: dict[str, str] = {}
+    for node in graph.node:
+        own = node.name or node.output[0]
+        module = modules.get(node.output[0], own).removeprefix(shared)
+        names[node.output[0]] = own if module in names.values() else module
+    return names
+
+
+def _shared_prefix(modules: Iterable[str]) -> str:
+    paths = [module.split(".")[:-1] for module in modules]
+    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return "".join(f"{parts[0]}." for parts in alike)
+
+
+def picture_shape(graph: LayerGraph) -> tuple[int, int, int]:
+    """Return (C, H, W) of the picture that a graph takes."""
+    picture = graph.nodes[0]
+    (channels,) = (
+        size
+        for axis, size in enumerate(picture.layer.shape)
+        if axis not in (0, picture.rows, picture.columns)
+    )
+    return channels, *picture.grid
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

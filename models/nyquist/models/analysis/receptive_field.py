@@ -3,6 +3,9 @@
 Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019,
 carried to graphs with several paths: the field is the hull of the fields of all paths, and it is
 aligned only where all paths have the same centre.
+
+>>> closed_form([Window(3, stride=2, pad_before=1, pad_after=1)] * 4).size
+31
 """
 
 from collections.abc import Iterable, Sequence

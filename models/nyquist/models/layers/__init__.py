@@ -15,10 +15,20 @@ from nyquist.models.layers.polyphase import PolyphasePool2d
 __all__ = [
     "AntialiasedConv",
     "AntialiasedMaxPool",
+    "AntialiasedStridedConv",
     "BlurPool2d",
     "ConvPool",
     "Downsampling",
     "LinearBlurConv",
     "PolyphasePool2d",
+    "PoolingDownBlock",
     "StridedConv",
+    "StridedDownBlock",
 ]
+
+PoolingDownBlock = ConvPool
+"""As courses call convolution -> norm -> ReLU -> max pool."""
+StridedDownBlock = StridedConv
+"""As courses call strided convolution -> norm -> ReLU."""
+AntialiasedStridedConv = AntialiasedConv
+"""As courses call convolution -> blur; the blur of ours stands behind the ReLU."""
