@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nyquist.__main__ import main
 from nyquist.companion.app import make_authorizer
 from nyquist.companion.page.web import WebListener
 from nyquist.companion.settings import read_settings
@@ -53,7 +54,8 @@ def closed(
     file = tmp_path_factory.mktemp("tokens") / "tokens"
     file.write_text(f"another-token-of-32-characters!!\n{TOKEN}\n")
     authorizer = make_authorizer(read_settings({"token_file": file}))
-    with listening(record, report, authorizer=authorizer, host="0.0.0.0") as listener:  # noqa: S104 - likewise
+    history = filled_history()
+    with listening(record, report, None, history, authorizer, host="0.0.0.0") as listener:  # noqa: S104 - likewise
         yield listener
 
 
@@ -126,6 +128,23 @@ def test_pages_and_api_want_a_token_where_there_are_some(closed: WebListener) ->
     for wrong in ("Bearer nobody", basic("nobody"), "Basic !", "Basic /w==", TOKEN, basic("")):
         status, text, _ = ask(closed, "/", authorization=wrong)
         assert (status, text) == (401, "the token that came with the page is not known here\n")
+
+
+def test_the_command_brings_its_token_and_says_what_it_is_refused_for(
+    closed: WebListener,
+    near: WebListener,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = ["rollout", "broken", "--companion", f"127.0.0.1:{closed.port}"]
+    monkeypatch.setenv("NYQUIST_TOKEN", TOKEN)
+    assert main(asked) == 1
+    assert "broken version 2 beside version 1: hold" in capsys.readouterr().out
+    monkeypatch.delenv("NYQUIST_TOKEN")
+    assert main(asked) == 2
+    assert "the page needs a token, sent once as" in capsys.readouterr().err
+    assert main([*asked[:-1], f"127.1:{near.port}"]) == 2
+    assert "--allowed-hosts names those that are" in capsys.readouterr().err
 
 
 def test_callers_pictures_are_shown_to_this_machine_or_with_a_token_alone(
