@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nyquist.client.load import Reading
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.page.guard import hosts
@@ -42,6 +44,8 @@ SHA256 = "5a" * 32
 LABELS = ("shirt", "coat", "bag")
 HEALTHY = Parity(2e-6, 1e-6, 1.0, 12, 2.0)
 BROKEN = Parity(0.5, 0.01, 0.75, 12, 2.0)
+SOUND, QUIET = ("sound", "1"), ("quiet", "1")
+EVERY_S = 5.0
 
 
 def new_record() -> Record:
@@ -135,6 +139,27 @@ def filled_history() -> History:
             if apart:
                 history.note_difference(pair, disagreement(), kept=20)
     return history
+
+
+def readings(count: int) -> Iterator[Reading]:
+    """Yield readings of 10 requests a second, a fifth slow; later 20; and one refused a second."""
+    answered = 0.0
+    for at in range(count):
+        answered += EVERY_S * (10 if at < 30 else 20) if at else 0.0
+        buckets = {0.01: 0.8 * answered, 0.1: 0.8 * answered, 0.2: answered, inf: answered}
+        none = dict.fromkeys(buckets, 0.0)
+        yield Reading(
+            EVERY_S * at, {SOUND: buckets, QUIET: none}, {SOUND: EVERY_S * at}, {SOUND: 3.0}
+        )
+
+
+def filled_live(count: int = 60) -> LiveLoad:
+    """Return what has looked so many times at a server under load."""
+    steps = readings(count)
+    live = LiveLoad(lambda: next(steps), "server:8002")
+    for _ in range(count):
+        live.look()
+    return live
 
 
 @contextmanager

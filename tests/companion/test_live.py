@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
-from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -19,36 +18,19 @@ from nyquist.companion.settings import read_settings
 from nyquist.companion.watch.live import LiveLoad
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.wire.errors import StartError
-from tests.companion.page_records import disagreement, filled_record, listening
+from tests.companion.page_records import (
+    SOUND,
+    disagreement,
+    filled_live,
+    filled_record,
+    listening,
+    readings,
+)
 from tests.processes import RunningServer
-
-SOUND, QUIET = ("sound", "1"), ("quiet", "1")
-EVERY_S = 5.0
-
-
-def readings(count: int) -> Iterator[Reading]:
-    """Yield readings of 10 requests a second, a fifth slow; later 20; and one refused a second."""
-    answered = 0.0
-    for at in range(count):
-        answered += EVERY_S * (10 if at < 30 else 20) if at else 0.0
-        buckets = {0.01: 0.8 * answered, 0.1: 0.8 * answered, 0.2: answered, inf: answered}
-        none = dict.fromkeys(buckets, 0.0)
-        yield Reading(
-            EVERY_S * at, {SOUND: buckets, QUIET: none}, {SOUND: EVERY_S * at}, {SOUND: 3.0}
-        )
-
-
-def loaded(count: int) -> LiveLoad:
-    """Return what has looked so many times."""
-    steps = readings(count)
-    live = LiveLoad(lambda: next(steps), "server:8002")
-    for _ in range(count):
-        live.look()
-    return live
 
 
 def test_the_last_minute_and_the_way_to_it_are_kept_of_each_version() -> None:
-    quiet, sound = loaded(60).versions()
+    quiet, sound = filled_live().versions()
     assert sound.version == SOUND
     assert (sound.now.rate, sound.now.rejected, sound.waiting) == (20, 1, 3)
     assert sound.now.p50_s == pytest.approx(0.00625)
@@ -93,7 +75,7 @@ def shown(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     record.note_disagreement(
         type(disagreement())(**{**vars(disagreement()), "served": odd, "model": "odd"})
     )
-    with listening(record, tmp_path_factory.mktemp("report"), live=loaded(60)) as listener:
+    with listening(record, tmp_path_factory.mktemp("report"), live=filled_live()) as listener:
         yield listener
 
 
