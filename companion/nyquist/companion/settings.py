@@ -221,11 +221,12 @@ class Settings(
     @model_validator(mode="before")
     @classmethod
     def _names_apart(cls, given: dict[str, Any]) -> dict[str, Any]:
-        lists = {name: given.get(name) for name in ("model", "allowed_hosts")}
+        lists = {name: given[name] for name in ("model", "allowed_hosts") if given.get(name)}
         return given | {
-            name: tuple(filter(None, names.split(",")))
-            for name, names in lists.items()
-            if isinstance(names, str)
+            name: tuple(
+                filter(None, ",".join([said] if isinstance(said, str) else said).split(","))
+            )
+            for name, said in lists.items()
         }
 
     @model_validator(mode="after")
