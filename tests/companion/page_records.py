@@ -1,23 +1,27 @@
 """Records as a companion would keep them, for the pages that show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nyquist.client.load import Reading
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
+from nyquist.companion.page.guard import hosts
 from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models
 from nyquist.companion.page.routes import routes
-from nyquist.companion.page.web import WebListener, application
+from nyquist.companion.page.web import REQUEST_S, WebListener, application
 from nyquist.companion.watch.candidate import Comparison, Pair
 from nyquist.companion.watch.history import History
 from nyquist.companion.watch.limits import Limits
+from nyquist.companion.watch.live import LiveLoad
 from nyquist.companion.watch.metrics import Metrics
 from nyquist.companion.watch.record import (
     PROBE,
@@ -31,6 +35,8 @@ from nyquist.companion.watch.record import (
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
+from nyquist.server.front.access import Authorizer
+from nyquist.server.wire.connection import is_loopback
 
 NOW_S = 1_790_000_000.0
 PERIOD_S = 60.0
@@ -38,6 +44,8 @@ SHA256 = "5a" * 32
 LABELS = ("shirt", "coat", "bag")
 HEALTHY = Parity(2e-6, 1e-6, 1.0, 12, 2.0)
 BROKEN = Parity(0.5, 0.01, 0.75, 12, 2.0)
+SOUND, QUIET = ("sound", "1"), ("quiet", "1")
+EVERY_S = 5.0
 
 
 def new_record() -> Record:
@@ -133,21 +141,57 @@ def filled_history() -> History:
     return history
 
 
+def readings(count: int) -> Iterator[Reading]:
+    """Yield readings of 10 requests a second, a fifth slow; later 20; and one refused a second."""
+    answered = 0.0
+    for at in range(count):
+        answered += EVERY_S * (10 if at < 30 else 20) if at else 0.0
+        buckets = {0.01: 0.8 * answered, 0.1: 0.8 * answered, 0.2: answered, inf: answered}
+        none = dict.fromkeys(buckets, 0.0)
+        yield Reading(
+            EVERY_S * at, {SOUND: buckets, QUIET: none}, {SOUND: EVERY_S * at}, {SOUND: 3.0}
+        )
+
+
+def filled_live(count: int = 60) -> LiveLoad:
+    """Return what has looked so many times at a server under load."""
+    steps = readings(count)
+    live = LiveLoad(lambda: next(steps), "server:8002")
+    for _ in range(count):
+        live.look()
+    return live
+
+
 @contextmanager
 def listening(
     record: Record,
     report: Path,
     metrics: Metrics | None = None,
     history: History | None = None,
+    authorizer: Authorizer | None = None,
+    *,
+    host: str = "127.0.0.1",
+    allowed_hosts: Sequence[str] = (),
+    live: LiveLoad | None = None,
+    request_s: float = REQUEST_S,
 ) -> Iterator[WebListener]:
     """Serve the pages of a record, as a companion does, on a free port."""
     metrics, history = metrics or Metrics(PERIOD_S), history or History()
     rollouts = Rollouts(Limits(), history)
     rollouts.note_failing(("stranger", "2"), "6b" * 32, "parity: logits differ")
     lab = Lab(Models([]))
-    shown = routes(record, rollouts, history, metrics.registry, report)
+    private = bool(authorizer) or is_loopback(host)
+    live = live or LiveLoad(None, "")
+    shown = routes(
+        record, rollouts, history, metrics.registry, report, live, callers_pictures=private
+    )
     pages = [*shown, *lab.routes()]
-    listener = WebListener(application(metrics.registry, pages), "127.0.0.1", 0)
+    listener = WebListener(
+        application(metrics.registry, pages, hosts(allowed_hosts, host), authorizer),
+        "127.0.0.1",
+        0,
+        request_s=request_s,
+    )
     try:
         yield listener
     finally:

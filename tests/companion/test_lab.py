@@ -33,7 +33,7 @@ from nyquist.server.wire.framing import IMAGENET, ON_CANVAS, PictureInput
 from nyquist.server.wire.pb.inference_pb2 import ModelStatisticsRequest
 from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from nyquist.server.wire.pictures import read_picture
-from tests.companion.lab_runs import ask, body_of, of_kind, opened, run, sent
+from tests.companion.lab_runs import TYPE, ask, body_of, of_kind, opened, run, sent
 from tests.foreign import make_net, put_model
 from tests.processes import ROOT, RunningServer, start_server
 
@@ -290,7 +290,7 @@ def test_a_run_that_a_page_of_elsewhere_could_send_is_refused(lab: int) -> None:
 
 def test_too_long_a_run_is_refused_before_it_is_read(lab: int) -> None:
     with socket.create_connection(("127.0.0.1", lab), timeout=10) as connection:
-        head = "POST /lab/run HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n"
+        head = f"POST /lab/run HTTP/1.1\r\nhost: localhost\r\ncontent-type: {TYPE}\r\n"
         connection.sendall(f"{head}content-length: {MAX_BODY_BYTES + 1}\r\n\r\n".encode())
         assert b" 413 " in connection.recv(100)
 

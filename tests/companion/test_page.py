@@ -369,7 +369,7 @@ def test_pages_are_to_read_only(filled: WebListener, path: str) -> None:
 
 def test_a_page_loads_itself_again_only_when_it_is_asked_to(filled: WebListener) -> None:
     assert "http-equiv" not in ask(filled, "/")[1]
-    assert '<meta http-equiv="refresh" content="15">' in ask(filled, "/?reload")[1]
+    assert '<meta http-equiv="refresh" content="5">' in ask(filled, "/?reload")[1]
 
 
 def test_a_line_ends_where_nothing_was_measured_and_where_another_graph_is_served() -> None:

@@ -15,6 +15,7 @@ from tests.companion.page_records import (
     BROKEN,
     disagreement,
     filled_history,
+    filled_live,
     filled_record,
     listening,
     new_record,
@@ -76,7 +77,7 @@ def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     record.note_model(degraded)
     record.note_point(("broken", "2"), point(9, Verdict.DEGRADED, BROKEN))
     record.note_disagreement(replace(disagreement(), labels=("W" * 60,) * 3, trace_id="5a" * 16))
-    with listening(record, report, history=filled_history()) as listener:
+    with listening(record, report, history=filled_history(), live=filled_live()) as listener:
         yield f"http://127.0.0.1:{listener.port}"
 
 

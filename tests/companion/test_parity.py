@@ -1,7 +1,9 @@
+from math import inf
+
 import numpy as np
 import pytest
 
-from nyquist.companion.measures.parity import compare, measure_parity
+from nyquist.companion.measures.parity import Parity, compare, measure_parity
 
 
 def test_errors_and_agreement_are_what_they_are_by_hand() -> None:
@@ -53,3 +55,16 @@ def test_every_batch_goes_through_both_paths_as_it_is() -> None:
     parity = measure_parity(first, lambda batch: batch + 1, [np.zeros((n, 2)) for n in (1, 3, 8)])
     assert sizes == [1, 3, 8]
     assert (parity.max_abs_error, parity.pictures) == (1.0, 12)
+
+
+def test_what_is_beyond_a_limit_counts_as_that_and_keeps_its_share_of_the_spread() -> None:
+    usual = Parity(1e-5, 1e-6, 1.0, 4, spread=2.0)
+    assert usual.bounded(20.0) == usual
+    assert usual.bounded(0.0) == usual
+    forged = Parity(1e30, 1e29, 0.0, 4, spread=2.0).bounded(20.0)
+    assert (forged.max_abs_error, forged.mean_abs_error, forged.spread) == (20.0, 20.0, 2.0)
+    assert Parity(inf, inf, 0.0, 4, spread=2.0).bounded(20.0).relative_error == 10.0
+    bright = Parity(1e-3, 1e-4, 1.0, 4, spread=200.0).bounded(20.0)
+    assert bright.spread == 20.0
+    assert bright.relative_error == pytest.approx(1e-3 / 200)
+    assert bright.mean_abs_error == pytest.approx(1e-5)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nyquist.companion.command_line import make_parser
 from nyquist.companion.settings import GROUPS, Settings, read_settings
 from nyquist.server.settings import flag, is_secret, unknown_variables
 from nyquist.server.wire.errors import StartError
@@ -22,6 +23,16 @@ def test_the_documentation_has_every_option_with_its_default() -> None:
 def test_every_option_stands_in_one_group_of_the_help() -> None:
     grouped = [name for group in GROUPS for name in group.model_fields]
     assert sorted(grouped) == sorted(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", ["model", "allowed_hosts"])
+def test_names_stand_apart_by_commas_or_by_flags(name: str) -> None:
+    words = ["serve", flag(name), "a,b", flag(name), "c,"]
+    given = {
+        one: said for one, said in vars(make_parser().parse_args(words)).items() if one == name
+    }
+    assert getattr(read_settings(given), name) == ("a", "b", "c")
+    assert getattr(read_settings({name: "a,b"}), name) == ("a", "b")
 
 
 def test_flags_win_over_the_environment_and_that_over_defaults(

@@ -20,6 +20,12 @@ from tests.processes import RunningServer
 
 MODEL = "fashion_strided"
 LIVE = f'{{model="{MODEL}",version="1"}}'
+FORGED_ANSWERS = {
+    "answers": ([1, 5], bytes(20)),
+    "batch": ([2, 10], bytes(80)),
+    "nothing": ([0, 10], b""),
+    "scalar": ([], bytes(4)),
+}
 SLOW_PROBES = (
     *("--probe-period-s", "600", "--core-share", "1", "--nice", "0", "--drain-s", "0"),
     *("--shadow-rate", "1000"),
@@ -116,7 +122,9 @@ def test_what_has_no_reference_is_counted_and_nothing_else(
     assert "nobody" not in companion.get("/metrics")
 
 
-@pytest.mark.parametrize("spoiled", ["shape", "datatype", "raw", "outputs"])
+@pytest.mark.parametrize(
+    "spoiled", ["shape", "datatype", "raw", "outputs", "answers", "batch", "nothing", "scalar"]
+)
 def test_nonsense_is_logged_and_the_next_is_compared(
     companion: RunningCompanion,
     client: Client,
@@ -129,6 +137,8 @@ def test_nonsense_is_logged_and_the_next_is_compared(
         bad.pictures.shape[:] = [1, 1, 2, 1152]
     elif spoiled == "outputs":
         bad.outputs[0].name = "others"
+    elif spoiled in FORGED_ANSWERS:
+        bad.outputs[0].shape[:], bad.outputs[0].raw = FORGED_ANSWERS[spoiled]
     else:
         setattr(bad.pictures, spoiled, {"datatype": "FP64", "raw": b"123"}[spoiled])
     checked = f"nyquist_shadow_checked_total{LIVE}"
@@ -136,6 +146,26 @@ def test_nonsense_is_logged_and_the_next_is_compared(
     mirror(companion, bad, good)
     companion.wait_for(lambda: companion.metrics()[checked] == before + 1)
     assert "live traffic of fashion_strided" in companion.log[-1]
+    assert "Traceback" not in "".join(companion.log)
+
+
+def test_a_forged_answer_counts_as_ten_spreads_and_as_an_outlier(
+    companion: RunningCompanion, client: Client, model: RemoteModel, pictures: np.ndarray
+) -> None:
+    outliers = f"nyquist_shadow_outliers_total{LIVE}"
+    before = companion.metrics()[outliers]
+    huge = mirrored(client, model, pictures[:1])
+    huge.outputs[0].raw = np.full(10, 1e30, np.float32).tobytes()
+    bright = mirrored(client, model, pictures[:1] * np.float32(1e20))
+    mirror(companion, huge, bright)
+    companion.wait_for(lambda: companion.metrics()[outliers] == before + 2)
+    companion.wait_for(lambda: "2 outliers" in companion.get("/"))
+    live = f'model="{MODEL}",source="shadow",version="1"'
+    probed = f'model="{MODEL}",source="probe",version="1"'
+    figures = companion.metrics()
+    assert figures[f"nyquist_parity_max_abs_error{{{live}}}"] < 1000
+    assert figures[f"nyquist_parity_mean_abs_error{{{live}}}"] < 1000
+    assert figures[f"nyquist_parity_max_abs_error{{{probed}}}"] < 1e-3
 
 
 def test_extra_requests_stay_within_their_rate() -> None:

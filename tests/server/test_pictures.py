@@ -330,6 +330,33 @@ def test_of_an_animation_the_first_picture_counts(kind: str) -> None:
     assert np.array_equal(read_picture(file, COLOUR), ramp())
 
 
+@pytest.mark.parametrize("restarts", [0, 3])
+@pytest.mark.parametrize("size", [(48, 40), (301, 200)])
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(
+    restarts: int, size: tuple[int, int]
+) -> None:
+    file = encoded(scene().resize(size), "JPEG", quality=90, restart_marker_blocks=restarts)
+    whole = read_picture(file, COLOUR)
+    for cut in (1, 2):
+        assert np.array_equal(read_picture(file[:-cut], COLOUR), whole)
+    wide = replace(COLOUR, height=size[1], width=size[0])
+    for end in range(len(file) - 40, len(file) - 2):
+        with pytest.raises(InvalidRequest, match="the picture is damaged"):
+            read_picture(file[:end], wide)
+    for at in (at for at in range(1, len(file)) if restarts and file[at - 1 : at] == b"\xff"):
+        if 0xD0 <= file[at] <= 0xD7:  # cut off before or behind a restart marker
+            for end in (at - 1, at + 1):
+                with pytest.raises(InvalidRequest, match="the picture is damaged"):
+                    read_picture(file[:end], wide)
+
+
+def test_of_a_jpeg_in_several_scans_none_may_be_missing() -> None:
+    for file in (in_three_scans(scene()), encoded(scene(), "JPEG", progressive=True)):
+        for end in (len(file) - 2, file.rindex(b"\xff\xda")):
+            with pytest.raises(InvalidRequest, match="the picture is damaged"):
+                read_picture(file[:end], COLOUR)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_half_a_picture_is_refused(kind: str) -> None:
     file = encoded(scene(), kind)

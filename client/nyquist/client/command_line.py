@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_options
+from nyquist.server.wire.connection import DEFAULT_TARGET, TOKEN_VARIABLE, add_connection_options
 from nyquist.server.wire.framing import FITS, INTERPOLATIONS, LAYOUTS
 
 SHIFTS = 16
@@ -139,6 +139,11 @@ def make_rollout_parser() -> argparse.ArgumentParser:
         default="localhost:8004",
         metavar="HOST:PORT",
         help="its port of HTTP, or a URL (%(default)s)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help=f"file whose first token is sent; without it {TOKEN_VARIABLE} of the environment is",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     return parser

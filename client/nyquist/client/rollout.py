@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
@@ -14,9 +16,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nyquist.server.wire.connection import is_loopback
+from nyquist.server.wire.connection import TOKEN_VARIABLE, Connection, WrongConnection, is_loopback
 
 CANNOT_TELL = 2
+REFUSED = (401, 421)
+"""What companions answer in words: a token is missing, or the host is not known."""
+
 STATUSES = {"promote": 0, "hold": 1, "not_enough_yet": 3}
 COLOURS = {"promote": "green", "hold": "red", "not_enough_yet": "yellow"}
 ANSWER_S = 30.0
@@ -38,7 +43,7 @@ class NoAnswer(Exception):
 def run(options: argparse.Namespace) -> int:
     """Print how the candidate of a model stands; return the exit status."""
     try:
-        answer = ask(options.companion, options.name)
+        answer = ask(options.companion, options.name, token(options.token_file))
     except NoAnswer as error:
         sys.stderr.write(f"nyquist rollout: error: {error}\n")
         return CANNOT_TELL
@@ -49,8 +54,27 @@ def run(options: argparse.Namespace) -> int:
     return STATUSES[answer["decision"]]
 
 
-def ask(companion: str, model: str) -> Document:
+def token(file: Path | None) -> Mapping[str, str]:
+    """Return the headers that let a caller in, as those of a server's are.
+
+    Raises:
+        NoAnswer: the token cannot be read, or sent.
+    """
+    try:
+        return dict(
+            Connection(token=os.environ.get(TOKEN_VARIABLE, ""), token_file=file).metadata()
+        )
+    except WrongConnection as error:
+        raise NoAnswer(str(error)) from error
+
+
+def ask(companion: str, model: str, headers: Mapping[str, str]) -> Document:
     """Return what the companion knows of the candidate of a model.
+
+    Args:
+        companion: HOST:PORT or URL.
+        model: its name.
+        headers: that go with the request.
 
     Raises:
         NoAnswer: nobody answers there, or not as a companion does, or it knows of no candidate.
@@ -62,9 +86,13 @@ def ask(companion: str, model: str) -> Document:
     here = is_loopback(urlsplit(address).hostname or "")
     proxies = urllib.request.ProxyHandler({} if here else None)
     try:
-        with urllib.request.build_opener(proxies).open(url, timeout=ANSWER_S) as answer:
+        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - of http, above
+        with urllib.request.build_opener(proxies).open(request, timeout=ANSWER_S) as answer:
             return _read(answer.read(), companion)
     except HTTPError as error:
+        if error.code in REFUSED:
+            told = error.read().decode(errors="replace").strip()
+            raise NoAnswer(f"{companion}: {told}") from error
         raise NoAnswer(_read(error.read(), companion).get("error", f"{url}: {error}")) from error
     except URLError as error:
         why = getattr(error.reason, "strerror", None) or error.reason

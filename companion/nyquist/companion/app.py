@@ -13,6 +13,8 @@ from threading import Event, Thread
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nyquist.client.client import Client
+from nyquist.client.load import read
+from nyquist.companion.page.guard import hosts
 from nyquist.companion.page.kit import report_folder
 from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models, Target
@@ -25,6 +27,7 @@ from nyquist.companion.service.shadow_service import ShadowService
 from nyquist.companion.service.validation_service import ValidationService
 from nyquist.companion.settings import Settings
 from nyquist.companion.watch.history import Bounds, History
+from nyquist.companion.watch.live import LiveLoad
 from nyquist.companion.watch.metrics import Metrics, RolloutCollector, StandingCollector
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.probe import Prober
@@ -48,7 +51,13 @@ from nyquist.server.front.tls import make_credentials
 from nyquist.server.front.transport import add_port, make_grpc_server
 from nyquist.server.settings import COMPANION_PREFIX
 from nyquist.server.wire.byte_queue import ByteQueue
-from nyquist.server.wire.connection import Connection, Source, WrongConnection
+from nyquist.server.wire.connection import (
+    CLIENT,
+    Connection,
+    Source,
+    WrongConnection,
+    is_loopback,
+)
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.listening import address
 from nyquist.server.wire.pb import shadow_pb2, shadow_pb2_grpc, validation_pb2, validation_pb2_grpc
@@ -103,6 +112,7 @@ class Companion:
             settings.shadow_queue_bytes,
             lambda inference: inference.ByteSize(),
         )
+        self._live = make_live(settings)
         self._stopped = Event()
         self._side_by_side = SideBySide(
             self._subjects, self._rollouts, settings.rollout_rate, self._stopped
@@ -143,9 +153,19 @@ class Companion:
         target = Target(connection_of(settings), self._client)
         lab = Lab(Models([target], settings.told, settings.model))
         self._stack.push_async_callback(asyncio.to_thread, lab.close)
-        shown = routes(self._record, self._rollouts, self._history, registry, report)
-        app = application(registry, [*shown, *lab.routes()])
-        listener = WebListener(app, settings.http_host or settings.host, settings.http_port)
+        host = settings.http_host or settings.host
+        shown = routes(
+            self._record,
+            self._rollouts,
+            self._history,
+            registry,
+            report,
+            self._live,
+            callers_pictures=is_loopback(host) or not self._authorizer.lets_all(Access.USE),
+        )
+        allows = hosts(settings.allowed_hosts, host)
+        app = application(registry, [*shown, *lab.routes()], allows, self._authorizer)
+        listener = WebListener(app, host, settings.http_port)
         self.http_port = listener.port
         self._stack.push_async_callback(asyncio.to_thread, listener.close)
 
@@ -157,6 +177,8 @@ class Companion:
         )
         work = partial(prober.run, settings.probe_period_s, settings.probe_shifts)
         self._run_in_thread("probe", work)
+        look = Pace(settings.core_share, self._stopped).paced(self._live.look)
+        self._run_in_thread("live", partial(self._live.run, self._stopped, look))
 
     def _start_shadow(self) -> None:
         settings = self._settings
@@ -238,6 +260,16 @@ def open_history(settings: Settings) -> History:
     if not settings.state:
         return History()
     return History(settings.state, Bounds(DAY_S * settings.state_days, settings.state_bytes))
+
+
+def make_live(settings: Settings) -> LiveLoad:
+    """Return what reads the server's metrics, of callers' requests alone."""
+    address = settings.metrics_address
+    if address is None:
+        return LiveLoad(None, "")
+    host, port = address
+    written = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return LiveLoad(partial(read, host, port, CLIENT), written)
 
 
 def connect(settings: Settings, source: Source) -> Client:

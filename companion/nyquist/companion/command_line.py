@@ -14,7 +14,9 @@ from nyquist.server.wire.connection import DEFAULT_TARGET, add_connection_option
 
 METAVARS = {
     "target": "HOST:PORT",
+    "target_metrics": "HOST:PORT",
     "model": "NAME,...",
+    "allowed_hosts": "NAME,...",
     "input": "CxHxW",
     "mean": "M,...",
     "std": "S,...",
@@ -102,6 +104,13 @@ def make_lab_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address of the page (%(default)s)")
     parser.add_argument(
         "--http-port", type=_port, default=8005, metavar="PORT", help="of the page (%(default)s)"
+    )
+    parser.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that browsers may have for the page (those of this machine)",
     )
     parser.add_argument(
         "--open",

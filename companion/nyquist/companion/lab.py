@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from nyquist.client.client import Client
 from nyquist.client.told import told_by
+from nyquist.companion.page.guard import hosts
 from nyquist.companion.page.lab.routes import Lab
 from nyquist.companion.page.lab.served import Models, Target
 from nyquist.companion.page.web import WebListener, application
@@ -63,7 +64,8 @@ def show(options: argparse.Namespace) -> None:
         def start(_: Request) -> RedirectResponse:
             return RedirectResponse("lab")
 
-        app = application(CollectorRegistry(), [Route("/", start), *lab.routes()])
+        allows = hosts(options.allowed_hosts, options.host)
+        app = application(CollectorRegistry(), [Route("/", start), *lab.routes()], allows)
         listener = WebListener(app, options.host, options.http_port)
         stack.callback(listener.close)
         host = f"[{options.host}]" if ":" in options.host else options.host

@@ -3,6 +3,7 @@
 flags -> NYQUIST_COMPANION_* of the environment -> defaults
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,10 @@ Names = Annotated[tuple[str, ...], NoDecode]
 """Several names; one variable of the environment holds them separated by commas."""
 
 
+METRICS_PORT = 8002
+_ADDRESS = re.compile(r".+:[0-9]{1,5}")
+
+
 class SubjectSettings(BaseModel):
     """What is watched."""
 
@@ -42,6 +47,9 @@ class SubjectSettings(BaseModel):
     target_client_key: Path | None = Field(None, description="PEM file: its private key")
     target_token_file: Path | None = Field(
         None, description="file with the token that the server wants"
+    )
+    target_metrics: str | None = Field(
+        None, description="HOST:PORT of the server's metrics, or off; none: port 8002 of its host"
     )
     repository: Path = Field(
         Path("model_repository"), description="folder with the references of its models"
@@ -170,6 +178,9 @@ class AddressSettings(BaseModel):
     http_port: Port = Field(
         8004, description="of metrics, health and the page; 0 lets the system choose"
     )
+    allowed_hosts: Names = Field(
+        (), description="names that browsers may have for the pages; none: those of this machine"
+    )
 
 
 GROUPS: tuple[type[BaseModel], ...] = (
@@ -210,18 +221,36 @@ class Settings(
     @model_validator(mode="before")
     @classmethod
     def _names_apart(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(names := given.get("model"), str):
-            return given
-        return given | {"model": tuple(filter(None, names.split(",")))}
+        lists = {name: given[name] for name in ("model", "allowed_hosts") if given.get(name)}
+        return given | {
+            name: tuple(
+                filter(None, ",".join([said] if isinstance(said, str) else said).split(","))
+            )
+            for name, said in lists.items()
+        }
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
         if self.token and self.token_file:
             raise ValueError(f"{COMPANION_PREFIX}TOKEN and {flag('token_file')} exclude each other")
         told_by(vars(self))
+        if self.target_metrics not in (None, "off") and not _ADDRESS.fullmatch(self.target_metrics):
+            raise ValueError(
+                f"--target-metrics is HOST:PORT, such as localhost:{METRICS_PORT}, or off, "
+                f"got {self.target_metrics!r}"
+            )
         if self.reference and len(self.model) != 1:
             raise ValueError(f"--reference is of one model, --model names {len(self.model)}")
         return self
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of the server's metrics; None where they are not to be read."""
+        said = self.target_metrics
+        host, _, port = (said or self.target).rpartition(":")
+        if said == "off" or "/" in host or host.partition(":")[0] in ("dns", "ipv4", "ipv6"):
+            return None
+        return host.strip("[]"), int(port) if said else METRICS_PORT
 
     @property
     def told(self) -> Told:

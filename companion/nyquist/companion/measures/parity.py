@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import Any
 
@@ -51,6 +51,22 @@ class Parity:
         if not self.max_abs_error:
             return 0.0
         return self.max_abs_error / self.spread if self.spread else inf
+
+    def bounded(self, limit: float) -> "Parity":
+        """Return the same with logits so small that neither spread nor errors exceed a limit.
+
+        Args:
+            limit: in units of the logits; 0 sets none.
+        """
+        if not limit:
+            return self
+        scale = min(1.0, limit / self.spread) if self.spread else 1.0
+        return replace(
+            self,
+            max_abs_error=min(scale * self.max_abs_error, limit),
+            mean_abs_error=min(scale * self.mean_abs_error, limit),
+            spread=scale * self.spread,
+        )
 
 
 def compare(reference: NDArray[Any], served: NDArray[Any], same: Same = same_highest) -> Parity:

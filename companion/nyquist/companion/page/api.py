@@ -1,4 +1,4 @@
-"""What the companion knows, for programs: candidates as JSON, and the history as CSV or JSON.
+"""What the companion knows, for programs: what the pages show as JSON, the history as CSV too.
 
 rollouts -> document        history -> rows -> a stream of lines
 """
@@ -6,7 +6,8 @@ rollouts -> document        history -> rows -> a stream of lines
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -16,8 +17,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from nyquist.companion.page.kit.wording import machine_moment
+from nyquist.companion.page.views import ModelView
 from nyquist.companion.watch.candidate import Figure, Rollout
 from nyquist.companion.watch.history import JSON_COLUMNS, TABLES, History
+from nyquist.companion.watch.live import LiveLoad
+from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.rollouts import Rollouts
 
 WRITTEN_AT_ONCE = 500
@@ -28,20 +32,83 @@ class Api:
     """Answers programs.
 
     Args:
+        views: gives every version that is served, as the pages show it.
+        record: of the server, and of what was answered differently.
         rollouts: candidates of the models.
         history: of everything.
+        live: what the server answers.
     """
 
-    def __init__(self, rollouts: Rollouts, history: History) -> None:
+    def __init__(
+        self,
+        views: Callable[[], list[ModelView]],
+        record: Record,
+        rollouts: Rollouts,
+        history: History,
+        live: LiveLoad,
+    ) -> None:
+        self._views, self._record, self._live = views, record, live
         self._rollouts, self._history = rollouts, history
 
     def routes(self) -> Sequence[BaseRoute]:
         """Return what is answered, all of it below /api/."""
         return [
+            Route("/models", self.models),
+            Route("/load", self.load),
+            Route("/disagreements", self.disagreements),
             Route("/rollouts", self.rollouts),
             Route("/rollouts/{model}", self.rollout),
             Route("/{table}.{form}", self.table),
         ]
+
+    def models(self, _: Request) -> Response:
+        """Answer with how the server is to reach, and every version with its latest figures."""
+        server = self._record.server()
+        models = [_model(view) for view in self._views()]
+        return as_document({"server": asdict(server), "models": models})
+
+    def load(self, _: Request) -> Response:
+        """Answer with what the server answers now, or why that is not known."""
+        return as_document(
+            {
+                "address": self._live.address,
+                "reason": self._live.reason,
+                "models": [
+                    {
+                        "model": one.version[0],
+                        "version": one.version[1],
+                        "requests_per_s": one.now.rate,
+                        "rejected_per_s": one.now.rejected,
+                        "waiting": one.waiting,
+                        "p50_s": one.now.p50_s,
+                        "p99_s": one.now.p99_s,
+                        "requests_per_s_before": one.rates,
+                        "p99_s_before": one.p99s_s,
+                    }
+                    for one in self._live.versions()
+                ],
+            }
+        )
+
+    def disagreements(self, request: Request) -> Response:
+        """Answer with what was answered differently, of all models or of `?model=`; no pictures."""
+        kept = self._record.disagreements(request.query_params.get("model", ""))
+        return as_document(
+            [
+                {
+                    "time_s": one.time_s,
+                    "model": one.model,
+                    "version": one.version,
+                    "sha256": one.sha256,
+                    "source": one.source,
+                    "trace_id": one.trace_id,
+                    "labels": one.labels,
+                    "served": one.served.tolist(),
+                    "reference": one.reference.tolist(),
+                }
+                for one in kept
+            ]
+        )
 
     def rollouts(self, _: Request) -> Response:
         """Answer with the candidates of all models."""
@@ -65,6 +132,41 @@ class Api:
         write = as_csv if form == "csv" else as_json
         named = {"content-disposition": f'attachment; filename="{table}.{form}"'}
         return StreamingResponse(write(TABLES[table], rows), media_type=MEDIA[form], headers=named)
+
+
+def as_document(values: Any) -> Response:  # noqa: ANN401 - whatever JSON has
+    """Answer with values as JSON; what is not finite becomes null, which JSON has not."""
+    return JSONResponse(_finite(values))
+
+
+def _finite(values: Any) -> Any:  # noqa: ANN401 - likewise
+    if isinstance(values, float):
+        return values if isfinite(values) else None
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return values
+
+
+def _model(view: ModelView) -> dict[str, Any]:
+    state = view.state
+    return {
+        "model": state.name,
+        "version": state.version,
+        "sha256": state.sha256,
+        "provider": state.provider,
+        "verdict": state.verdict.value,
+        "reason": state.reason,
+        "since_s": state.since_s,
+        "probed_s": state.probed_s,
+        "parity": asdict(view.parity),
+        "consistency": asdict(view.consistency),
+        "latency": [asdict(one) for one in view.latency],
+        "traffic": asdict(view.traffic),
+        "probe": asdict(state.probe),
+        "shadow": asdict(state.shadow) if state.shadow else None,
+    }
 
 
 def document(rollout: Rollout) -> dict[str, Any]:

@@ -21,6 +21,9 @@ MOMENTS = 4
 GAP = 2.5
 """A pause of so many usual steps is one in which nothing was measured."""
 
+SPARK_WIDTH, SPARK_HEIGHT = 120.0, 28.0
+"""Of a line without axes, in units of its drawing."""
+
 ROOM = 0.1
 """Of a power of ten, so that no line lies on the edge."""
 
@@ -147,6 +150,26 @@ def draw(
         limit=Tick(scale.place(limit[0]), limit[1]) if limit else None,
         changes=tuple(along(times[at]) for at in sorted(starts)),
     )
+
+
+def spark(values: Sequence[float | None]) -> str:
+    """Return the path of a line without axes from 0 to the greatest value; "" where there is none.
+
+    Args:
+        values: at equal distances; None where it was not measured.
+    """
+    top = max((value for value in values if value is not None), default=None)
+    if top is None:
+        return ""
+    across = [SPARK_WIDTH * at / max(1, len(values) - 1) for at in range(len(values))]
+    drawn: list[str] = []
+    pen_down = False
+    for x, value in zip(across, values, strict=True):
+        if value is not None:
+            y = 1 + (SPARK_HEIGHT - 2) * (1 - (value / top if top else 0.0))
+            drawn.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}" + "h0" * (not pen_down))
+        pen_down = value is not None
+    return "".join(drawn)
 
 
 def timeline(times: Sequence[float]) -> Callable[[float], float]:

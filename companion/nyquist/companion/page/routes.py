@@ -1,6 +1,7 @@
 """The pages as routes: an overview, one a model, and the build report, all of them to read only."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -12,11 +13,13 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from nyquist.companion.page.api import Api
 from nyquist.companion.page.candidates import RolloutView, view_of
+from nyquist.companion.page.charts import spark
 from nyquist.companion.page.kit import wording
 from nyquist.companion.page.kit.templates import page_templates
 from nyquist.companion.page.report import ReportFiles, has_page
 from nyquist.companion.page.views import ModelView, Traffic, look_at, traffic, worst_first
 from nyquist.companion.watch.history import History
+from nyquist.companion.watch.live import LiveLoad
 from nyquist.companion.watch.record import Record
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.companion.watch.verdict import Verdict
@@ -29,7 +32,7 @@ LATEST_OF_A_MODEL = 12
 LAST_PROBES = 20
 """Rows of the table of probes."""
 
-RELOAD_S = 15
+RELOAD_S = 5
 
 
 class Pages:
@@ -40,18 +43,28 @@ class Pages:
         rollouts: candidates of the models.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
+        live: what the server answers.
+        callers_pictures: whether those of live traffic are shown.
     """
 
     def __init__(
-        self, record: Record, rollouts: Rollouts, registry: CollectorRegistry, report: Path
+        self,
+        record: Record,
+        rollouts: Rollouts,
+        registry: CollectorRegistry,
+        report: Path,
+        live: LiveLoad,
+        *,
+        callers_pictures: bool,
     ) -> None:
         self._record, self._rollouts = record, rollouts
-        self._registry, self._report = registry, report
+        self._registry, self._report, self._live = registry, report, live
+        self._look_at = partial(look_at, callers_pictures=callers_pictures)
         self._environment = environment()
 
     def overview(self, request: Request) -> Response:
         """Answer with all models at a glance."""
-        views = worst_first(self._views())
+        views = worst_first(self.views())
         latest = self._record.disagreements()[:LATEST]
         verdicts = [view.state.verdict for view in views]
         return self._draw(
@@ -60,16 +73,17 @@ class Pages:
             root="",
             views=views,
             counts={one: verdicts.count(one) for one in Verdict if one in verdicts},
-            disagreements=[look_at(one) for one in latest],
+            disagreements=[self._look_at(one) for one in latest],
             candidates=self._candidates(),
             names={view.state.name for view in views},
+            live=self._live,
             index=has_page(self._report, "index"),
         )
 
     def model(self, request: Request) -> Response:
         """Answer with every served version of a model, or with 404 and those that there are."""
         name = request.path_params["name"]
-        known = self._views()
+        known = self.views()
         views = [view for view in known if view.state.name == name]
         if not views:
             names = list(dict.fromkeys(view.state.name for view in known))
@@ -81,7 +95,7 @@ class Pages:
             root="../",
             name=name,
             views=views,
-            disagreements=[look_at(one) for one in latest[:LATEST_OF_A_MODEL]],
+            disagreements=[self._look_at(one) for one in latest[:LATEST_OF_A_MODEL]],
             kept=len(latest),
             candidates=self._candidates(name),
             report=has_page(self._report, name),
@@ -104,7 +118,7 @@ class Pages:
             root="../",
             candidate=candidates[0],
             limits=self._rollouts.limits,
-            differences=[look_at(one) for one in differences[:LATEST_OF_A_MODEL]],
+            differences=[self._look_at(one) for one in differences[:LATEST_OF_A_MODEL]],
             kept=len(differences),
         )
 
@@ -116,7 +130,8 @@ class Pages:
     def _candidates(self, name: str = "") -> list[RolloutView]:
         return [view_of(one, self._rollouts.limits) for one in self._rollouts.rollouts(name)]
 
-    def _views(self) -> list[ModelView]:
+    def views(self) -> list[ModelView]:
+        """Return every version that is served."""
         counts = traffic(self._registry)
         return [
             ModelView(state, self._record.history(*state.key), counts.get(state.key, Traffic()))
@@ -141,6 +156,9 @@ def routes(
     history: History,
     registry: CollectorRegistry,
     report: Path,
+    live: LiveLoad,
+    *,
+    callers_pictures: bool,
 ) -> Sequence[BaseRoute]:
     """Return the pages that show a record, the files of a build report, and what programs ask for.
 
@@ -150,15 +168,17 @@ def routes(
         history: of everything, to be downloaded.
         registry: of the metrics, which count live traffic.
         report: folder of the build report; it need not exist.
+        live: what the server answers.
+        callers_pictures: whether those of live traffic are shown.
     """
-    pages = Pages(record, rollouts, registry, report)
+    pages = Pages(record, rollouts, registry, report, live, callers_pictures=callers_pictures)
     return [
         Route("/", pages.overview),
         Route("/models/{name}", pages.model),
         Route("/rollouts/{name}", pages.rollout),
         Route("/page.css", pages.style),
         Mount("/report", ReportFiles(report)),
-        Mount("/api", routes=Api(rollouts, history).routes()),
+        Mount("/api", routes=Api(pages.views, record, rollouts, history, live).routes()),
     ]
 
 
@@ -177,9 +197,11 @@ def environment() -> Environment:
         "moment": wording.moment,
         "one_pixel_of": one_pixel_of,
         "percent": wording.percent,
+        "rate": lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}",
         "sentence": lambda words: words[:1].upper() + words[1:],
         "short": wording.short,
         "signed": wording.signed,
+        "spark": spark,
         "words": lambda name: name.replace("_", " "),
     }
     return made

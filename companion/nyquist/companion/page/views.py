@@ -17,7 +17,7 @@ from nyquist.companion.page.charts import Chart
 from nyquist.companion.page.kit.pictures import picture_uri
 from nyquist.companion.page.kit.wording import share
 from nyquist.companion.watch import names
-from nyquist.companion.watch.record import BACKENDS, Disagreement, Key, ModelState, Point
+from nyquist.companion.watch.record import BACKENDS, PROBE, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.built import pairs_of
@@ -29,17 +29,19 @@ COUNTED = {
     names.SHADOW_RECEIVED: "received",
     names.SHADOW_DROPPED: "dropped",
     names.SHADOW_CHECKED: "checked",
+    names.SHADOW_OUTLIERS: "outliers",
 }
 """Fields of Traffic, by the counter that each stands for."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Live inferences of a version: received from the server, dropped, compared with PyTorch."""
+    """Live inferences of a version: received, dropped, compared, and bounded as outliers."""
 
     received: int = 0
     dropped: int = 0
     checked: int = 0
+    outliers: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class DisagreementView:
 
     Attributes:
         of: as recorded.
-        picture: data URI.
+        picture: data URI; empty where it is a caller's, and not shown.
         size: width and height of the picture as served, in pixels.
         served: answer of the served graph.
         reference: answer of PyTorch.
@@ -176,8 +178,14 @@ class DisagreementView:
         return self.served == self.reference
 
 
-def look_at(disagreement: Disagreement) -> DisagreementView:
-    """Return what there is to say about a disagreement."""
+def look_at(disagreement: Disagreement, *, callers_pictures: bool) -> DisagreementView:
+    """Return what there is to say about a disagreement.
+
+    Args:
+        disagreement: of a probe or of live traffic.
+        callers_pictures: whether a picture of live traffic is shown.
+    """
+    shows = callers_pictures or disagreement.source == PROBE
     served, reference = (
         values.astype(np.float64) for values in (disagreement.served, disagreement.reference)
     )
@@ -201,7 +209,7 @@ def look_at(disagreement: Disagreement) -> DisagreementView:
     )
     return DisagreementView(
         of=disagreement,
-        picture=picture_uri(disagreement.picture, disagreement.layout),
+        picture=picture_uri(disagreement.picture, disagreement.layout) if shows else "",
         size=(height_width[1], height_width[0]),
         served=disagreement.head.words(served, disagreement.labels),
         reference=disagreement.head.words(reference, disagreement.labels),

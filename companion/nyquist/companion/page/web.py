@@ -1,10 +1,11 @@
 """The HTTP listener: /metrics for Prometheus, /healthz, and the page."""
 
+import asyncio
 import socket
-from collections.abc import Sequence
-from threading import Thread
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
 
-import uvicorn
+from h2corn import Config, Server
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -13,16 +14,32 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from nyquist.companion.page.guard import Guard
 from nyquist.companion.page.safety import SafeHeaders
+from nyquist.server.front.access import Authorizer
+from nyquist.server.telemetry.banner import keep_quiet
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.listening import address
 
-CONNECTIONS = 64
-GRACE_S = 1
+GRACE_S = 1.0
+REQUEST_S = 5.0
+"""That a request may stand still before its connection is closed."""
 
 
-def application(registry: CollectorRegistry, pages: Sequence[BaseRoute]) -> Starlette:
-    """Return what answers: metrics and health, and the pages."""
+def application(
+    registry: CollectorRegistry,
+    pages: Sequence[BaseRoute],
+    allows: Callable[[str], bool],
+    authorizer: Authorizer | None = None,
+) -> Starlette:
+    """Return what answers: metrics and health to all, and the pages to whom they are for.
+
+    Args:
+        registry: of the metrics.
+        pages: that are guarded.
+        allows: whether a request may name this host.
+        authorizer: of the tokens; None lets everyone in.
+    """
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -33,7 +50,10 @@ def application(registry: CollectorRegistry, pages: Sequence[BaseRoute]) -> Star
 
     return Starlette(
         routes=[Route("/metrics", metrics), Route("/healthz", healthy), *pages],
-        middleware=[Middleware(SafeHeaders)],
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(Guard, allows=allows, authorizer=authorizer),
+        ],
     )
 
 
@@ -44,6 +64,7 @@ class WebListener:
         app: that answers.
         host: to listen on.
         port: likewise; 0 lets the system choose.
+        request_s: seconds that a request may stand still before its connection is closed.
 
     Attributes:
         port: that it listens on.
@@ -52,31 +73,43 @@ class WebListener:
         StartError: another listens there.
     """
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, host: str, port: int, request_s: float = REQUEST_S) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            listening = socket.create_server((host, port), family=family)
+            self._socket = socket.create_server((host, port), family=family, backlog=1024)
         except OSError as error:
             raise StartError(
                 f"HTTP cannot listen on {address(host, port)}: {error.strerror}; "
                 "choose another with --http-port"
             ) from error
-        self.port: int = listening.getsockname()[1]
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=GRACE_S,
-            )
+        self.port: int = self._socket.getsockname()[1]
+        config = Config(
+            bind=(f"fd://{self._socket.fileno()}",),
+            lifespan="off",
+            runtime_threads=1,
+            access_log=False,
+            log_format="json",
+            timeout_handshake=request_s,
+            timeout_request_header=request_s,
+            timeout_request_body_idle=request_s,
+            timeout_graceful_shutdown=GRACE_S,
         )
-        self._thread = Thread(target=self._server.run, args=([listening],), name="http")
+        keep_quiet()
+        self._server = Server(app, config)
+        started = Event()
+        self._thread = Thread(target=asyncio.run, args=(self._serve(started),), name="http")
         self._thread.start()
+        started.wait()
 
     def close(self) -> None:
         """Let running answers end, for a second at most, and stop."""
-        self._server.should_exit = True
+        self._loop.call_soon_threadsafe(self._server.shutdown)
         self._thread.join()
+        self._socket.close()
+
+    async def _serve(self, started: Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(self._server.serve())
+        await self._server.wait_started()
+        started.set()
+        await serving

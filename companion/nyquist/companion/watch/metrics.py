@@ -97,6 +97,12 @@ class Metrics(CallMetrics):
             MODEL,
             registry=registry,
         )
+        self._outliers = Counter(
+            names.SHADOW_OUTLIERS,
+            "Those of them whose logits or errors were so large that they count as less.",
+            MODEL,
+            registry=registry,
+        )
         self.unverifiable = Counter(
             names.SHADOW_UNVERIFIABLE,
             "Inferences of versions whose reference is not known.",
@@ -134,6 +140,7 @@ class Metrics(CallMetrics):
             self._received,
             self._dropped,
             self._checked,
+            self._outliers,
         )
 
     def know(self, key: Key, tolerances: Tolerances | None) -> None:
@@ -141,7 +148,7 @@ class Metrics(CallMetrics):
         if tolerances:
             self._parity_tolerance.labels(*key).set(tolerances.parity)
             self._consistency_tolerance.labels(*key).set(tolerances.consistency)
-        for counter in (self._received, self._dropped, self._checked):
+        for counter in (self._received, self._dropped, self._checked, self._outliers):
             counter.labels(*key)
 
     def forget(self, key: Key) -> None:
@@ -188,6 +195,10 @@ class Metrics(CallMetrics):
     def shadow_checked(self, key: Key) -> None:
         """Count one that was compared."""
         self._checked.labels(*key).inc()
+
+    def shadow_outlier(self, key: Key) -> None:
+        """Count one whose errors were bounded."""
+        self._outliers.labels(*key).inc()
 
 
 class StandingCollector(Collector):

@@ -15,6 +15,7 @@ VERDICT = "nyquist_verdict"
 SHADOW_RECEIVED = "nyquist_shadow_received_total"
 SHADOW_DROPPED = "nyquist_companion_shadow_dropped_total"
 SHADOW_CHECKED = "nyquist_shadow_checked_total"
+SHADOW_OUTLIERS = "nyquist_shadow_outliers_total"
 SHADOW_UNVERIFIABLE = "nyquist_shadow_unverifiable_total"
 
 PROBES = "nyquist_companion_probes_total"

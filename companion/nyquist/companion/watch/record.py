@@ -233,6 +233,12 @@ class Record:
             state = self._models.get(key)
             return state is not None and state.manifest is not None and state.sha256 == sha256
 
+    def spread(self, key: Key) -> float:
+        """Return that of the logits of a version's reference pictures; 0 before it was probed."""
+        with self._lock:
+            state = self._models.get(key)
+        return state.probe.parity.spread if state and state.probe.parity else 0.0
+
     def verdict(self, key: Key, sha256: str) -> tuple[Verdict, float] | None:
         """Return the last verdict on a graph and when it became so, this run or an earlier one."""
         with self._lock:

@@ -23,9 +23,9 @@ from nyquist.companion.measures.shifts import Pictures, shift_circularly, shift_
 from nyquist.companion.references.repository import LoadedReference, References, Unverifiable
 from nyquist.companion.references.subjects import number_of
 from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.mirrored import decoded
 from nyquist.companion.watch.pace import Pace
 from nyquist.companion.watch.record import SHADOW, Disagreement, Key, Record, Seen
-from nyquist.server.wire import tensors
 from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import WrongConnection
 from nyquist.server.wire.errors import InvalidRequest
@@ -34,6 +34,9 @@ from nyquist.server.wire.pb import shadow_pb2 as pb
 logger = logging.getLogger(__name__)
 
 STEPS = ((0, 1), (1, 0))
+OUTLIER = 10.0
+"""Spreads of the reference pictures' logits. What is beyond is an outlier, and counts as these."""
+
 Mirrored = ByteQueue[pb.MirroredInference]
 """Inferences that wait to be compared."""
 
@@ -152,7 +155,10 @@ class ShadowWorker:
             return  # a caller's NaN or infinity, which no graph need answer alike
         parity = compare(reference, served, known.head.same)
         window = self._window(key, inference.sha256)
-        window.add(parity)
+        counted = parity.bounded(OUTLIER * (self._record.spread(key) or parity.spread))
+        if counted != parity:
+            self._metrics.shadow_outlier(key)
+        window.add(counted)
         if parity.relative_error > known.tolerances.parity:
             at = int(np.nan_to_num(np.abs(reference - served), nan=np.inf).max(axis=1).argmax())
             self._disagree(inference, known, pictures[at], served[at], reference[at])
@@ -218,31 +224,3 @@ class ShadowWorker:
                 trace_id=inference.trace_id,
             )
         )
-
-
-def decoded(inference: pb.MirroredInference, known: LoadedReference) -> tuple[Pictures, Pictures]:
-    """Return the pictures of an inference, (B, ...), and the served logits, (B, C).
-
-    Raises:
-        InvalidRequest: it is not what the model takes and gives.
-    """
-    wanted = known.input
-    pictures = _array(inference.pictures)
-    if inference.pictures.datatype != wanted.datatype or not wanted.fits(pictures.shape[1:]):
-        raise InvalidRequest(
-            f"pictures are {inference.pictures.datatype} {pictures.shape[1:]}, the model takes "
-            f"{wanted.datatype} {wanted.shape}"
-        )
-    answer = known.manifest.outputs[0].name if known.manifest else known.head.output
-    for tensor in inference.outputs:
-        if tensor.name == answer:
-            return pictures, _array(tensor)
-    raise InvalidRequest(f"outputs are {[one.name for one in inference.outputs]}, without {answer}")
-
-
-def _array(tensor: pb.MirroredInference.Tensor) -> Pictures:
-    try:
-        view = tensors.from_raw(tensor.raw, tensor.datatype, tuple(tensor.shape))
-    except (KeyError, ValueError) as error:
-        raise InvalidRequest(f"tensor {tensor.name!r} cannot be read: {error}") from error
-    return view.copy()  # PyTorch does not take what cannot be written to

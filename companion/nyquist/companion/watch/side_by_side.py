@@ -22,13 +22,13 @@ from nyquist.client.client import RemoteModel
 from nyquist.companion.measures.shifts import Pictures, shift_with_zeros
 from nyquist.companion.references.subjects import Subjects
 from nyquist.companion.watch.candidate import Comparison, Pair
+from nyquist.companion.watch.mirrored import pictures_of
 from nyquist.companion.watch.record import SHADOW, Disagreement
 from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.models.spec import Preprocessing
-from nyquist.server.wire import tensors
 from nyquist.server.wire.byte_queue import ByteQueue
 from nyquist.server.wire.connection import WrongConnection
-from nyquist.server.wire.errors import ArtifactError
+from nyquist.server.wire.errors import NyquistError
 from nyquist.server.wire.framing import DYNAMIC
 from nyquist.server.wire.head import Head
 from nyquist.server.wire.pb import shadow_pb2 as pb
@@ -125,7 +125,7 @@ class SideBySide:
             began = perf_counter()
             try:
                 self.compare(inference)
-            except (grpc.RpcError, ArtifactError, WrongConnection, ValueError) as error:
+            except (grpc.RpcError, NyquistError, WrongConnection, ValueError) as error:
                 self._rivals.pop(inference.model_name, None)
                 logger.debug("versions of %s: %s", inference.model_name, error)
             except Exception:
@@ -174,8 +174,7 @@ class SideBySide:
 
     def _picture(self, inference: pb.MirroredInference) -> Pictures:
         """Return one picture, (1, ...)."""
-        tensor = inference.pictures
-        pictures = tensors.from_raw(tensor.raw, tensor.datatype, tuple(tensor.shape))
+        pictures = pictures_of(inference)
         at = int(self._dice.integers(len(pictures)))
         return pictures[at : at + 1]
 

@@ -95,6 +95,10 @@ class _Family(Collector, Generic[Child]):
     def _of(self, values: Labels, fresh: Child) -> Child:
         return self._series.setdefault(values, fresh)
 
+    def describe(self) -> Iterable[Metric]:
+        """Return the family, by whose names a scrape may ask for it."""
+        return self.collect()
+
     def remove_by_labels(self, labels: dict[str, str]) -> None:
         """End every series with these labels."""
         for values in list(self._series):

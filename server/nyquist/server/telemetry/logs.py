@@ -6,6 +6,7 @@ Nothing here prints local variables of a traceback: they hold pixels, and may ho
 """
 
 import logging
+import re
 import sys
 import warnings
 from typing import Literal
@@ -14,6 +15,9 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from nyquist.server.telemetry.current_call import NO_CALL, current_call
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, line and paragraph separators, and what turns the direction of writing."""
 
 
 def configure_logs(level: str, format_asked: Literal["auto", "json", "console"]) -> None:
@@ -47,8 +51,18 @@ def _renderers(*, console: bool) -> list[Processor]:
     if console:
         plain = structlog.dev.plain_traceback
         colours = sys.stderr.isatty()
-        return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+        return [_visible, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _visible(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Write out what ends a line or moves a cursor: callers choose names, which stand in events.
+
+    Values beside the event are written as Python would anyway.
+    """
+    words = str(event["event"])
+    shown = CONTROL.sub(lambda at: at[0].encode("unicode_escape").decode(), words)
+    return {**event, "event": shown}
 
 
 def _add_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -75,6 +75,19 @@ _JPEG = b"\xff\xd8\xff"
 _SCAN = b"\xff\xda"
 """Begins a scan; what is coded has no such bytes (ITU-T T.81, B.1.1.5)."""
 
+_FILL = b"\xff"
+_END = b"\xff\xd9"
+
+
+def _ending(seed: int) -> bytes:
+    """Return codes of no meaning, with and without each restart marker (ITU-T T.81, B.1.1.3)."""
+    noise = [bytes((seed * at * at + at) % 255 for at in range(1, 65)) for seed in (seed, seed + 1)]
+    return noise[0] + b"".join(b"\xff%c" % (0xD0 + at) + noise[1] for at in range(8)) + _END
+
+
+_ENDINGS = (_END, _ending(166), _ending(91), _ending(213))
+"""Of a JPEG: nothing more, and codes that begin with other bits each."""
+
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
@@ -104,7 +117,7 @@ def read_picture(
     """Read one picture. bytes -> (H, W, C) or (C, H, W).
 
     EXIF orientation is heeded, transparency dropped; of an animation the first picture counts, of
-    16 bits the upper eight.
+    16 bits the upper eight. A JPEG in one scan may lack its end marker, and nothing else.
 
     Args:
         file: of any of FORMATS.
@@ -119,11 +132,12 @@ def read_picture(
         Stopping: `stopped` said so.
     """
     try:
-        with _opened(_Supply(file, stopped), max_pixels) as picture:
-            return _read(picture, wanted, max_pixels)
+        return _read_file(file, wanted, max_pixels, stopped)
     except NyquistError:
         raise
     except Exception as error:  # a parser fed with hostile bytes raises what it likes
+        if (ended := _read_ended(file, wanted, max_pixels, stopped)) is not None:
+            return ended
         raise InvalidRequest("the picture is damaged") from error
 
 
@@ -147,6 +161,38 @@ def sized(
         raise
     except Exception as error:  # likewise
         raise InvalidRequest("the picture is damaged") from error
+
+
+def _read_file(
+    file: bytes, wanted: PictureInput, max_pixels: int, stopped: Callable[[], bool]
+) -> NDArray[Any]:
+    with _opened(_Supply(file, stopped), max_pixels) as picture:
+        return _read(picture, wanted, max_pixels)
+
+
+def _read_ended(
+    file: bytes, wanted: PictureInput, max_pixels: int, stopped: Callable[[], bool]
+) -> NDArray[Any] | None:
+    """Read a JPEG that lacks its end marker alone; None of any other, and of one that lacks more.
+
+    libjpeg goes on with grey, or with what follows, where coded data are missing: so the picture is
+    whole if all endings show the same. Of several scans whole ones may be missing.
+    """
+    if not file.startswith(_JPEG):
+        return None
+    coded = file.rstrip(_FILL)
+    try:
+        with JpegImageFile(io.BytesIO(file)) as picture:
+            if not _in_one_scan(picture, file):
+                return None
+        first, *others = (
+            _read_file(coded + ending, wanted, max_pixels, stopped) for ending in _ENDINGS
+        )
+    except NyquistError:
+        raise
+    except Exception:  # noqa: BLE001 # it is damaged elsewhere
+        return None
+    return first if all(np.array_equal(first, other) for other in others) else None
 
 
 class _Supply(io.BytesIO):

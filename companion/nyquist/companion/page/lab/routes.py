@@ -156,7 +156,7 @@ class Lab:
         try:
             with self._place():
                 async with asyncio.timeout(READ_S):
-                    body = await request.body()  # no more than it says: uvicorn holds it to that
+                    body = await request.body()  # no more than it says: h2corn holds it to that
             return read_wish(body)
         except TimeoutError:
             return _refused(408, f"the run did not come within {READ_S} s")
