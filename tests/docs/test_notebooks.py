@@ -44,13 +44,17 @@ def test_the_lecture_has_the_figures_that_it_shows(
         )
 
 
-def test_a_network_of_ones_own_is_mended_and_not_made_to_say_one_thing(
+def test_a_network_of_ones_own_is_mended_and_served_and_not_made_to_say_one_thing(
     executed: dict[str, list[NotebookNode]],
 ) -> None:
     lines = "".join(map(text, executed["own_model.ipynb"])).splitlines()
     for what, least in (("right", 0), ("one answer over 4x4 shifts", 20)):
-        before, after = (list(numbers(line))[-1] for line in lines if line.startswith(what))
+        before, after, served = (list(numbers(one))[-1] for one in lines if one.startswith(what))
         assert after > before + least
+        assert served == pytest.approx(after, abs=1)  # of 100 pictures
+    (difference,) = (list(numbers(one))[-1] for one in lines if one.startswith("largest"))
+    assert difference < 1e-3
+    assert "the server ended with 0" in lines
 
 
 @pytest.mark.parametrize("name", NAMES)
