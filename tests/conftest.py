@@ -67,22 +67,42 @@ def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-OF_BOTH_TRANSPORTS = ("server", "conformance", "interop")
-"""Folders of tests of what lies on either; the others ask their server through gRPC's own."""
+OF_ONE_TRANSPORT = {
+    "interop": "h2corn",
+    "server/test_call_metrics.py": "h2corn",
+    "server/test_client.py": "h2corn",
+    "server/test_control_calls.py": "h2corn",
+    "server/test_exemplars.py": "h2corn",
+    "server/test_metrics.py": "h2corn",
+    "server/test_mixture.py": "h2corn",
+    "server/test_mutations.py": "h2corn",
+    "server/test_tracing.py": "h2corn",
+    "server": "",
+    "conformance": "",
+}
+"""What is asked through one transport, whose subject does not change with it; through both: none.
+
+All that does not stand here asks its server through gRPC's own.
+"""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what has nothing to do with the transport that it would be repeated for."""
-    repeated = [
-        item
-        for item in items
-        if getattr(item, "callspec", None) is not None
-        and item.callspec.params.get("transport") == "h2corn"  # type: ignore[attr-defined] # there
-        and item.path.relative_to(ROOT / "tests").parts[0] not in OF_BOTH_TRANSPORTS
-    ]
+    repeated = [item for item in items if _needless(item)]
     config.hook.pytest_deselected(items=repeated)
     left = dict.fromkeys(repeated)
     items[:] = [item for item in items if item not in left]
+
+
+def _needless(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    transport = callspec.params.get("transport") if callspec is not None else None
+    if transport is None:
+        return False
+    path = item.path.relative_to(ROOT / "tests")
+    places = (path.as_posix(), path.parts[0])
+    one = next((OF_ONE_TRANSPORT[place] for place in places if place in OF_ONE_TRANSPORT), "grpcio")
+    return one not in ("", transport)
 
 
 @pytest.hookimpl(tryfirst=True)
