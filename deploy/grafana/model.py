@@ -10,6 +10,7 @@ from deploy.grafana.panels import (
     FULL,
     JOB,
     QUARTER,
+    REASON_COLORS,
     SERVED_MODEL,
     Panel,
     Row,
@@ -17,6 +18,7 @@ from deploy.grafana.panels import (
     chosen,
     graph,
     limited,
+    painted,
     series,
     stacked,
 )
@@ -178,14 +180,17 @@ def queue() -> list[Panel]:
                 for percent in (50, 95, 99)
             ),
         ).span(QUARTER),
-        stacked(
-            graph(
-                "Rejected by reason",
-                units.RequestsPerSecond,
-                "invalid and cancelled are the caller's; the others are requests that the server "
-                "lost.",
-                series(rate(server.REJECTED, "reason", REQUESTED), "{{reason}}"),
-            )
+        painted(
+            stacked(
+                graph(
+                    "Rejected by reason",
+                    units.RequestsPerSecond,
+                    "invalid and cancelled are the caller's; the others are requests that the "
+                    "server lost.",
+                    series(rate(server.REJECTED, "reason", REQUESTED), "{{reason}}"),
+                )
+            ),
+            REASON_COLORS,
         ).span(QUARTER),
     ]
 

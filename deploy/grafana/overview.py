@@ -8,7 +8,9 @@ from deploy.grafana.panels import (
     HALF,
     JOB,
     QUARTER,
+    REASON_COLORS,
     SERVED_MODEL,
+    STATUS_COLORS,
     Panel,
     Row,
     bars,
@@ -19,6 +21,7 @@ from deploy.grafana.panels import (
     graph,
     limited,
     now,
+    painted,
     rows_of,
     series,
     stacked,
@@ -158,14 +161,17 @@ def traffic() -> list[Panel]:
                 )
             ),
         ),
-        stacked(
-            graph(
-                "Calls by status code",
-                units.RequestsPerSecond,
-                "Every method of the inference service, for all models: gRPC does not know which "
-                "model a call is for.",
-                series(f"{rate(handled, 'grpc_code', INFERENCE)} > 0", "{{grpc_code}}"),
-            )
+        painted(
+            stacked(
+                graph(
+                    "Calls by status code",
+                    units.RequestsPerSecond,
+                    "Every method of the inference service, for all models: gRPC does not know "
+                    "which model a call is for.",
+                    series(f"{rate(handled, 'grpc_code', INFERENCE)} > 0", "{{grpc_code}}"),
+                )
+            ),
+            STATUS_COLORS,
         ),
         graph(
             "Calls that did not end OK",
@@ -181,13 +187,16 @@ def traffic() -> list[Panel]:
                 "{{grpc_method}}",
             ),
         ),
-        stacked(
-            graph(
-                "Rejected by reason",
-                units.RequestsPerSecond,
-                "Requests to the chosen models that got no answer.",
-                series(rate(server.REJECTED, "reason", REQUESTED), "{{reason}}"),
-            )
+        painted(
+            stacked(
+                graph(
+                    "Rejected by reason",
+                    units.RequestsPerSecond,
+                    "Requests to the chosen models that got no answer.",
+                    series(rate(server.REJECTED, "reason", REQUESTED), "{{reason}}"),
+                )
+            ),
+            REASON_COLORS,
         ),
     ]
 

@@ -256,6 +256,30 @@ def labelled(panel: table.Panel, column: str, colors: Mapping[str, str]) -> tabl
     )
 
 
+# The caller's own mistakes are blue, what was too much or too late is warm, what broke is red.
+STATUS_COLORS = {
+    "OK": "green",
+    "CANCELLED": "light-blue",
+    "INVALID_ARGUMENT": "blue",
+    "NOT_FOUND": "dark-blue",
+    "DEADLINE_EXCEEDED": "yellow",
+    "RESOURCE_EXHAUSTED": "orange",
+    "UNAVAILABLE": "dark-orange",
+    "INTERNAL": "red",
+}
+REASON_COLORS = {
+    "cancelled": "light-blue",
+    "invalid": "blue",
+    "too_large": "dark-blue",
+    "too_slow": "light-orange",
+    "timeout": "light-yellow",
+    "deadline": "yellow",
+    "queue_full": "orange",
+    "stopping": "purple",
+    "failed": "red",
+}
+
+
 def painted(panel: timeseries.Panel, colors: Mapping[str, str]) -> timeseries.Panel:
     """Draw each of these series in its colour."""
     for name, color in colors.items():

@@ -10,6 +10,7 @@ import pytest
 from grafana_foundation_sdk.models import units
 
 from nyquist.server.front.inference_service import SERVICE
+from nyquist.server.wire.errors import NyquistError
 from tests.deploy.promql import (
     DASHBOARDS,
     TARGET_LABELS,
@@ -191,3 +192,30 @@ def test_every_panel_has_a_title_a_description_a_unit_and_a_place_of_its_own(
 def test_latency_comes_first() -> None:
     first, *_ = panels(dashboards()["overview"])
     assert first["title"].startswith("Latency")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("overview", "Calls by status code"),
+        ("overview", "Rejected by reason"),
+        ("model", "Rejected by reason"),
+    ],
+)
+def test_what_went_well_is_green_alone_and_what_broke_is_red(name: str, title: str) -> None:
+    (panel,) = [panel for panel in panels(dashboards()[name]) if panel["title"] == title]
+    colors = {
+        override["matcher"]["options"]: value["value"]["fixedColor"]
+        for override in panel["fieldConfig"]["overrides"]
+        for value in override["properties"]
+        if value["id"] == "color"
+    }
+    assert [series for series, color in colors.items() if color == "red"] in (
+        ["INTERNAL"],
+        ["failed"],
+    )
+    assert {series for series, color in colors.items() if "green" in color} <= {"OK"}
+    if title == "Rejected by reason":
+        assert {error.reason for error in (NyquistError, *NyquistError.__subclasses__())} <= {
+            *colors
+        }
