@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 import grpc
 import pytest
@@ -89,6 +89,7 @@ class Load:
     def __init__(self, server: RunningServer, callers: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.answered = Event()
+        self._counting = Lock()
         self._server = server
         # Read here: numpy parses a header, which Python 3.11 cannot do in several threads at once.
         self._pictures = fashion_samples().images[:1].numpy()
@@ -108,9 +109,11 @@ class Load:
                 try:
                     client.infer(model, self._pictures)
                 except grpc.RpcError as error:
-                    self.outcomes[error.code().name] += 1
+                    with self._counting:
+                        self.outcomes[error.code().name] += 1
                     return
-                self.outcomes["OK"] += 1
+                with self._counting:
+                    self.outcomes["OK"] += 1
                 if self.outcomes["OK"] > 200:
                     self.answered.set()
 

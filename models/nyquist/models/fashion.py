@@ -20,6 +20,9 @@ DEFAULT_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 DATA = Path(__file__).parent / "data"
 SAMPLE_FILE = DATA / "fashion_sample.npz"
 CALIBRATION_FILE = DATA / "fashion_calibration.npz"
+WEIGHTS = Path(__file__).parent / "weights"
+FIGURES_FILE = "fashion.json"
+"""Beside the weights: how each family was trained, and how good it is."""
 
 PHOTO_SIZE = 28
 CANVAS_SIZE = 48

@@ -27,8 +27,6 @@ from nyquist.models import fashion
 from nyquist.models.layers.downsampling import DOWNSAMPLING_KINDS, Downsampling, DownsamplingKind
 from nyquist.models.networks.compact import CompactClassifier
 
-WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
-FIGURES_FILE = "fashion.json"
 PEAK_LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 1e-2
 TEST_BATCH = 250
@@ -162,7 +160,7 @@ def record(
     output: Path, kind: DownsamplingKind, recipe: Recipe, data: Path, figures: Figures
 ) -> None:
     """Write what made the weights of a family, and what was measured, beside them."""
-    path = output / FIGURES_FILE
+    path = output / fashion.FIGURES_FILE
     families = json.loads(path.read_text()) if path.exists() else {}
     families[kind] = {
         "command": f"python -m nyquist.models.train --families {kind} --images {recipe.images} "
@@ -213,7 +211,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="(%(default)s)")
-    parser.add_argument("--output", type=Path, default=WEIGHTS_DIRECTORY, help="(models/weights)")
+    parser.add_argument("--output", type=Path, default=fashion.WEIGHTS, help="(models/weights)")
     parser.add_argument(
         "--calibration",
         action="store_true",

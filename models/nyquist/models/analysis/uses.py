@@ -24,7 +24,7 @@ from nyquist.models.analysis.effective_field import feature_map
 from nyquist.models.analysis.module_graph import module_graph
 from nyquist.models.analysis.properties import Spread, forward_times
 from nyquist.models.analysis.receptive_field import receptive_fields
-from nyquist.models.train import FIGURES_FILE, WEIGHTS_DIRECTORY
+from nyquist.models.fashion import FIGURES_FILE, WEIGHTS
 
 FRAMES_A_SECOND = 30
 CLIP_SECONDS = 2.0
@@ -189,7 +189,7 @@ def _detection_layer(network: nn.Module, picture: Tensor) -> tuple[str, int]:
 
 
 def _recorded() -> Mapping[str, Any]:
-    families = json.loads((WEIGHTS_DIRECTORY / FIGURES_FILE).read_text())
+    families = json.loads((WEIGHTS / FIGURES_FILE).read_text())
     return {family: made["figures"] for family, made in families.items()}
 
 
