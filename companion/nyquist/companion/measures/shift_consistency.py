@@ -186,19 +186,11 @@ def pair_consistency(
     Raises:
         ValueError: there is no picture, or no pair.
     """
-    if not len(pictures) or pairs < 1:
-        raise ValueError(
-            f"shift consistency needs at least one picture and one pair, "
-            f"got {len(pictures)} and {pairs}"
-        )
-    agreeing = np.empty((pairs, len(pictures)))
-    for pair, offsets in enumerate(draw_offsets(protocol, len(pictures), pairs, seed)):
-        first, second = (
-            evaluate(predict, shift(pictures, of_each), batch)
-            for shift, of_each in zip((protocol.first, protocol.second), offsets, strict=True)
-        )
-        agreeing[pair] = same(first, second)
-    return consistency_of(agreeing.mean(axis=0))
+    offsets = draw_offsets(protocol, len(pictures), pairs, seed)
+    moved = (
+        (protocol.first(pictures, one), protocol.second(pictures, two)) for one, two in offsets
+    )
+    return _agreement(predict, pictures, pairs, moved, batch, same)
 
 
 def draw_offsets(
@@ -248,16 +240,33 @@ def one_pixel_consistency(
         same: of two answers, what the share is the mean of.
 
     Raises:
-        ValueError: there is no room for a step along both axes.
+        ValueError: there is no picture, no place, or no room for a step along both axes.
     """
     generator = np.random.default_rng(seed)
-    agreeing = []
-    for _ in range(pairs):
-        first, second = (
-            evaluate(predict, protocol.first(pictures, offsets), batch)
-            for offsets in draw_neighbours(protocol, len(pictures), generator)
+    moved = (
+        (protocol.first(pictures, place), protocol.first(pictures, beside))
+        for place, beside in (
+            draw_neighbours(protocol, len(pictures), generator) for _ in range(pairs)
         )
-        agreeing.append(same(first, second))
+    )
+    return _agreement(predict, pictures, pairs, moved, batch, same)
+
+
+def _agreement(
+    predict: Predict,
+    pictures: Pictures,
+    pairs: int,
+    moved: Iterable[tuple[Pictures, Pictures]],
+    batch: int,
+    same: Same,
+) -> Consistency:
+    """Return how alike the answers to two shifts of all pictures are, one pair after another."""
+    if not len(pictures) or pairs < 1:
+        raise ValueError(
+            f"shift consistency needs at least one picture and one pair, "
+            f"got {len(pictures)} and {pairs}"
+        )
+    agreeing = [same(*(evaluate(predict, shift, batch) for shift in pair)) for pair in moved]
     return consistency_of(np.mean(agreeing, axis=0))
 
 

@@ -1,7 +1,6 @@
 """The HTTP listener: /metrics for Prometheus, /healthz, and the page."""
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
 
@@ -18,8 +17,7 @@ from nyquist.companion.page.guard import Guard
 from nyquist.companion.page.safety import SafeHeaders
 from nyquist.server.front.access import Authorizer
 from nyquist.server.telemetry.banner import keep_quiet
-from nyquist.server.wire.errors import StartError
-from nyquist.server.wire.listening import address
+from nyquist.server.wire.listening import bound_port, listen
 
 GRACE_S = 1.0
 REQUEST_S = 5.0
@@ -74,15 +72,8 @@ class WebListener:
     """
 
     def __init__(self, app: Starlette, host: str, port: int, request_s: float = REQUEST_S) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=1024)
-        except OSError as error:
-            raise StartError(
-                f"HTTP cannot listen on {address(host, port)}: {error.strerror}; "
-                "choose another with --http-port"
-            ) from error
-        self.port: int = self._socket.getsockname()[1]
+        self._socket = listen(host, port, "HTTP", "--http-port")
+        self.port = bound_port(self._socket)
         config = Config(
             bind=(f"fd://{self._socket.fileno()}",),
             lifespan="off",
