@@ -264,12 +264,10 @@ def open_history(settings: Settings) -> History:
 
 def make_live(settings: Settings) -> LiveLoad:
     """Return what reads the server's metrics, of callers' requests alone."""
-    address = settings.metrics_address
-    if address is None:
+    if settings.metrics_address is None:
         return LiveLoad(None, "")
-    host, port = address
-    written = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return LiveLoad(partial(read, host, port, CLIENT), written)
+    host, port = settings.metrics_address
+    return LiveLoad(partial(read, host, port, CLIENT), address(host, port))
 
 
 def connect(settings: Settings, source: Source) -> Client:

@@ -32,6 +32,7 @@ from nyquist.server.wire.connection import (
     chosen_connection,
 )
 from nyquist.server.wire.errors import NyquistError
+from nyquist.server.wire.listening import address
 
 
 def run(options: argparse.Namespace) -> int:
@@ -68,12 +69,11 @@ def show(options: argparse.Namespace) -> None:
         app = application(CollectorRegistry(), [Route("/", start), *lab.routes()], allows)
         listener = WebListener(app, options.host, options.http_port)
         stack.callback(listener.close)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        address = f"http://{host}:{listener.port}/lab"
-        sys.stdout.write(f"the lab is at {address}; Ctrl-C ends it\n")
+        page = f"http://{address(options.host, listener.port)}/lab"
+        sys.stdout.write(f"the lab is at {page}; Ctrl-C ends it\n")
         sys.stdout.flush()
         if options.open and has_screen():
-            webbrowser.open(address)
+            webbrowser.open(page)
         stopped.wait()
 
 
