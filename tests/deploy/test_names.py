@@ -15,6 +15,7 @@ from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.server.runtime.gpu import GpuCollector
 from nyquist.server.telemetry import metrics as server
 from nyquist.server.telemetry import names as server_names
+from nyquist.server.telemetry.source_metrics import SourceMetrics
 from tests.deploy.promql import ROOT, dashboards, panel_queries, rules, runbook_queries, selectors
 from tests.nvml import FakeNvml
 
@@ -54,6 +55,7 @@ OF_A_SUPERVISOR = {server_names.WORKERS, server_names.WORKER_DEATHS}
 def live() -> dict[str, set[str]]:
     of_server, of_companion = server.Metrics(), companion.Metrics(probe_period_s=60)
     of_server.registry.register(GpuCollector(FakeNvml()))
+    SourceMetrics(of_server.registry)
     history = History()
     record = Record("", probes=1, disagreements=1, disagreement_bytes=1, kept=history)
     of_companion.registry.register(companion.StandingCollector(record))

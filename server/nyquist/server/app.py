@@ -10,8 +10,10 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 from nyquist.server.front.access import make_authorizer
 from nyquist.server.front.asgi import Application
@@ -35,10 +37,12 @@ from nyquist.server.runtime.gpu import gpu_metrics
 from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import LoadedModel, load_model
-from nyquist.server.serving.registry import Registry
+from nyquist.server.serving.registry import NOTHING_FETCHED, Registry, nothing_to_fetch
 from nyquist.server.serving.served_model import ServedModel
 from nyquist.server.serving.shadow import make_shadow
 from nyquist.server.settings import PREFIX, Settings
+from nyquist.server.sources.address import Address
+from nyquist.server.sources.fetching import Sources, repository_of
 from nyquist.server.telemetry.current_call import Call
 from nyquist.server.telemetry.listener import metrics_address, metrics_listener
 from nyquist.server.telemetry.log_control import LogControl
@@ -58,6 +62,33 @@ GIVE_BACK_S = 10.0
 """Seconds between returns of free memory, while requests come; each takes some 20 ms of CPU."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def make_sources(settings: Settings, registry: CollectorRegistry) -> Sources | None:
+    """Return what fetches the models of addresses; None where all repositories are folders.
+
+    Args:
+        settings: of the operator.
+        registry: where it counts.
+    """
+    addresses = [one for one in settings.repository if isinstance(one, Address)]
+    if not addresses:
+        return None
+    return Sources(
+        addresses,
+        settings.cache_folder,
+        settings.source_timeout_s,
+        registry,
+        every_version=settings.config_overrides,
+    )
+
+
+def local_folders(settings: Settings) -> list[Path]:
+    """Return the folders of all repositories, those included that models are fetched into."""
+    return [
+        one if isinstance(one, Path) else repository_of(one, settings.cache_folder)
+        for one in settings.repository
+    ]
 
 
 class Server:
@@ -95,12 +126,14 @@ class Server:
         self._images = ImageDecoder(settings.max_image_pixels)
         self._budget = QueueBudget(settings.max_queue_bytes)
         self._shadow = make_shadow(settings)
+        self._sources = None if fleet else make_sources(settings, self._metrics.registry)
         self._registry = Registry(
-            settings.repository,
+            local_folders(settings),
             lambda folder, version, config: load_model(folder, execution, version, config),
             self._serve,
             self._metrics,
             settings.link_folder,
+            self._sources.fetch if self._sources else nothing_to_fetch,
             strict=settings.strict_readiness,
         )
         traced = settings.tracing_endpoint is not None
@@ -203,7 +236,11 @@ class Server:
         settings = self._settings
         self._stack.callback(self._images.close)
         self._stack.push_async_callback(self._registry.close)
-        tried = await self._registry.load_all(settings.load)
+        fetched = NOTHING_FETCHED
+        if self._sources:
+            self._stack.callback(self._sources.close)
+            fetched = await self._sources.start(settings.load)
+        tried = await self._registry.load_all(settings.load, fetched)
         where = ", ".join(map(str, settings.repository))
         if tried and not self._registry.names:
             raise StartError(f"no model of {where} can be served")

@@ -4,6 +4,7 @@ settings -> tokens, certificates -> each model: manifest, checksums, config, ses
 -> table or JSON
 """
 
+import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
+from prometheus_client import CollectorRegistry
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nyquist.server.app import local_folders, make_sources
 from nyquist.server.artifact.graph_description import GraphDescription
 from nyquist.server.artifact.layout import (
     ConfigFile,
@@ -47,7 +50,9 @@ def check(settings: Settings, *, as_json: bool = False) -> int:
     authorizer = make_authorizer(settings, settings.host, PREFIX)
     make_credentials(settings)
     execution = Execution(settings.provider, settings.require_cuda, settings.threads)
-    folders = model_folders(*settings.repository)
+    if sources := make_sources(settings, CollectorRegistry()):
+        asyncio.run(sources.start(settings.load))
+    folders = model_folders(*local_folders(settings))
     if not folders:
         where = ", ".join(map(str, settings.repository))
         raise StartError(f"{where} holds no model: no NAME/config.pbtxt")

@@ -14,7 +14,7 @@ from functools import partial
 
 import uvloop
 
-from nyquist.server.app import Server
+from nyquist.server.app import Server, make_sources
 from nyquist.server.front.lifecycle import run_until_signal
 from nyquist.server.runtime.cores import available_cores
 from nyquist.server.scheduling.instance import runs_left_behind
@@ -53,7 +53,9 @@ async def supervise(settings: Settings) -> None:
     work = partial(serve_as_worker, settings, os.getpid())
     metrics_address = (settings.scraped_host, settings.metrics_port)
     address = (settings.host, settings.port)
-    await Supervisor(work, settings.workers, address, metrics_address).run()
+    supervisor = Supervisor(work, settings.workers, address, metrics_address)
+    sources = make_sources(settings, supervisor.registry)
+    await supervisor.run(sources, settings.load, settings.poll_s)
 
 
 def serve_as_worker(

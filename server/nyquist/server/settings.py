@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from nyquist.server.front.settings import CallSettings, SecuritySettings
 from nyquist.server.serving.settings import ShadowSettings
+from nyquist.server.sources.address import Address, parse_repository
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.listening import UNIX
 
@@ -64,19 +65,42 @@ def _several(separator: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+def _repositories(value: object) -> object:
+    """Read folders and addresses; addresses have colons, so that a text of some has blanks."""
+    if isinstance(value, str):
+        value = value.split(None if "://" in value else os.pathsep)
+    if isinstance(value, Path):
+        return [value]
+    if not isinstance(value, list | tuple):
+        return value
+    return [parse_repository(one) if isinstance(one, str) else one for one in value if one != ""]
+
+
 MOST_WORKERS, AUTO_WORKERS = 64, 0
 Workers = Annotated[int, BeforeValidator(lambda value: AUTO_WORKERS if value == "auto" else value)]
 Folders = Annotated[tuple[Path, ...], NoDecode, _several(os.pathsep)]
+Repositories = Annotated[tuple[Path | Address, ...], NoDecode, BeforeValidator(_repositories)]
 Names = Annotated[tuple[str, ...], NoDecode, _several(",")]
 
 
 class ModelSettings(BaseModel):
     """Models, and what runs them."""
 
-    repository: Folders = Field(
+    repository: Repositories = Field(
         (Path("model_repository"),),
         min_length=1,
-        description="folder that holds the models; may be repeated",
+        description="folder that holds the models, or s3://, gs://, az://, hf://, oci:// or "
+        "https:// address of one; may be repeated",
+    )
+    cache: Path | None = Field(
+        None,
+        description="folder for what is fetched from addresses; none: nyquist in $XDG_CACHE_HOME "
+        "or ~/.cache",
+    )
+    source_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="seconds without a byte from an address after which it is asked again",
     )
     load: Names | None = Field(
         None,
@@ -112,6 +136,22 @@ class ModelSettings(BaseModel):
         default=True,
         description="say not ready while a model that was asked for could not be loaded",
     )
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder for what is fetched.
+
+        Raises:
+            StartError: none is named, and this user has no home.
+        """
+        if self.cache is not None:
+            return self.cache
+        try:
+            return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nyquist")
+        except RuntimeError as error:
+            raise StartError(
+                "there is no home folder for a cache; name one with --cache"
+            ) from error
 
 
 class NetworkSettings(BaseModel):

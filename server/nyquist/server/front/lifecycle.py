@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from grpc_health.v1 import health, health_pb2
 
@@ -86,13 +86,26 @@ async def run_until_signal(
 ) -> None:
     """Run until SIGTERM (drain first) or SIGINT; a second one ends the process where it stands.
 
+    One that comes while the process starts ends the start.
+
     Args:
         process: starts when it is entered, and stops when it is left.
         drain_s: seconds of service after SIGTERM.
         grace_s: seconds that running calls have to end, which is said in the log.
     """
     stop = stop_signal()
-    async with process as running:
+    starting = asyncio.ensure_future(process.__aenter__())
+    either: set[asyncio.Future[Any]] = {starting, stop}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        logger.info("stopping: it had not started yet")
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return
+    running = starting.result()
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(process)
         if await stop is signal.SIGTERM:
             await running.drain(drain_s)
         logger.info("stopping: waiting for running calls, %g s at most", grace_s)

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nyquist.server.artifact.versions import Mark, mark_of
 from nyquist.server.runtime.arena import give_memory_back
 from nyquist.server.serving.loading import LoadedModel
 from nyquist.server.serving.served_model import ServedModel
+from nyquist.server.sources.fetching import Fetched
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (
     ArtifactError,
@@ -36,16 +37,30 @@ from nyquist.server.wire.errors import (
     ModelNotReady,
     NyquistError,
     StartError,
+    Stopping,
 )
 from nyquist.server.wire.pb import model_config_pb2
 
 WORKER_DIED = "the model's worker has died, fails, or does not come back from a run"
 UNLOADED = "unloaded"
+NOT_THERE = "it is not in the repository"
 
 _ABSOLUTE_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s'\":]+/)*")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 Loader = Callable[[Path, int, ConfigFile], LoadedModel]
+Fetch = Callable[[Sequence[str] | None], Awaitable[Fetched]]
+
+
+NOTHING_FETCHED = Fetched()
+
+
+async def nothing_to_fetch(names: Sequence[str] | None) -> Fetched:
+    """Leave the repositories as they are."""
+    del names
+    return NOTHING_FETCHED
+
+
 logger = logging.getLogger(__name__)
 
 
@@ -150,6 +165,7 @@ class Registry:
         serve: makes a loaded model answer; called on the event loop.
         metrics: whose series of a model end with it.
         link_folders: outside the repositories, in which links may end.
+        fetch: brings models, or all, into the repositories before they are looked at.
         strict: whether a model that was asked for and has failed keeps everything from being ready.
     """
 
@@ -160,10 +176,11 @@ class Registry:
         serve: Callable[[LoadedModel], ServedModel],
         metrics: Metrics,
         link_folders: Sequence[Path] = (),
+        fetch: Fetch = nothing_to_fetch,
         *,
         strict: bool = True,
     ) -> None:
-        self._link_folders, self._strict = link_folders, strict
+        self._link_folders, self._strict, self._fetch = link_folders, strict, fetch
         self._repositories, self._loader, self._serve = repositories, loader, serve
         self._metrics = metrics
         self._models: dict[str, _Model] = {}
@@ -263,11 +280,14 @@ class Registry:
             entries += [IndexEntry(name) for name in names - self._models.keys()]
         return sorted(entries, key=lambda entry: (entry.name, entry.version))
 
-    async def load_all(self, names: Sequence[str] | None = None) -> int:
+    async def load_all(
+        self, names: Sequence[str] | None = None, fetched: Fetched = NOTHING_FETCHED
+    ) -> int:
         """Load models; one that fails is logged and left out.
 
         Args:
             names: of them; None is every model of the repositories.
+            fetched: what came of bringing them there.
 
         Returns:
             How many were to be loaded.
@@ -277,12 +297,11 @@ class Registry:
             ArtifactError: a repository is no folder.
         """
         folders = {folder.name: folder for folder in await self._folders()}
-        wanted = folders if names is None else dict.fromkeys(names)
+        wanted = dict.fromkeys([*folders, *fetched.failures] if names is None else names)
         for name in wanted:
             try:
                 if name not in folders:
-                    self._models.setdefault(name, _Model()).reason = "it is not in the repository"
-                    self._note(name)
+                    self._lacking(name, fetched.failures.get(name) or fetched.away or NOT_THERE)
                     raise _not_there(name)
                 await self._bring_up(folders[name])
             except StartError:
@@ -301,12 +320,17 @@ class Registry:
             config: JSON in place of its config.pbtxt, until it is loaded again; empty: none.
 
         Raises:
-            LoadFailed: it is not there or cannot be loaded; what was served still is.
+            LoadFailed: it is not there or cannot be loaded; what was served still is. Where it
+                cannot be fetched and nothing of it is served, what was fetched before is loaded.
         """
+        fetched = await self._fetch([name])
         try:
             folders = {folder.name: folder for folder in await self._folders()}
         except ArtifactError as error:
             raise self._failed(name, self._public(error)) from error
+        why = fetched.failures.get(name, "") if name in folders else fetched.away
+        if why and (self.served(name) or name not in folders):
+            raise self._failed(name, why)
         if name not in folders:
             raise _not_there(name)
         try:
@@ -326,17 +350,10 @@ class Registry:
 
     async def poll(self) -> None:
         """Load what has appeared or changed, unload what is gone; one failure stops no other."""
-        try:
-            folders = await self._folders()
-        except NyquistError as error:
-            logger.error("the repository cannot be looked at: %s", error)  # noqa: TRY400 - one line is all
+        look = await self._look()
+        if look is None:
             return
-        if not folders and self.names:
-            logger.error(
-                "the repository holds no model any more, as where a mount is lost: what is "
-                "served is served on"
-            )
-            return
+        folders, fetched = look
         for folder in folders:
             try:
                 await self._poll_model(folder)
@@ -344,12 +361,33 @@ class Registry:
                 logger.error("model %s: %s", folder.name, error)  # noqa: TRY400 - one line is all
             except Exception:
                 logger.exception("unexpected error in looking at %s", folder.name)
-        for name in self._models.keys() - {folder.name for folder in folders}:
+        there = {folder.name for folder in folders}
+        for name in fetched.failures.keys() - there:
+            self._lacking(name, fetched.failures[name])
+        for name in self._models.keys() - there - fetched.failures.keys():
             logger.info("model %s is gone from the repository", name)
             await self._take_down(name)
             del self._models[name]
             self._metrics.load_failures.remove(name)
             self._metrics.failed.remove_by_labels({"model": name})
+
+    async def _look(self) -> tuple[list[Path], Fetched] | None:
+        """Return what is there now; None where that is nothing to go by."""
+        try:
+            fetched = await self._fetch(None)
+            folders = await self._folders()
+        except Stopping:
+            return None
+        except NyquistError as error:
+            logger.error("the repository cannot be looked at: %s", error)  # noqa: TRY400 - one line is all
+            return None
+        if not folders and self.names:
+            logger.error(
+                "the repository holds no model any more, as where a mount is lost: what is "
+                "served is served on"
+            )
+            return None
+        return folders, fetched
 
     async def keep_polling(self, interval_s: float) -> None:
         """Poll again `interval_s` after each time."""
@@ -390,6 +428,11 @@ class Registry:
                 await self._load_wanted(folder, config)
         finally:
             self._note(folder.name)
+
+    def _lacking(self, name: str, why: str) -> None:
+        """Know of a model that was asked for and is not here."""
+        self._models.setdefault(name, _Model()).reason = why
+        self._note(name)
 
     def _note(self, name: str) -> None:
         """Show whether a model is one that has failed."""

@@ -24,6 +24,10 @@ LOAD_FAILURES = "nyquist_model_load_failures_total"
 SHADOW_MIRRORED = "nyquist_shadow_mirrored_total"
 SHADOW_DROPPED = "nyquist_shadow_dropped_total"
 
+SOURCE_LAST_SUCCESS = "nyquist_source_last_success_timestamp_seconds"
+SOURCE_FAILURES = "nyquist_source_failures_total"
+SOURCE_BYTES = "nyquist_source_fetched_bytes_total"
+
 WORKERS = "nyquist_workers"
 WORKER_DEATHS = "nyquist_worker_deaths_total"
 

@@ -16,6 +16,7 @@ NyquistError            INTERNAL
 ├── InferenceFailed     INTERNAL            onnxruntime refused a valid request
 ├── LoadFailed          INTERNAL            what was served before is served on
 ├── ArtifactError       INTERNAL            a model repository is not what its manifest says
+├── SourceError         UNAVAILABLE         a place that models are fetched from cannot be read
 └── StartError          INTERNAL            the server cannot start as it was asked to
 
 Messages reach the caller: they name the wrong and the right value, never a path or an address.
@@ -141,6 +142,12 @@ class LoadFailed(NyquistError):
 
 class ArtifactError(NyquistError):
     """A model's files are missing, damaged, or not what its manifest promises."""
+
+
+class SourceError(NyquistError):
+    """A place that models are fetched from cannot be read, or holds what cannot be taken."""
+
+    status = grpc.StatusCode.UNAVAILABLE
 
 
 class StartError(NyquistError):

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -25,9 +25,10 @@ from prometheus_client.registry import Collector
 
 from nyquist.server.front.http_listener import open_socket
 from nyquist.server.front.lifecycle import stop_signal
+from nyquist.server.sources.fetching import Sources
 from nyquist.server.telemetry import names
 from nyquist.server.telemetry.listener import metrics_address, metrics_listener
-from nyquist.server.wire.errors import NyquistError, StartError
+from nyquist.server.wire.errors import LoadFailed, NyquistError, StartError
 from nyquist.server.wire.listening import address, bound_port, remove_file
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.workers.channel import Channel
@@ -78,6 +79,9 @@ class Supervisor(Collector):
         address: to listen on; of the metrics likewise. Port 0 lets the system choose.
         metrics_address: likewise.
         silence_s: for which a worker may say nothing before it is ended, and another starts.
+
+    Attributes:
+        registry: of what it counts itself.
     """
 
     def __init__(
@@ -97,19 +101,30 @@ class Supervisor(Collector):
         self._stopping = False
         self._past: list[Metric] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        own = CollectorRegistry()
+        own = self.registry = CollectorRegistry()
         Gauge(names.WORKERS, "Processes that serve.", registry=own).set_function(self._serving)
         self._deaths = Counter(
             names.WORKER_DEATHS, "Workers that ended without being asked to.", registry=own
         )
-        self._own = own
+        self._sources: Sources | None = None
 
-    async def run(self) -> None:
+    async def run(
+        self,
+        sources: Sources | None = None,
+        load: Sequence[str] | None = None,
+        poll_s: float = 0.0,
+    ) -> None:
         """Start the workers and keep them, until SIGTERM or SIGINT has ended them all.
+
+        Args:
+            sources: what the workers serve is fetched from there, once for all of them.
+            load: names of models to fetch at the start; None is all.
+            poll_s: seconds between looks at the sources; 0: they are looked at before loads.
 
         Raises:
             StartError: the port is taken, or a worker cannot start as it was asked to.
         """
+        self._sources, self._polls = sources, poll_s > 0
         self._loop = asyncio.get_running_loop()
         stop = stop_signal(self._kill)
         async with AsyncExitStack() as stack:
@@ -121,8 +136,10 @@ class Supervisor(Collector):
             metrics_port = await stack.enter_async_context(
                 metrics_listener(registry, self._ready, *self._metrics_address)
             )
+            if sources is not None:
+                stack.callback(sources.close)
             try:
-                starting = self._run(self._start(listening))
+                starting = self._run(self._start(listening, load))
                 both: set[asyncio.Future[Any]] = {starting, stop}
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if starting.done():
@@ -133,6 +150,8 @@ class Supervisor(Collector):
                         address(host, bound_port(listening)),
                         metrics_address(self._metrics_address[0], metrics_port),
                     )
+                    if sources is not None and poll_s:
+                        self._run(sources.keep_fetching(poll_s))
                 received = await stop
                 starting.cancel()
             except BaseException:
@@ -149,7 +168,7 @@ class Supervisor(Collector):
         """Return the metrics of all workers together; called in the listener's thread."""
         asking = asyncio.run_coroutine_threadsafe(self._scrape(), self._loop)
         yield from asking.result(2 * SCRAPE_S)
-        yield from self._own.collect()
+        yield from self.registry.collect()
 
     async def _scrape(self) -> list[Metric]:
         members = self._members()
@@ -170,8 +189,10 @@ class Supervisor(Collector):
     def _members(self) -> list[_Worker]:
         return [one for one in self._workers.values() if one.member.is_set()]
 
-    async def _start(self, listening: socket.socket) -> None:
+    async def _start(self, listening: socket.socket, load: Sequence[str] | None) -> None:
         """Start the workers one by one: each tries out its models, which the next would disturb."""
+        if self._sources is not None:
+            await self._sources.start(load)
         for number in range(1, self._count + 1):
             worker = self._spawn(number, listening)
             if not await self._joined(worker):
@@ -285,12 +306,25 @@ class Supervisor(Collector):
     async def _pass_on(self, asker: _Worker, number: int, name: str, body: bytes) -> None:
         if name not in CHANGES:
             answers = await self._ask_all(name, body)
+        elif why := await self._not_fetched(name, body):
+            answers = [(asker.number, LoadFailed(why))]
         else:
             async with self._changing:
                 answers = await self._ask_all(name, body)
                 if all(isinstance(answer, bytes) for _, answer in answers):
                     self._note(name, body)
         asker.channel.send("answers", number, answers)
+
+    async def _not_fetched(self, name: str, body: bytes) -> str:
+        """Fetch what all are to load; say why it could not be, where an older one is served."""
+        if name != "RepositoryModelLoad" or self._sources is None or self._polls:
+            return ""
+        request = pb.RepositoryModelLoadRequest.FromString(body)
+        model = request.model_name or request.repository_name
+        why = (await self._sources.fetch([model])).failures.get(model, "")
+        if why and any(one.readiness.get(model) for one in self._members()):
+            return f"failed to load '{model}': {why}; what is served is served on"
+        return ""
 
     async def _ask_all(self, name: str, body: bytes) -> list[tuple[int, Any]]:
         members = self._members()

@@ -1,0 +1,1 @@
+"""Models that lie elsewhere, brought into a folder here."""
