@@ -37,6 +37,7 @@ class Faulty(ThreadingHTTPServer):
 
     Attributes:
         fault: of every answer from now on.
+        refuses: whether a request is cut before it is handed on, by its method.
         asked: method and path of each request so far.
     """
 
@@ -47,6 +48,7 @@ class Faulty(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream
         self.fault: Fault = sound
+        self.refuses: Callable[[str], bool] = lambda _: False
         self.asked: list[tuple[str, str]] = []
         self.never = Event()
         self._more = Condition()
@@ -81,6 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hand_on(self) -> None:
         self.server.note(self.command, self.path)
+        if self.server.refuses(self.command):
+            self.close_connection = True
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         upstream = http.client.HTTPConnection(*self.server.upstream)
         try:

@@ -5,12 +5,13 @@ arguments -> specs -> which have changed -> build those, side by side -> pages o
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nyquist.companion.page.kit.wording import milliseconds
@@ -34,6 +35,7 @@ from nyquist.export.recipe.recipe import RecipeError
 from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import Latency, read_report
 from nyquist.export.report.speed import measure_speed
+from nyquist.export.upload import PublishError, Target, parse_target
 
 LEGEND = """\
 MMACs: million multiply-adds of a picture
@@ -92,17 +94,24 @@ def run(options: Namespace) -> int:
         return DONE
     start = perf_counter()
     try:
+        address = parse_target(options.publish) if options.publish else None
+    except PublishError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return MISUSED
+    try:
         if options.dry_run:
             plans = [plan(spec, options.output) for spec in chosen]
             show_plans(plans, console, as_json=options.json)
             return DONE
+        target = Target(address) if address else None
         with locked(options.output):
             remove_leftovers(options.output)
-            return build([plan(spec, options.output) for spec in chosen], options, console, start)
+            plans = [plan(spec, options.output) for spec in chosen]
+            return build(plans, options, console, start, target)
     except KeyboardInterrupt:
         console.print("interrupted: models that were finished are published, others untouched")
         return INTERRUPTED
-    except RepositoryBusy as error:
+    except (PublishError, RepositoryBusy) as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
     except OSError as error:
         reason = file_reason(error, options.output)
@@ -110,8 +119,14 @@ def run(options: Namespace) -> int:
     return FAILED
 
 
-def build(plans: Sequence[Plan], options: Namespace, console: Console, start: float) -> int:
-    """Build what has changed and print the table of all; return the exit status."""
+def build(
+    plans: Sequence[Plan],
+    options: Namespace,
+    console: Console,
+    start: float,
+    target: Target | None,
+) -> int:
+    """Build what has changed, publish it and print the table of all; return the exit status."""
     tasks = [
         Task(one.spec, options.output, options.keep, options.debug)
         for one in plans
@@ -126,18 +141,53 @@ def build(plans: Sequence[Plan], options: Namespace, console: Console, start: fl
         measure_speed(options.output, [built.manifest for built in done])
     if done:
         write_pages(options.output)  # of what was measured, however long ago
-    seconds = perf_counter() - start
+    names = [built.manifest.name for built in done]
+    published, unpublished = _publish(target, options.output, names, console)
+    document = outcome(plans, fresh, failed, perf_counter() - start)
+    if target is not None:
+        document["published"] = published
     if options.json:
-        write_json(outcome(plans, fresh, failed, seconds))
+        write_json(document)
     elif done:
         console.print(built_table(done, options.output))
         console.print(LEGEND, highlight=False)
-    console.print(f"{len(done)} of {len(plans)} models in {seconds:.1f} s")
+    console.print(f"{len(done)} of {len(plans)} models in {document['seconds']:.1f} s")
+    _complain(failed, unpublished, console)
+    return FAILED if failed or unpublished else DONE
+
+
+def _complain(failed: Mapping[str, Sequence[str]], unpublished: str, console: Console) -> None:
     for name, reasons in failed.items():
         console.print(f"[red]{name}[/red] is not published:", highlight=False)
         for reason in reasons:
             console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
-    return FAILED if failed else DONE
+    if unpublished:
+        console.print(f"[red]error:[/red] {escape(unpublished)}", highlight=False, soft_wrap=True)
+
+
+def _publish(
+    target: Target | None, repository: Path, names: Sequence[str], console: Console
+) -> tuple[dict[str, list[int]], str]:
+    """Bring models to where they are published, as far as that goes.
+
+    Returns:
+        the versions of each that were not there, and why not all are there; empty if they are.
+    """
+    went: dict[str, list[int]] = {}
+    if target is None:
+        return went, ""
+    for name in names:
+        try:
+            uploaded = target.publish(repository / name)
+        except PublishError as error:
+            return went, str(error)
+        went[name] = list(uploaded.versions)
+        versions = ", ".join(map(str, uploaded.versions))
+        told = f"{name}: version {versions}, {uploaded.bytes / 1e6:.1f} MB" if versions else ""
+        console.print(f"published {told}" if told else f"{name} is published as it is")
+        if uploaded.edited:
+            console.print(f"{name}: config.pbtxt was edited there, and stays")
+    return went, ""
 
 
 if __name__ == "__main__":

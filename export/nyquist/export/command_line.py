@@ -25,7 +25,8 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 EPILOG = """\
 exit status:
   0    every model is built, or was as it should be
-  1    a model failed, its artifact is as before; or the repository cannot be written
+  1    a model failed, its artifact is as before; or the repository, or where it is to be
+       published, cannot be written
   2    the arguments, or the file that they name, are wrong; nothing was done
   130  interrupted; what was finished is published
 
@@ -68,6 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=DEFAULT_KEEP,
         metavar="N",
         help="most versions of a model (%(default)s)",
+    )
+    parser.add_argument(
+        "--publish",
+        metavar="ADDRESS",
+        help="then bring their versions to s3://, gs:// or az://, each whole or not at all",
     )
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and why")

@@ -69,7 +69,7 @@ def parse_repository(text: str) -> Path | Address:
     example = EXAMPLES[scheme]
     if "@" in place.partition("/")[0] or "?" in place or "#" in place:
         raise StartError(
-            f"repository: a {scheme}:// address is written as {example}, without credentials and "
+            f"repository: {scheme}:// addresses are written as {example}, without credentials and "
             "without a query: they are read from where the libraries of the store look for them"
         )
     if scheme == "file":
