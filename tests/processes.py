@@ -103,7 +103,7 @@ def run(*command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[
 
 
 def start_server(
-    repository: Path, options: Sequence[str] = ("--drain-s", "0"), code: str = ""
+    repository: Path | str, options: Sequence[str] = ("--drain-s", "0"), code: str = ""
 ) -> RunningServer:
     """Start a server on free ports and wait until it says that it is ready.
 

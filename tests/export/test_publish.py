@@ -14,7 +14,7 @@ from nyquist.export.upload import PublishError, Target, parse_target
 from nyquist.server.sources.address import Address
 from nyquist.server.sources.fetching import Fetched, Sources, repository_of
 from tests.artifacts import add_version, copy_model, edit_manifest
-from tests.server.stores import BUCKET, Faulty, faulty, s3_server
+from tests.server.stores import BUCKET, ENVIRONMENT, Faulty, faulty, s3_server
 
 NAME = "fashion_strided"
 
@@ -29,12 +29,7 @@ def upstream() -> Iterator[tuple[str, int]]:
 def proxy(upstream: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
     """Where the libraries find an S3 server that has an empty bucket."""
     with faulty(upstream) as running:
-        for name, value in {
-            "AWS_ENDPOINT_URL": running.url,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.url}.items():
             monkeypatch.setenv(name, value)
         yield running
 

@@ -16,6 +16,12 @@ from typing import Any
 from moto.server import ThreadedMotoServer
 
 BUCKET = "models"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+"""Beside AWS_ENDPOINT_URL; moto takes any key."""
 EXPIRED = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>ExpiredToken</Code>'
     b"<Message>The provided token has expired.</Message></Error>"

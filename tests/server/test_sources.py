@@ -20,6 +20,7 @@ from nyquist.server.sources.watch import Watch
 from nyquist.server.wire.errors import StartError, Stopping
 from tests.server.stores import (
     BUCKET,
+    ENVIRONMENT,
     EXPIRED,
     Answer,
     Faulty,
@@ -61,12 +62,7 @@ def proxy(
     """Where the libraries find S3."""
     del bucket
     with faulty(upstream) as running:
-        for name, value in {
-            "AWS_ENDPOINT_URL": running.url,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.url}.items():
             monkeypatch.setenv(name, value)
         yield running
 

@@ -113,6 +113,7 @@ class Cache:
             Stopping: it was told to stop.
         """
         with self._alone():
+            self._watch.begin()
             self._read_state()
             models, refused = _by_model(_listing(store))
             if names is None and not models and self.names:

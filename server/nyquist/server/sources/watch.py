@@ -27,11 +27,15 @@ class Watch:
     def __init__(self, source: str, count: Callable[[int], object]) -> None:
         self._source, self._count = source, count
         self._stop = Event()
-        self._came, self._told_at = 0, monotonic()
+        self.begin()
 
     def stop(self) -> None:
         """Let the next chunk be the last."""
         self._stop.set()
+
+    def begin(self) -> None:
+        """Count from here what the log tells of."""
+        self._came, self._told_at = 0, monotonic()
 
     def received(self, count: int) -> None:
         """Note bytes that have come.
