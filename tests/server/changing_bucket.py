@@ -6,7 +6,7 @@ lies | a restart without the store
 
 import argparse
 import asyncio
-import os
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import fsspec
 import grpc
+import pytest
 
 from nyquist.server.telemetry import names
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -44,39 +45,40 @@ class Outcome:
         versions: of the model that changes, that have answered.
         failures: looks at the bucket that failed, as the server counts them.
         offline: versions that were served after a restart without the bucket.
+        wanted: calls, once all changes have been made.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
     versions: set[str] = field(default_factory=set)
     failures: int = 0
     offline: set[tuple[str, str]] = field(default_factory=set)
+    wanted: float = math.inf
 
 
 async def change_under_load(
-    server: RunningServer, changes: "Changes", least: int, outcome: Outcome
+    server: RunningServer, changes: "Changes", least: int, pause_s: float, outcome: Outcome
 ) -> None:
     """Call both models until there are `least` calls and all changes have been made."""
-    changed = asyncio.Event()
     async with grpc.aio.insecure_channel(server.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
         async with asyncio.TaskGroup() as tasks:
             for number in range(CALLERS):
                 name = (CHANGED, STEADY)[number % 2]
-                tasks.create_task(_call(stub, name, outcome, changed, least))
+                tasks.create_task(_call(stub, name, outcome, pause_s))
             await asyncio.to_thread(changes.make)
-            changed.set()
+            outcome.wanted = least
 
 
 async def _call(
     stub: stubs.GRPCInferenceServiceStub,
     name: str,
     outcome: Outcome,
-    changed: asyncio.Event,
-    least: int,
+    pause_s: float,
 ) -> None:
     request = fashion_request(model=name)
     right: list[bytes] = []
-    while not changed.is_set() or outcome.answers.total() < least:
+    while outcome.answers.total() < outcome.wanted:
+        await asyncio.sleep(pause_s)
         try:
             answer = await stub.ModelInfer(request)
         except grpc.RpcError as error:
@@ -169,26 +171,41 @@ def failures(server: RunningServer) -> int:
     return int(float(line.split()[-1]))
 
 
-def run(repository: Path, least: int, changes: int, *options: str) -> Outcome:
-    """Serve two models from a bucket, change it under load, and start again without it."""
+def run(repository: Path, least: int, changes: int, *options: str, pause_s: float = 0.0) -> Outcome:
+    """Serve two models from a bucket, change it under load, and start again without it.
+
+    Args:
+        repository: that has them.
+        least: calls.
+        changes: of the bucket.
+        options: of the server that meets them.
+        pause_s: between two calls of a caller.
+    """
     outcome = Outcome()
-    with tempfile.TemporaryDirectory() as scratch, s3_server() as upstream:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        s3_server() as upstream,
+        pytest.MonkeyPatch.context() as environment,
+    ):
         folder = Path(scratch)
-        options = (*options, "--cache", f"{folder}/cache", "--source-timeout-s", "1")
+        kept = ("--drain-s", "0", "--cache", f"{folder}/cache", "--source-timeout-s", "1")
         with faulty(upstream) as proxy:
-            os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.url})
-            bucket = fsspec.filesystem("s3", endpoint_url="http://{}:{}".format(*upstream))
+            for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.url}.items():
+                environment.setenv(name, value)
+            bucket = fsspec.filesystem(
+                "s3", skip_instance_cache=True, endpoint_url="http://{}:{}".format(*upstream)
+            )
             bucket.mkdir(BUCKET)
             for name in (CHANGED, STEADY):
                 put(bucket, BUCKET, files_of(copy_model(repository, folder, name), folder))
-            server = start_server(f"s3://{BUCKET}", ("--poll-s", "0.1", *options))
+            server = start_server(f"s3://{BUCKET}", ("--poll-s", "0.1", *kept, *options))
             try:
                 made = Changes(server, bucket, proxy, folder, changes)
-                asyncio.run(change_under_load(server, made, least, outcome))
+                asyncio.run(change_under_load(server, made, least, pause_s, outcome))
                 outcome.failures = failures(server)
             finally:
                 assert server.stop() == 0
-        server = start_server(f"s3://{BUCKET}", ("--drain-s", "0", *options))
+        server = start_server(f"s3://{BUCKET}", kept)
         outcome.offline = served(server)
         assert server.stop() == 0
     return outcome
@@ -205,6 +222,6 @@ if __name__ == "__main__":
             ROOT / "model_repository",
             asked.requests,
             asked.changes,
-            *("--drain-s", "0", "--workers", str(asked.workers)),
+            *("--workers", str(asked.workers)),
         )
     )

@@ -5,13 +5,17 @@ moto's server (in this process, on a free port) <- Faulty <- s3fs
 
 import hashlib
 import http.client
+import io
 import json
 import logging
+import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Event, Thread
 from typing import Any
+from urllib.parse import unquote
+from urllib.request import Request, urlopen
 
 from moto.server import ThreadedMotoServer
 
@@ -125,11 +129,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def s3_server() -> Iterator[tuple[str, int]]:
-    """Run moto's server; yield where it listens."""
+    """Run moto's server, without a bucket; yield where it listens."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
-    yield server.get_host_and_port()
+    host, port = server.get_host_and_port()
+    # What it holds is the process's own, and other tests have had one.
+    with urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")):
+        yield host, port
     server.stop()
 
 
@@ -164,3 +171,115 @@ def put(files: Any, prefix: str, content: Mapping[str, bytes]) -> None:
     """Write objects in their order."""
     for path, body in content.items():
         files.pipe_file(f"{prefix}/{path}", body)
+
+
+class Pages(ThreadingHTTPServer):
+    """Answers with what lies at a path.
+
+    Attributes:
+        pages: content by path, without a query.
+        asked: paths so far.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _PagesHandler)
+        self.pages: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _PagesHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Pages
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        self.server.asked.append(path)
+        content = self.server.pages.get(path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content or b"")
+
+    do_HEAD = do_GET  # noqa: N815 - a name of http.server
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def pages() -> Iterator[Pages]:
+    """Run a server without a page."""
+    server = Pages()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def of_the_web(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the pages of a folder with its checksums."""
+    sums = "".join(f"{sha256(content)}  ./{path}\n" for path, content in files.items())
+    return {f"/models/{path}": one for path, one in {**files, "SHA256SUMS": sums.encode()}.items()}
+
+
+def of_the_hub(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the pages of the Hugging Face Hub for a repository team/nets."""
+    commit, api = sha256(repr(files).encode())[:40], "/api/models/team/nets"
+    about = json.dumps({"id": "team/nets", "sha": commit}).encode()
+    tree = [
+        {"type": "file", "path": path, "size": len(content), "oid": sha256(content)[:40]}
+        for path, content in files.items()
+    ]
+    return {
+        api: about,
+        f"{api}/revision/v1": about,
+        f"{api}/revision/{commit}": about,
+        f"{api}/tree/{commit}": json.dumps(tree).encode(),
+        **{f"/team/nets/resolve/{commit}/{path}": one for path, one in files.items()},
+    }
+
+
+def of_a_registry(layers: Mapping[str, bytes], kind: str) -> dict[str, bytes]:
+    """Return the pages of a registry for an artifact team/nets:v1 of titled layers.
+
+    Args:
+        layers: by their titles; one that begins with an underscore has none.
+        kind: media type of them.
+    """
+    described = [
+        {
+            "mediaType": kind,
+            "digest": f"sha256:{sha256(content)}",
+            "size": len(content),
+            "annotations": {} if title[0] == "_" else {"org.opencontainers.image.title": title},
+        }
+        for title, content in layers.items()
+    ]
+    blobs = {f"/v2/team/nets/blobs/sha256:{sha256(one)}": one for one in layers.values()}
+    return {"/v2/team/nets/manifests/v1": json.dumps({"layers": described}).encode(), **blobs}
+
+
+def tar(files: Mapping[str, bytes], *links: str) -> bytes:
+    """Return a compressed tar of files, and of links to /etc/passwd."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w:gz") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for path in links:
+            member = tarfile.TarInfo(path)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(member)
+    return written.getvalue()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

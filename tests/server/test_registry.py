@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,9 @@ from nyquist.server.artifact.layout import ConfigFile
 from nyquist.server.runtime.session_plan import Execution
 from nyquist.server.scheduling.budget import QueueBudget
 from nyquist.server.serving.loading import LoadedModel, load_model
-from nyquist.server.serving.registry import Registry
+from nyquist.server.serving.registry import Fetch, Registry, nothing_to_fetch
 from nyquist.server.serving.served_model import ServedModel
+from nyquist.server.sources.fetching import Fetched
 from nyquist.server.telemetry.metrics import Metrics
 from nyquist.server.wire.errors import (
     ArtifactError,
@@ -39,6 +40,7 @@ def make_registry(
     *repositories: Path,
     loads: list[tuple[str, int]] | None = None,
     metrics: Metrics | None = None,
+    fetch: Fetch = nothing_to_fetch,
     strict: bool = True,
 ) -> Registry:
     """A registry as the server makes it; it notes what it loads."""
@@ -53,7 +55,7 @@ def make_registry(
         series = metrics.model(loaded.described.name, str(loaded.described.version))
         return ServedModel(loaded, series, images, BUDGET)
 
-    return Registry(repositories, load, serve, metrics, strict=strict)
+    return Registry(repositories, load, serve, metrics, fetch=fetch, strict=strict)
 
 
 def during(
@@ -695,6 +697,64 @@ def test_only_the_models_that_are_named_are_loaded_and_the_others_can_be(
         assert "model nowhere is not served: failed to load 'nowhere'" in caplog.text
         await registry.load(NAME)
         assert registry.names == [OTHER, NAME]
+        await registry.close()
+
+    asyncio.run(script())
+
+
+class Source:
+    """A place that models are fetched from; it notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.answer = Fetched()
+        self.asked: list[Sequence[str] | None] = []
+
+    async def __call__(self, names: Sequence[str] | None) -> Fetched:
+        self.asked.append(names)
+        return self.answer
+
+
+AWAY = Fetched({NAME: "its source cannot be read"}, "its source cannot be read")
+
+
+def test_a_load_fetches_its_model_and_fails_where_that_fails_and_an_older_one_is_served(
+    one_model: Path,
+) -> None:
+    source = Source()
+    registry = make_registry(one_model, fetch=source)
+
+    async def script() -> None:
+        await registry.load(NAME)
+        source.answer = AWAY
+        with pytest.raises(LoadFailed, match="its source cannot be read; version 1 is served on"):
+            await registry.load(NAME)
+        await registry.unload(NAME)
+        await registry.load(NAME)  # from what was fetched before
+        with pytest.raises(LoadFailed, match="no version is available: its source cannot be read"):
+            await registry.load("other")
+        await registry.close()
+
+    asyncio.run(script())
+    assert source.asked == [[NAME], [NAME], [NAME], ["other"]]
+
+
+def test_a_model_that_could_not_be_fetched_is_asked_for_and_lacking_until_it_comes(
+    one_model: Path,
+) -> None:
+    source = Source()
+    source.answer = Fetched({"half": "half/1/model.onnx came with 3 bytes, it has 9"})
+    registry = make_registry(one_model, fetch=source)
+
+    async def script() -> None:
+        await registry.load_all(fetched=source.answer)
+        assert not registry.ready
+        assert registry.failed == ["half"]
+        await registry.poll()
+        (half,) = [entry for entry in await registry.index() if entry.name == "half"]
+        assert (half.state, half.reason) == ("UNAVAILABLE", source.answer.failures["half"])
+        source.answer = Fetched()
+        await registry.poll()
+        assert registry.ready
         await registry.close()
 
     asyncio.run(script())

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,17 @@ from tests.server.stores import (
     EXPIRED,
     Answer,
     Faulty,
+    Pages,
     artifact,
     faulty,
+    of_a_registry,
+    of_the_hub,
+    of_the_web,
+    pages,
     put,
     s3_server,
     sound,
+    tar,
 )
 
 STALL_S = 0.5
@@ -67,6 +74,16 @@ def proxy(
         yield running
 
 
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Return the files of the models in a repository."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for model in folder.iterdir()
+        for path in model.rglob("*")
+        if path.is_file()
+    }
+
+
 class Place:
     """A prefix of the bucket, and what a server would have of it."""
 
@@ -99,12 +116,7 @@ class Place:
 
     def here(self) -> dict[str, bytes]:
         """Return every file that is served."""
-        return {
-            str(path.relative_to(self.folder)): path.read_bytes()
-            for model in self.folder.iterdir()
-            for path in model.rglob("*")
-            if path.is_file()
-        }
+        return files_below(self.folder)
 
     def value(self, name: str) -> float:
         return self.registry.get_sample_value(name, {"source": str(self.address)}) or 0
@@ -146,26 +158,6 @@ def test_a_version_is_not_seen_before_its_manifest_which_is_uploaded_last(place:
     place.put(manifest)
     place.fetch()
     assert place.here() == new | manifest
-
-
-def test_the_first_upload_of_a_model_is_no_failure_while_it_goes_on(place: Place) -> None:
-    files = artifact("a")
-    files.pop("a/1/manifest.json")
-    place.put(artifact("b") | files)
-    assert place.start() == Fetched()
-    assert place.here() == artifact("b")
-
-
-def test_a_manifest_whose_graph_is_not_there_is_told_and_the_last_copy_kept(place: Place) -> None:
-    new = artifact("a", 2, b"better")
-    del new["a/2/model.onnx"]
-    place.put(artifact("a"))
-    place.start()
-    place.put(new)
-    told = "2/model.onnx is not there, 2/manifest.json names it"
-    assert place.fetch() == Fetched({"a": told})
-    assert place.here() == artifact("a")
-    assert place.value("nyquist_source_failures_total") == 1
 
 
 def wrong_byte(method: str, path: str, answer: Answer) -> Answer:
@@ -302,64 +294,12 @@ def test_a_source_that_says_nothing_is_given_up_and_a_stop_ends_a_look_at_once(
     asyncio.run(stop())
 
 
-def test_models_that_are_named_are_fetched_alone_and_later_ones_by_name(place: Place) -> None:
-    one, other = artifact("a"), artifact("b", graph=b"other")
-    place.put(one | other)
-    place.start(["a"])
-    assert place.here() == one
-    assert place.fetch(["b"]) == Fetched()
-    assert place.here() == one | other
-
-
-def test_a_model_that_is_gone_there_is_gone_here(place: Place) -> None:
-    place.put(artifact("a") | artifact("b"))
-    place.start()
-    place.remove("b")
-    place.fetch()
-    assert place.here() == artifact("a")
-
-
-def test_no_more_than_one_older_copy_of_a_model_is_kept(place: Place) -> None:
-    for number in range(1, 5):
-        place.put(artifact("a", number, f"graph {number}".encode()))
-        place.start()
-    ((copies,),) = [list(path.iterdir()) for path in place.cache.glob("*/copies")]
-    assert len(list(copies.iterdir())) == 2
-    graphs = [path.read_bytes() for path in copies.parents[1].glob("blobs/*")]
-    assert sorted(one for one in graphs if one.startswith(b"graph")) == [b"graph 3", b"graph 4"]
-
-
-def test_the_version_policy_says_which_versions_are_fetched(place: Place) -> None:
-    files = artifact("a") | artifact("a", 2) | artifact("a", 3, b"third")
-    files["a/config.pbtxt"] += b"version_policy { specific { versions: [1, 3, 9] } }"
-    place.put(files)
-    place.start()
-    assert place.here() == {path: one for path, one in files.items() if "/2/" not in path}
-
-
-def test_models_without_a_manifest_come_as_they_lie_there(place: Place) -> None:
-    files = {"bare/1/model.onnx": b"graph", "bare/1/weights/w.bin": b"weights"}
-    beside = {"README.md": b"no model", ".hidden/1/model.onnx": b"", "b/1/.part/x": b""}
-    place.put(files | beside)
-    assert place.start() == Fetched()
-    assert place.here() == files
-
-
-def test_several_processes_share_one_cache(place: Place) -> None:
-    place.put(artifact("a") | artifact("b"))
-
-    async def both() -> Sequence[Fetched]:
-        return await asyncio.gather(*(place.sources().start(None) for _ in range(2)))
-
-    assert asyncio.run(both()) == [Fetched(), Fetched()]
-    assert place.here() == artifact("a") | artifact("b")
-
-
 class Shelf:
     """A store whose names no bucket would let through, in memory."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.exchanged = files, dict[str, bytes]()
+        self.fetched = 0
 
     def listing(self) -> dict[str, RemoteFile]:
         return {
@@ -368,12 +308,91 @@ class Shelf:
         }
 
     def fetch(self, path: str, target: Path) -> None:
+        self.fetched += 1
         target.write_bytes(self.files[path])
         self.files |= self.exchanged
 
 
-def cache_of(folder: Path) -> Cache:
-    return Cache(folder, Watch("a shelf", str))
+class Kept:
+    """What a server would have of a shelf."""
+
+    def __init__(self, folder: Path, files: dict[str, bytes] | None = None) -> None:
+        self.shelf, self.folder = Shelf(files or {}), folder
+
+    def update(self, names: Sequence[str] | None = None) -> dict[str, str]:
+        """Bring it to what the shelf has, as a process that has just started does."""
+        cache = Cache(self.folder, Watch("a shelf", str))
+        return {name: str(why) for name, why in cache.update(self.shelf, names).items()}
+
+    def here(self) -> dict[str, bytes]:
+        return files_below(self.folder / "repository")
+
+
+def test_the_first_upload_of_a_model_is_no_failure_while_it_goes_on(tmp_path: Path) -> None:
+    begun = artifact("a")
+    del begun["a/1/manifest.json"]
+    kept = Kept(tmp_path, artifact("b") | begun)
+    assert kept.update() == {}
+    assert kept.here() == artifact("b")
+
+
+def test_a_manifest_whose_graph_is_not_there_is_told_and_the_last_copy_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, artifact("a"))
+    kept.update()
+    kept.shelf.files |= artifact("a", 2, b"better")
+    del kept.shelf.files["a/2/model.onnx"]
+    assert kept.update() == {"a": "2/model.onnx is not there, 2/manifest.json names it"}
+    assert kept.here() == artifact("a")
+
+
+def test_models_that_are_named_are_fetched_alone_and_later_ones_by_name(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, artifact("a") | artifact("b"))
+    kept.update(["a"])
+    assert kept.here() == artifact("a")
+    kept.update(["b"])
+    assert kept.here() == artifact("a") | artifact("b")
+
+
+def test_a_model_that_is_gone_there_is_gone_here(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, artifact("a") | artifact("b"))
+    kept.update()
+    kept.shelf.files = artifact("a")
+    kept.update()
+    assert kept.here() == artifact("a")
+
+
+def test_no_more_than_one_older_copy_of_a_model_is_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    for number in range(1, 5):
+        kept.shelf.files |= artifact("a", number, f"graph {number}".encode())
+        assert kept.update() == {}
+    assert len(list((tmp_path / "copies" / "a").iterdir())) == 2
+    graphs = [path.read_bytes() for path in (tmp_path / "blobs").iterdir()]
+    assert sorted(one for one in graphs if one.startswith(b"graph")) == [b"graph 3", b"graph 4"]
+
+
+def test_the_version_policy_says_which_versions_are_fetched(tmp_path: Path) -> None:
+    files = artifact("a") | artifact("a", 2) | artifact("a", 3, b"third")
+    files["a/config.pbtxt"] += b"version_policy { specific { versions: [1, 3, 9] } }"
+    kept = Kept(tmp_path, files)
+    kept.update()
+    assert kept.here() == {path: one for path, one in files.items() if "/2/" not in path}
+
+
+def test_models_without_a_manifest_come_as_they_lie_there(tmp_path: Path) -> None:
+    files = {"bare/1/model.onnx": b"graph", "bare/1/weights/w.bin": b"weights"}
+    beside = {"README.md": b"no model", ".hidden/1/model.onnx": b"", "b/1/.part/x": b""}
+    kept = Kept(tmp_path, files | beside)
+    assert kept.update() == {}
+    assert kept.here() == files
+
+
+def test_several_processes_share_one_cache(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, artifact("a") | artifact("b"))
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: kept.update(), range(4))) == [{}] * 4
+    assert kept.here() == artifact("a") | artifact("b")
+    assert kept.shelf.fetched == 6  # of eight files each has two that the other has too
 
 
 @pytest.mark.parametrize(
@@ -382,13 +401,9 @@ def cache_of(folder: Path) -> Cache:
 def test_a_name_that_leads_elsewhere_is_refused_by_name_and_no_other_model_for_it(
     tmp_path: Path, path: str
 ) -> None:
-    cache = cache_of(tmp_path / "cache")
-    shelf = Shelf(artifact("good") | artifact("bad") | {path: b"evil"})
-    failures = cache.update(shelf, None)
-    assert [str(why) for why in failures.values()] == [
-        f"{path!r} is no path below a model: refused"
-    ]
-    assert "good" in cache.names
+    kept = Kept(tmp_path / "cache", artifact("good") | artifact("bad") | {path: b"evil"})
+    assert [*kept.update().values()] == [f"{path!r} is no path below a model: refused"]
+    assert artifact("good").items() <= kept.here().items()
     assert not [one for one in tmp_path.rglob("*") if "evil" in one.name or one.name == "x"]
 
 
@@ -397,27 +412,22 @@ def test_a_checksum_that_is_a_path_is_refused(tmp_path: Path) -> None:
     secret.write_bytes(b"secret")
     files = artifact("a")
     files["a/1/manifest.json"] = b'{"files": {"1/model.onnx": "%s"}}' % str(secret).encode()
-    failures = cache_of(tmp_path / "cache").update(Shelf(files), None)
-    assert str(failures["a"]).endswith("as the sha256 of 1/model.onnx")
+    assert Kept(tmp_path / "cache", files).update()["a"].endswith("as the sha256 of 1/model.onnx")
 
 
 def test_bytes_that_are_not_what_the_manifest_promises_are_refused(tmp_path: Path) -> None:
-    shelf = Shelf(artifact("a"))
-    shelf.files["a/1/model.onnx"] = b"GRAPH"
-    why = str(cache_of(tmp_path).update(shelf, None)["a"])
+    why = Kept(tmp_path, artifact("a") | {"a/1/model.onnx": b"GRAPH"}).update()["a"]
     digests = [sha256(graph).hexdigest() for graph in (b"GRAPH", b"graph")]
     assert why == "a/1/model.onnx came with sha256 {}, it has {}".format(*digests)
 
 
 def test_files_that_are_exchanged_while_they_come_are_not_mixed(tmp_path: Path) -> None:
-    shelf = Shelf({"a/1/model.onnx": b"graph", "a/1/model.onnx.data": b"weights"})
-    cache = cache_of(tmp_path)
-    shelf.exchanged = {"a/1/model.onnx": b"GRAPH", "a/1/model.onnx.data": b"WEIGHTS"}
-    failures = cache.update(shelf, None)
-    assert "was changed while it was fetched" in str(failures["a"])
-    assert cache.update(shelf, None) == {}
-    assert (cache.repository / "a/1/model.onnx").read_bytes() == b"GRAPH"
-    assert (cache.repository / "a/1/model.onnx.data").read_bytes() == b"WEIGHTS"
+    new = {"a/1/model.onnx": b"GRAPH", "a/1/model.onnx.data": b"WEIGHTS"}
+    kept = Kept(tmp_path, {"a/1/model.onnx": b"graph", "a/1/model.onnx.data": b"weights"})
+    kept.shelf.exchanged = new
+    assert "was changed while it was fetched" in kept.update()["a"]
+    assert kept.update() == {}
+    assert kept.here() == new
 
 
 @pytest.mark.parametrize(
@@ -446,3 +456,86 @@ def test_what_libraries_say_loses_its_secrets() -> None:
 
 def test_a_file_address_is_the_folder_itself() -> None:
     assert parse_repository("file:///models/a%20b") == Path("/models/a b")
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
+    """A server of pages, where huggingface_hub looks for the Hub."""
+    with pages() as running:
+        hub = f"http://{running.host}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+        files = f"{hub}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+        yield running
+
+
+def place_of(site: Pages, text: str, cache: Path) -> Place:
+    place = Place(None, "", cache)
+    place.address = parse_repository(text.format(site.host))
+    assert not isinstance(place.address, Path)
+    place.folder = repository_of(place.address, cache)
+    return place
+
+
+ARTIFACT, IMAGE = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "made"),
+    [
+        ("http://{}/models", of_the_web),
+        ("hf://team/nets", of_the_hub),
+        ("hf://team/nets@v1", of_the_hub),
+        ("oci://{}/team/nets:v1", lambda files: of_a_registry(files, ARTIFACT)),
+        ("oci://{}/team/nets:v1", lambda files: of_a_registry({"a": tar(files)}, IMAGE)),
+        ("oci://{}/team/nets:v1", lambda files: of_a_registry({"_": tar(files)}, IMAGE)),
+    ],
+    ids=["web", "hub", "revision", "artifact", "folder", "image"],
+)
+def test_models_come_from_a_web_server_the_hub_and_a_registry_and_no_file_of_theirs_twice(
+    site: Pages,
+    tmp_path: Path,
+    address: str,
+    made: Callable[[Mapping[str, bytes]], dict[str, bytes]],
+) -> None:
+    files = artifact("a")
+    site.pages = made(files | {"README.md": b"beside the models"})
+    place = place_of(site, address, tmp_path)
+    assert place.start() == Fetched()
+    assert place.here() == files
+    site.asked.clear()
+    assert place.start() == Fetched()
+    assert not [path for path in site.asked if path.endswith("model.onnx") or "blobs" in path]
+    new = artifact("a", 2, b"better")
+    site.pages = made(files | new)
+    assert place.fetch() == Fetched()
+    assert place.here() == new
+
+
+def test_a_link_in_a_tar_is_refused_by_name(site: Pages, tmp_path: Path) -> None:
+    site.pages = of_a_registry({"a": tar(artifact("a"), "a/1/passwd")}, IMAGE)
+    with pytest.raises(StartError, match="'a/1/passwd' is no file: links and devices are refused"):
+        place_of(site, "oci://{}/team/nets:v1", tmp_path).start()
+
+
+def test_a_blob_of_another_digest_is_refused(
+    site: Pages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nyquist.server.sources.fetching.FIRST_PAUSE_S", 0.0)
+    site.pages = of_a_registry(artifact("a"), ARTIFACT)
+    wrong = {path: b"wrong" for path in site.pages if "blobs" in path}
+    site.pages |= wrong
+    assert (
+        "a blob came with sha256"
+        in place_of(site, "oci://{}/team/nets:v1", tmp_path).start().failures["a"]
+    )
+
+
+@pytest.mark.parametrize("line", ["deadbeef  a/1/model.onnx", "<html>"])
+def test_what_is_no_list_of_checksums_is_told(site: Pages, tmp_path: Path, line: str) -> None:
+    site.pages = {"/models/SHA256SUMS": line.encode()}
+    with pytest.raises(StartError, match=re.escape(f"SHA256SUMS has the line {line!r}")):
+        place_of(site, "http://{}/models", tmp_path).start()

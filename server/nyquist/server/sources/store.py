@@ -22,8 +22,11 @@ _SUM = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 _TAGS = ("ETag", "generation", "etag", "blob_id")
 """Where file systems say what changes with a file's content: S3, Google's, Azure's, the Hub's."""
 
-_TALKATIVE = ("aiobotocore", "azure", "botocore", "google", "httpx", "httpx2", "urllib3")
-"""Libraries that tell at the level of info what they ask for, and with whose credentials."""
+_TALKATIVE = (
+    *("aiobotocore", "azure", "botocore", "gcsfs", "google", "huggingface_hub"),
+    *("httpx", "httpx2", "oras", "urllib3"),
+)
+"""Libraries that tell what they ask for, and with whose credentials, below the level of errors."""
 
 
 LONGEST_REASON = 300
@@ -63,6 +66,8 @@ def in_words(file: str = "") -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, FileNotFoundError) and " " not in words:  # some say the path alone
+        words = f"there is no {words}"
     line = next((line.strip() for line in words.splitlines() if line.strip()), "")
     return without_secrets(line)[:LONGEST_REASON] or type(error).__name__
 
@@ -104,14 +109,18 @@ def open_store(address: Address, stall_s: float, watch: Watch, folder: Path) -> 
     Raises:
         StartError: the library of the scheme is not installed.
     """
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _silence()
     try:
         if address.scheme == "oci":
             from nyquist.server.sources.oci import OciStore
 
             return OciStore(address, stall_s, watch, folder)
-        return FileStore(open_files(address, stall_s), address, watch)
+        files = open_files(address, stall_s)
+        if address.scheme == "hf":
+            from nyquist.server.sources.hub import HubStore
+
+            return HubStore(files, address, watch)
+        return FileStore(files, address, watch)
     except ImportError as error:
         raise StartError(
             f"{address} needs the extra sources of nyquist: pip install 'nyquist-serving[sources]'"
@@ -126,12 +135,18 @@ def open_files(address: Address, stall_s: float) -> Any:  # noqa: ANN401 - fsspe
     """
     import fsspec
 
+    _silence()
     return fsspec.filesystem(
         address.scheme,
         skip_instance_cache=True,
         use_listings_cache=False,
         **_PATIENCE[address.scheme](stall_s),
     )
+
+
+def _silence() -> None:
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _s3(stall_s: float) -> dict[str, Any]:
@@ -156,7 +171,7 @@ _PATIENCE: Mapping[str, Callable[[float], dict[str, Any]]] = {
     "s3": _s3,
     "gs": lambda stall_s: {"requests_timeout": stall_s},
     "az": _azure,
-    "hf": lambda _: {},  # HF_HUB_DOWNLOAD_TIMEOUT, 10 s
+    "hf": lambda _: {},  # it has HF_HUB_DOWNLOAD_TIMEOUT, 10 s, and tries again by itself
     "http": _http,
     "https": _http,
 }
