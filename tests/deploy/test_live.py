@@ -28,9 +28,11 @@ pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Prometheus is not installed"
 )
 
-WITHOUT_GPU = dict.fromkeys(
+NOT_HERE = dict.fromkeys(
     (names.GPU_UTILIZATION, names.GPU_MEMORY_USED, names.GPU_MEMORY_TOTAL),
     "there is no GPU here",
+) | dict.fromkeys(
+    (names.SOURCE_FAILURES, names.SOURCE_LAST_SUCCESS), "no model comes from elsewhere"
 )
 """Series that cannot be here, and why not."""
 IN_HEALTH = {"ALERTS": "nothing need fire"}
@@ -84,7 +86,7 @@ def unavailable(query: Query) -> str:
     """Return why a query has no data here; nothing if it must have."""
     if 'model=~"resnet' in query.expression:
         return "no ResNet is served here"
-    reasons = WITHOUT_GPU | IN_HEALTH
+    reasons = NOT_HERE | IN_HEALTH
     return next((reasons[one.name] for one in selectors(query.parsed) if one.name in reasons), "")
 
 
@@ -110,7 +112,7 @@ def test_every_query_names_series_and_labels_that_exist(
     for query in queries():
         kept: set[str] = set()
         for selector in selectors(query.parsed):
-            if selector.name not in WITHOUT_GPU | IN_HEALTH:
+            if selector.name not in NOT_HERE | IN_HEALTH:
                 assert selector.name in series, query
                 assert set(matched(selector)) <= series[selector.name], query
                 kept |= series[selector.name]
@@ -119,7 +121,7 @@ def test_every_query_names_series_and_labels_that_exist(
 
 
 def test_what_is_said_to_be_missing_is_missing(series: dict[str, set[str]]) -> None:
-    assert not WITHOUT_GPU.keys() & series.keys()
+    assert not NOT_HERE.keys() & series.keys()
 
 
 def test_every_rule_is_evaluated_without_an_error(stack: RunningStack) -> None:

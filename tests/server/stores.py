@@ -20,9 +20,10 @@ from urllib.request import Request, urlopen
 from moto.server import ThreadedMotoServer
 
 BUCKET = "models"
+SECRET = "hunter2"
 ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_ACCESS_KEY_ID": "AKIAHUNTER",
+    "AWS_SECRET_ACCESS_KEY": SECRET,
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 """Beside AWS_ENDPOINT_URL; moto takes any key."""

@@ -117,7 +117,7 @@ class Cache:
             self._read_state()
             models, refused = _by_model(_listing(store))
             if names is None and not models and self.names:
-                raise SourceError("it holds no model any more; what was fetched is kept")
+                raise SourceError("it holds no model any more")
             wanted = set(models) | self.names if names is None else set(names)
             try:
                 failures = dict(refused)
@@ -195,7 +195,7 @@ class Cache:
                 config = parse_model_config(self._blob(digest).read_bytes(), Path(name, path))
         whole = whole_versions(files, config.default_model_filename or MODEL_FILE)
         if not whole and name in self.names:
-            raise SourceError(f"{name}: no version of it is whole any more; the last copy is kept")
+            raise SourceError(f"{name}: no version of it is whole any more")
         if not whole:
             return []
         chosen = set(whole)

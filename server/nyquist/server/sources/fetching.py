@@ -7,6 +7,7 @@ by model
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ FIRST_PAUSE_S = 0.5
 
 AWAY = "its source cannot be read; the log says why"
 """What callers are told, who need not know where that is."""
+
+_URL = re.compile(r"\w+://[^\s'\"]+")
 
 T = TypeVar("T")
 
@@ -103,7 +106,7 @@ class Source:
                 return Fetched(dict.fromkeys(kept, AWAY), AWAY)
             failures = {name: str(error) for name, error in found.items()}
             self._note(failures, names)
-            return Fetched(failures)
+            return Fetched({name: _URL.sub("(address)", why) for name, why in failures.items()})
 
     @property
     def why(self) -> str:
