@@ -10,12 +10,13 @@ from pathlib import Path
 from shutil import copy
 from typing import Any
 
+import fsspec
 import pyarrow.parquet
 import pytest
 from rich.console import Console
 
 from nyquist.client.batch import PART, Job, Unfinished, answer_all
-from nyquist.client.classify import main
+from nyquist.client.classify import files_of, main
 from nyquist.client.engines import by_processes
 from nyquist.client.told import Told
 from nyquist.server.wire.connection import Connection
@@ -96,6 +97,24 @@ def test_parts_of_another_run_are_neither_used_nor_lost(
     assert run(job, pictures, output, _Here())[0] == 1
     with pytest.raises(ValueError, match="is there already"):
         run(job, pictures, output, _Here())
+
+
+def test_pictures_of_a_bucket_are_read_by_their_urls(job: Job, tmp_path: Path) -> None:
+    bucket = fsspec.filesystem("memory")
+    for number, file in enumerate(sorted(CLOTHES.glob("*.png"))):
+        bucket.pipe(f"/pictures/{number % 2}/{file.name}", file.read_bytes())
+    output = tmp_path / "answers.jsonl"
+    files = files_of(["memory://pictures", "memory://pictures/none.png"])
+    assert answer_all(job, files, output, _Here(), 1, Console(file=StringIO())) == 1
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert sorted(row["picture"] for row in rows) == sorted(map(str, files))
+    missing = [row["error"] for row in rows if row["error"]]
+    assert missing == ["memory://pictures/none.png is not there"]
+
+
+def test_a_bucket_of_an_unknown_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        files_of(["nowhere://pictures"])
 
 
 def test_two_runs_of_one_file_do_not_meet(job: Job, pictures: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from rich.progress import (
 )
 
 from nyquist.client.answers import COLUMNS, as_rows
-from nyquist.client.classify import Classifying
+from nyquist.client.classify import Classifying, picture_path
 from nyquist.client.client import Client
 from nyquist.client.engines import Engine
 from nyquist.client.told import Told
@@ -94,7 +94,7 @@ def answer_all(
     names = [str(picture) for picture in dict.fromkeys(pictures)]
     cut = range(0, len(names), PART)
     with _parts(output, _plan(job, names)) as folder:
-        numbered = dict(enumerate([Path(one) for one in names[at : at + PART]] for at in cut))
+        numbered = dict(enumerate(names[at : at + PART] for at in cut))
         missing = {at: one for at, one in numbered.items() if not _part(folder, at).exists()}
         left = sum(map(len, missing.values()))
         if len(missing) < len(numbered):
@@ -118,7 +118,7 @@ def answer_all(
     return failed
 
 
-def answer_part(job: Job, pictures: Sequence[Path]) -> list[Row]:
+def answer_part(job: Job, pictures: Sequence[str]) -> list[Row]:
     """Return the rows of some pictures, in the worker that asks for them.
 
     Raises:
@@ -129,7 +129,7 @@ def answer_part(job: Job, pictures: Sequence[Path]) -> list[Row]:
     try:
         rows: list[Row] = [
             (*row, None)
-            for answers in asking.answers(pictures)
+            for answers in asking.answers([picture_path(one) for one in pictures])
             for answer in answers
             for row in as_rows(answer, job.top)
         ]
@@ -204,7 +204,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _followed(
-    results: Iterator[tuple[int, list[Row]]], tasks: Mapping[int, Sequence[Path]], console: Console
+    results: Iterator[tuple[int, list[Row]]], tasks: Mapping[int, Sequence[str]], console: Console
 ) -> Iterator[tuple[int, list[Row]]]:
     """Pass results on, and show how far they are: at a terminal by a bar, else now and then."""
     columns = (

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,14 +77,34 @@ def files_of(pictures: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for name in pictures:
         path = STANDARD_INPUT if name == "-" else picture_path(name)
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS)
+        with _named(path):
+            if not path.is_dir():
+                found.append(path)
+                continue
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS)
         if not inside:
             raise ValueError(f"{path} is a folder without pictures: no {', '.join(ENDINGS)}")
         found += inside
     return found
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name what a bucket has against being read; its libraries raise what they like.
+
+    That a picture is not there is of this picture alone, as is all that is wrong with a file here.
+
+    Raises:
+        ValueError: the bucket cannot be read.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ValueError, NyquistError):
+        raise
+    except Exception as error:
+        if "://" not in str(path):
+            raise
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 class Classifying:
@@ -133,11 +154,15 @@ class Classifying:
     def _read(self, files: Sequence[Path]) -> Iterator[tuple[Path, NDArray[Any]]]:
         for file in files:
             try:
-                yield file, self._model.read_pictures([file])[0]
+                with _named(file):
+                    picture = self._model.read_pictures([file])[0]
             except OSError as error:
-                self.failures[str(file)] = unreadable(error)
+                missing = f"{file} is not there"  # which a bucket says without its name
+                self.failures[str(file)] = unreadable(error) if error.filename else missing
             except InvalidRequest as error:
                 self.failures[str(file)] = str(error)
+            else:
+                yield file, picture
 
     def _moved(self, picture: NDArray[Any]) -> NDArray[Any]:
         framing = self._model.picture
