@@ -1,13 +1,15 @@
 """The life that server and companion share: what is said of health, and what runs beside."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
 from grpc_health.v1 import health_pb2
 
-from nyquist.server.front.lifecycle import Health, Status, run_beside
+from nyquist.server.front.lifecycle import Health, Status, run_beside, run_until_signal
 
 SERVING, NOT_SERVING, GONE = (
     health_pb2.HealthCheckResponse.SERVING,
@@ -92,3 +94,30 @@ def test_what_runs_beside_ends_in_the_reverse_of_its_start() -> None:
 
     asyncio.run(test())
     assert ended == ["second", "first"]
+
+
+class Endless:
+    """What starts for ever; it asks for its own end."""
+
+    left = False
+
+    async def __aenter__(self) -> "Endless":
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        raise AssertionError("it never started")
+
+    async def drain(self, seconds: float) -> None:
+        del seconds
+        raise AssertionError("it never started")
+
+
+def test_a_signal_ends_a_start() -> None:
+    starting = Endless()
+    asyncio.run(run_until_signal(starting, drain_s=60, grace_s=60))
+    assert starting.left

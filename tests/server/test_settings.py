@@ -15,6 +15,7 @@ from nyquist.server.settings import (
     read_settings,
     unknown_variables,
 )
+from nyquist.server.sources.address import Address
 from nyquist.server.wire.errors import StartError
 from tests.processes import ROOT
 
@@ -217,6 +218,20 @@ def test_repositories_and_names_are_repeated_and_no_name_is_nothing(
         settings("--repository", "")
     with pytest.raises(StartError, match="--load and --poll-s exclude each other"):
         settings("--poll-s", "1")
+
+
+def test_addresses_stand_beside_folders_with_blanks_between_and_secrets_in_them_are_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = (Address("s3", "bucket/prod"), Address("oci", "host:5000/nets:v1"), Path("/models"))
+    monkeypatch.setenv("NYQUIST_REPOSITORY", "s3://bucket/prod/ oci://host:5000/nets:v1 /models")
+    assert settings().repository == asked
+    flags = [word for one in asked for word in ("--repository", str(one))]
+    assert settings(*flags).repository == asked
+    assert settings("--repository", "file:///models").repository == (Path("/models"),)
+    with pytest.raises(StartError, match="without credentials") as raised:
+        settings("--repository", "s3://me:hunter2@bucket/prod")
+    assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("asked", "cores", "workers"), [

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -451,6 +452,15 @@ def test_an_address_that_cannot_be_is_told_what_can_and_never_its_secrets(
     with pytest.raises(StartError, match=re.escape(told)) as raised:
         parse_repository(text)
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_library_that_is_missing_is_told_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    place = Place(None, "x", tmp_path)
+    with pytest.raises(StartError, match=r"pip install 'nyquist-serving\[sources\]'"):
+        place.start()
 
 
 def test_what_libraries_say_loses_its_secrets() -> None:
