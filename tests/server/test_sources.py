@@ -259,6 +259,7 @@ def test_a_bucket_that_is_lost_or_emptied_leaves_what_was_fetched(place: Place) 
     place.start()
     place.remove("")
     assert place.fetch().failures.keys() == {"a"}
+    assert place.start(["a"]).failures.keys() == {"a"}
     assert place.here() == artifact("a")
 
 

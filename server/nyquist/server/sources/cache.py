@@ -116,7 +116,7 @@ class Cache:
             self._watch.begin()
             self._read_state()
             models, refused = _by_model(_listing(store))
-            if names is None and not models and self.names:
+            if not models and self.names:
                 raise SourceError("it holds no model any more")
             wanted = set(models) | self.names if names is None else set(names)
             try:

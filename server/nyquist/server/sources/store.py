@@ -209,8 +209,14 @@ class FileStore:
         watch = self._watch
 
         class Chunks(Callback):  # type: ignore[misc] # fsspec has no types
+            value: int
+
             def relative_update(self, inc: int = 1) -> None:
                 watch.received(inc)
+
+            def absolute_update(self, value: int) -> None:  # Azure's
+                watch.received(value - self.value)
+                self.value = value
 
         self._files.get_file(f"{self._root}/{path}", str(target), callback=Chunks())
 
