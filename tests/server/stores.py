@@ -34,8 +34,8 @@ EXPIRED = (
 HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "server", "date")
 
 Answer = tuple[int, bytes]
-Fault = Callable[[str, str, Answer], Answer | None]
-"""What an answer becomes, by method, path, status and body; None: the connection is cut."""
+Fault = Callable[[str, str, Answer], Answer]
+"""What an answer becomes, by method, path, status and body."""
 
 
 def sound(method: str, path: str, answer: Answer) -> Answer:
@@ -106,9 +106,6 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             upstream.close()
         answer = self.server.fault(self.command, self.path, (came.status, content))
-        if answer is None:
-            self.close_connection = True
-            return
         status, changed = answer
         self.send_response(status)
         for name, value in came.getheaders():
