@@ -251,7 +251,7 @@ class Server:
         self._largest_request = max(self._largest_request, request_bytes(described, batch_size))
         if line := too_small_for(described, batch_size, self._settings.max_message_bytes):
             logger.warning("%s", line)
-        if fell_back and self._execution.provider == "cuda":
+        if fell_back:
             logger.warning("%s: CUDA was asked for and is not to be had", described.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",
