@@ -94,6 +94,7 @@ def test_each_service_is_built_from_the_target_of_its_own(services: Services) ->
         "server-gpu": "server-gpu",
         "models": "companion",
         "companion": "companion",
+        "receiver": "companion",
     }
 
 
