@@ -15,7 +15,7 @@ from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consiste
 from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
 from nyquist.companion.page.kit.pictures import picture_uri
-from nyquist.companion.page.kit.wording import share
+from nyquist.companion.page.kit.wording import share, so_far
 from nyquist.companion.watch import names
 from nyquist.companion.watch.record import BACKENDS, PROBE, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
@@ -111,6 +111,15 @@ class ModelView:
         one = self.state.probe.consistency.get(protocol)
         return self.words_of(one, DEFAULT_PAIRS) if one else None
 
+    def share_so_far(self, protocol: str) -> str | None:
+        """Write what the trials of a protocol say that were made; None before the first."""
+        made = self.state.probe.progress[protocol]
+        if made.consistency is None:
+            return None
+        manifest, known = self.state.manifest, made.consistency
+        yes_or_no = bool(pairs_of(manifest, 1)) if manifest else True
+        return so_far(known.share, known.pictures, made.trials, yes_or_no=yes_or_no)
+
     def live_share(self, protocol: str) -> str | None:
         """Write what live traffic shows of a protocol: each picture is moved once."""
         seen = self.state.shadow
@@ -137,7 +146,8 @@ class ModelView:
     def protocols(self) -> tuple[str, ...]:
         """Of the shifts that probes or live traffic know about."""
         seen = (self.state.probe, self.state.shadow)
-        return tuple(sorted({name for one in seen if one for name in one.consistency}))
+        known = {name for one in seen if one for name in one.consistency}
+        return tuple(sorted(known | set(self.state.probe.progress)))
 
 
 @dataclass(frozen=True)
