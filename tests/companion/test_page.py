@@ -117,7 +117,7 @@ def test_a_model_that_is_not_known_yet_says_how_far_it_is_and_what_was_counted(
     assert "measuring for" in overview
     assert "healthy" not in overview
     assert "circular shifts: 3 of 7 rounds" in overview
-    assert "measuring, 3 of 7 rounds 14 of 16, 64.0% to 96.5% so far" in overview
+    assert "measuring, 3 of 7 rounds 14 of 16 so far 64.0% to 96.5%" in overview
     assert "measuring, 0 of 7 rounds" in model
     assert told["verdict"] == "measuring"
     assert told["consistency"]["value"] is None

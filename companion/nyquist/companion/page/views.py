@@ -5,6 +5,7 @@ record, metrics -> ModelView, DisagreementView -> templates
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,14 @@ class ModelView:
         return Held(value, limit, held)
 
     @property
+    def parities(self) -> tuple[float | None, ...]:
+        """The largest relative error of the latest probes of this graph, the oldest first."""
+        latest = self.history[-trends.RECENT :]
+        probes = [one.parity for one in latest if one.sha256 == self.state.sha256]
+        errors = [one.relative_error if one else None for one in probes]
+        return tuple(one if one is not None and isfinite(one) else None for one in errors)
+
+    @property
     def consistency(self) -> Held:
         """The share of circular shifts that leave the answer as it was."""
         manifest, circular = self.state.manifest, self.state.probe.consistency.get(CIRCULAR)
@@ -111,8 +120,11 @@ class ModelView:
         one = self.state.probe.consistency.get(protocol)
         return self.words_of(one, DEFAULT_PAIRS) if one else None
 
-    def share_so_far(self, protocol: str) -> str | None:
-        """Write what the trials of a protocol say that were made; None before the first."""
+    def share_so_far(self, protocol: str) -> tuple[str, str] | None:
+        """Write what the trials of a protocol say that were made, and how sure that is.
+
+        None before the first.
+        """
         made = self.state.probe.progress[protocol]
         if made.consistency is None:
             return None

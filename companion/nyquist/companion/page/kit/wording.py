@@ -57,8 +57,8 @@ def share(value: float, error: float | None, count: int, each: int = 1) -> str:
     return f"{100 * value:.1f}% ± {100 * error:.1f}"
 
 
-def so_far(value: float, count: int, trials: int, *, yes_or_no: bool = True) -> str:
-    """Write a share that is not known to its end: as a count of few, with its interval.
+def so_far(value: float, count: int, trials: int, *, yes_or_no: bool = True) -> tuple[str, str]:
+    """Write a share that is not known to its end, as a count of few; and its interval.
 
     Args:
         value: 0..1.
@@ -69,7 +69,7 @@ def so_far(value: float, count: int, trials: int, *, yes_or_no: bool = True) -> 
     low, high = wilson(value, count)
     few = trials < FEW and yes_or_no
     words = f"{round(value * trials)} of {trials}" if few else percent(value)
-    return f"{words}, {percent(low)} to {percent(high)}"
+    return words, f"{percent(low)} to {percent(high)}"
 
 
 def built(figure: tuple[float, float, int, int]) -> str:
