@@ -28,9 +28,9 @@ def test_every_model_of_a_sound_server_holds_its_tolerances(
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines() if " ok" in line]
     assert len(rows) == len(model_folders(repository))
-    for name, _provider, parity, agreement, *_rest in rows:
+    for name, _provider, parity, same, _of, pictures, *_rest in rows:
         assert float(parity) <= 1e-4, name
-        assert agreement == "100.0%", name
+        assert same == pictures, name
     for name in ("fashion_strided", "fashion_blur"):
         manifest = read_manifest(repository / name, 1)
         one_pixel = one_pixel_of(manifest)
@@ -41,6 +41,27 @@ def test_every_model_of_a_sound_server_holds_its_tolerances(
         assert line[7] == "500"
         assert line[-1] == "64"
     assert "now: circular, over the reference pictures of the artifact" in out
+
+
+def test_what_is_not_served_and_what_the_build_found_of_batches_are_told(
+    server: RunningServer, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("absent", "fashion_strided"):
+        shutil.copytree(repository / "fashion_strided", tmp_path / name)
+    manifest = read_manifest(tmp_path / "fashion_strided", 1)
+    figures = manifest.figures.model_copy(update={"batch_error": 3e-7})
+    moved = manifest.model_copy(update={"figures": figures}).to_json()
+    (tmp_path / "fashion_strided" / "1" / "manifest.json").write_text(moved)
+    command = ["check", "--target", server.target, "--repository", str(tmp_path)]
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert f"absent of {tmp_path}: not served at {server.target}, which serves fashion_strided" in (
+        " ".join(told.err.split())
+    )
+    assert "fashion_strided: an answer moves with its batch by up to 3.0e-07 of the" in told.out
+    shutil.rmtree(tmp_path / "fashion_strided")
+    assert main(command) == 2
+    assert "which serves none of it" in capsys.readouterr().err
 
 
 def perturbed(repository: Path, name: str, folder: Path) -> Path:
