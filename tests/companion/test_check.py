@@ -1,5 +1,6 @@
 """nyquist check, against a live server."""
 
+import io
 import json
 import re
 import shutil
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from nyquist.companion.__main__ import main
 from nyquist.companion.page.kit.wording import built
 from nyquist.companion.service.validation import batches
+from nyquist.companion.tables import consistency_table
 from nyquist.server.artifact.built import circular_of, one_pixel_of
 from nyquist.server.artifact.layout import model_folders
 from nyquist.server.artifact.manifest import REFERENCE_FILE, read_manifest
+from nyquist.server.wire.pb import validation_pb2 as pb
 from tests.foreign import make_net, put_model
 from tests.processes import RunningServer, start_server
 
@@ -62,6 +66,21 @@ def test_what_is_not_served_and_what_the_build_found_of_batches_are_told(
     shutil.rmtree(tmp_path / "fashion_strided")
     assert main(command) == 2
     assert "which serves none of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pictures", "served", "reference"),
+    [(5, "20 of 20", "18 of 20"), (64, "100% ≥ 94.3%", "90.0% ± 1.2")],
+)
+def test_a_table_of_consistency_counts_what_is_few_and_bounds_what_never_flipped(
+    pictures: int, served: str, reference: str
+) -> None:
+    report = pb.ConsistencyReport(pictures=pictures, pairs=4)
+    report.measured.add(protocol="circular", served=1.0, reference=0.9, reference_error=0.012)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(consistency_table([report]))
+    line = next(line for line in console.export_text().splitlines() if "circular" in line)
+    assert " ".join(line.split()) == f"circular {pictures} {served} {reference}"
 
 
 def perturbed(repository: Path, name: str, folder: Path) -> Path:
