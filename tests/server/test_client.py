@@ -132,7 +132,7 @@ def test_several_pictures_ride_in_one_request(server: RunningServer) -> None:
     with Client(server.target) as client:
         counted = _Counting(client)
         asking = Classifying(counted, client.describe("fashion_blur"))
-        answers = [one for some in asking.answers(files_of([str(CLOTHES)])) for one in some]
+        answers = [one for some in asking.answers(files_of([CLOTHES])) for one in some]
         alone = [
             client.classify(answer.model, answer.model.read_pictures([Path(answer.picture)]))[0]
             for answer in answers

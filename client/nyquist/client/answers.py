@@ -103,7 +103,7 @@ def as_rows(answer: Answer, top: int) -> Iterator[tuple[object, ...]]:
     about = answer.picture, answer.model.name, answer.model.version
     for shift, lines in answer.highest(top):
         for rank, (one, probability) in enumerate(lines, 1):
-            yield *about, shift, rank, one.label, one.index, float(f"{probability:.6g}")
+            yield *about, shift, rank, one.label, one.index, f"{probability:.6g}"
 
 
 def _plain(one: RankedClass, probability: float, head: Head) -> dict[str, object]:

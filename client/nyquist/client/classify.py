@@ -1,17 +1,15 @@
 """nyquist classify: classify pictures, and see how the answer holds as a picture slides.
 
-files, folders, buckets, standard input -> batches -> answers -> tables, JSON or CSV
-                                        -> parts, side by side -> one file   (batch.py)
+files, folders, standard input -> batches -> answers -> tables, JSON or CSV
 """
 
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import numpy as np
@@ -22,8 +20,8 @@ from rich.progress import Progress
 from nyquist.client.answers import COLUMNS, TOP, Answer, as_json, as_rows, show
 from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.client.command_line import SHIFTS, make_classify_parser
-from nyquist.client.told import Told, told_by
-from nyquist.server.wire.connection import Connection, chosen_connection
+from nyquist.client.told import told_by
+from nyquist.server.wire.connection import chosen_connection
 from nyquist.server.wire.errors import InvalidRequest, NyquistError, unreadable
 from nyquist.server.wire.framing import DYNAMIC
 
@@ -48,36 +46,16 @@ def slide(
     return np.stack([np.roll(picture, (shift,) * len(axes), axis=axes) for shift in shifts])
 
 
-def picture_path(name: str) -> Path:
-    """Return the file or folder that is named: of this machine, or by the URL of a bucket.
-
-    Raises:
-        ValueError: what reads buckets is not installed, or reads none of this kind.
-    """
-    if "://" not in name:
-        return Path(name)
-    try:
-        from upath import UPath
-
-        return cast(Path, UPath(name))
-    except ImportError as error:
-        raise ValueError(
-            f"{name}: {error.name or error} is not installed; pip install "
-            "'nyquist-serving[batch,sources]'"
-        ) from None
-
-
-def files_of(pictures: Sequence[str]) -> list[Path]:
+def files_of(pictures: Sequence[Path]) -> list[Path]:
     """Return the picture files that are named, those of a folder by their endings.
 
     Raises:
-        ValueError: a folder has none, or `picture_path` raises it.
+        ValueError: a folder has none.
     """
     found: list[Path] = []
-    for name in pictures:
-        path = STANDARD_INPUT if name == "-" else picture_path(name)
+    for path in pictures:
         if not path.is_dir():
-            found.append(path)
+            found.append(STANDARD_INPUT if str(path) == "-" else path)
             continue
         inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS)
         if not inside:
@@ -96,7 +74,7 @@ class Classifying:
         diagonal: whether they move down too.
 
     Attributes:
-        failures: of each picture that could not be read a line that says why.
+        failures: a line for each picture that could not be read.
     """
 
     def __init__(
@@ -104,7 +82,7 @@ class Classifying:
     ) -> None:
         self._client, self._model = client, model
         self._shifts, self._diagonal = shifts, diagonal
-        self.failures: dict[str, str] = {}
+        self.failures: list[str] = []
 
     def answers(self, files: Sequence[Path]) -> Iterator[list[Answer]]:
         """Yield the answers of the next files.
@@ -135,9 +113,9 @@ class Classifying:
             try:
                 yield file, self._model.read_pictures([file])[0]
             except OSError as error:
-                self.failures[str(file)] = unreadable(error)
+                self.failures.append(unreadable(error))
             except InvalidRequest as error:
-                self.failures[str(file)] = str(error)
+                self.failures.append(str(error))
 
     def _moved(self, picture: NDArray[Any]) -> NDArray[Any]:
         framing = self._model.picture
@@ -158,16 +136,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         connection, told = chosen_connection(options), told_by(vars(options))
         files = files_of(options.pictures)
-        shifts = options.shift or (SHIFTS if options.diagonal else 0)
         with Client(connection) as client:
             model = client.look_up(options.model).completed(told)
-            if options.output:
-                return _into_file(options, connection, told, shifts, files)
+            shifts = options.shift or (SHIFTS if options.diagonal else 0)
             asking = Classifying(client, model, shifts, diagonal=options.diagonal)
-            try:
-                _print(options, _followed(asking, files))
-            finally:
-                failures += asking.failures.values()
+            failures = asking.failures
+            _print(options, _followed(asking, files))
     except grpc.RpcError as error:
         failures.append(connection.explain(error))
     except (ValueError, NyquistError) as error:
@@ -175,20 +149,6 @@ def run(options: argparse.Namespace) -> int:
     for line in failures:
         sys.stderr.write(f"nyquist classify: error: {line}\n")
     return 1 if failures else 0
-
-
-def _into_file(
-    options: argparse.Namespace, connection: Connection, told: Told, shifts: int, files: list[Path]
-) -> int:
-    from nyquist.client import batch, engines
-
-    if STANDARD_INPUT in files:
-        raise ValueError("--output takes files, folders and buckets; - is one picture")
-    job = batch.Job(connection, options.model, told, shifts, options.diagonal, options.top or TOP)
-    jobs = options.jobs or len(os.sched_getaffinity(0))
-    engine = engines.ENGINES[options.engine]
-    failed = batch.answer_all(job, files, options.output, engine, jobs, Console(stderr=True))
-    return 1 if failed else 0
 
 
 def _followed(asking: Classifying, files: Sequence[Path]) -> Iterator[Answer]:

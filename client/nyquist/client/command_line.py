@@ -7,7 +7,6 @@ from nyquist.server.wire.connection import DEFAULT_TARGET, TOKEN_VARIABLE, add_c
 from nyquist.server.wire.framing import FITS, INTERPOLATIONS, LAYOUTS
 
 SHIFTS = 16
-ENGINES = ("processes",)
 WATCH_S = 2.0
 
 
@@ -23,9 +22,9 @@ def make_classify_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "pictures",
         nargs="+",
+        type=Path,
         metavar="PICTURE",
-        help="JPEG, PNG or WebP; a folder, or one of a bucket (s3://...), stands for those in it, "
-        "- for standard input",
+        help="JPEG, PNG or WebP; a folder stands for those in it, - for standard input",
     )
     parser.add_argument("--model", required=True, help="efficientnet_lite0, fashion_blur, ...")
     parser.add_argument(
@@ -49,21 +48,6 @@ def make_classify_parser() -> argparse.ArgumentParser:
     form.add_argument(
         "--csv", action="store_true", help="print CSV, a line for each label of each picture"
     )
-    many = parser.add_argument_group("many pictures")
-    many.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write .parquet, .csv or .jsonl, a row for each label of each picture; a run that was "
-        "cut short goes on where it ended",
-    )
-    many.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default=ENGINES[0],
-        help="what shares the work out (%(default)s)",
-    )
-    many.add_argument("--jobs", type=_positive, metavar="N", help="workers (as many as cores)")
     return _reaching_a_server(parser, form)
 
 
@@ -95,9 +79,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fit", choices=FITS, help="canvas: whole, on black (crop; grey: canvas)")
     group.add_argument("--input-name", metavar="NAME", help="of the one input (input)")
-    group.add_argument(
-        "--output-name", metavar="NAME", help="that is the answer (logits, or the first)"
-    )
+    group.add_argument("--output", metavar="NAME", help="that is the answer (logits, or the first)")
     group.add_argument(
         "--max-batch-size", type=int, metavar="N", help="pictures that a request may hold"
     )

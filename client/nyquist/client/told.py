@@ -54,7 +54,7 @@ def told_by(options: Mapping[str, Any]) -> Told:
     """
     told = Told(
         input=options["input_name"] or Told.input,
-        output=options["output_name"] or "",
+        output=options["output"] or "",
         max_batch_size=options["max_batch_size"] or 0,
         mean=_shares("--mean", options["mean"], Told.mean),
         std=_shares("--std", options["std"], Told.std),

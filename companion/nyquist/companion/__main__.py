@@ -214,7 +214,7 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str], Sequ
             yield remote, options.model or remote.models(), ()
         return
     references = References(options.repository)
-    given = options.reference and read_reference(options.reference, options.output_name or "")
+    given = options.reference and read_reference(options.reference, options.output or "")
     with Client(chosen_connection(options), source="probe") as client:
         for name in options.model:
             client.look_up(name)
