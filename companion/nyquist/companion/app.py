@@ -94,7 +94,7 @@ class Companion:
         self._metrics = Metrics(settings.probe_period_s)
         self._references = References(settings.repository)
         file = settings.reference
-        given = read_reference(file, settings.output_name or "") if file else None
+        given = read_reference(file, settings.output or "") if file else None
         self._subjects = Subjects(
             self._client, self._references, settings.told, settings.model, given
         )

@@ -21,7 +21,7 @@ METAVARS = {
     "mean": "M,...",
     "std": "S,...",
     "input_name": "NAME",
-    "output_name": "NAME",
+    "output": "NAME",
 }
 MAX_PORT = 65535
 CHECK_STATUS = "Exit status: 1 when a tolerance is missed, 2 when it cannot tell."

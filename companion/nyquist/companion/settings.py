@@ -82,9 +82,7 @@ class ModelSettings(BaseModel):
         None, description="canvas: whole, on black; none: crop, and of grey pictures canvas"
     )
     input_name: str | None = Field(None, description="of the one input; none: input")
-    output_name: str | None = Field(
-        None, description="that is the answer; none: logits, or the first"
-    )
+    output: str | None = Field(None, description="that is the answer; none: logits, or the first")
     max_batch_size: int | None = Field(
         None, gt=0, description="pictures that a request may hold; none: what the server says, or 8"
     )
