@@ -135,7 +135,10 @@ def test_a_version_that_is_there_with_other_content_is_not_written_over(
     target().publish(model)
     puts(proxy)
     edit_manifest(model, lambda content: content["files"].update({"1/labels.txt": "0" * 64}))
-    with pytest.raises(PublishError, match=r"has a version 1 with another 1/labels\.txt: sha256"):
+    with pytest.raises(
+        PublishError,
+        match=r"^s3://models/prod/\w+ has a version 1 with another 1/labels\.txt: sha256",
+    ):
         target().publish(model)
     assert puts(proxy) == []
 
@@ -148,6 +151,16 @@ def test_a_configuration_that_was_edited_there_stays(bucket: Any, model: Path) -
     add_version(model, 2)
     assert target().publish(model).edited
     assert bucket.cat_file(place) == edited
+
+
+def test_what_is_no_manifest_there_or_here_is_told(bucket: Any, model: Path) -> None:
+    bucket.pipe_file(f"{BUCKET}/prod/{NAME}/7/manifest.json", b"{}")
+    with pytest.raises(PublishError, match=r"^s3://models/prod/.*/7/manifest.json is no manifest$"):
+        target().publish(model)
+    bucket.rm(f"{BUCKET}/prod/{NAME}/7/manifest.json")
+    (model / "1" / "manifest.json").write_text("{}")
+    with pytest.raises(PublishError, match=r"^it is not published: .*Field required"):
+        target().publish(model)
 
 
 def test_of_two_that_publish_at_a_time_the_second_is_refused(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from nyquist.server.artifact.layout import complete_versions
 from nyquist.server.artifact.manifest import (
     CONFIG_FILE,
@@ -23,7 +25,7 @@ from nyquist.server.artifact.manifest import (
 )
 from nyquist.server.sources.address import Address, parse_repository
 from nyquist.server.sources.store import Unreadable, in_words, open_files
-from nyquist.server.wire.errors import StartError
+from nyquist.server.wire.errors import ArtifactError, NyquistError, StartError
 
 WRITABLE = ("s3", "gs", "az")
 STALL_S = 30.0
@@ -32,7 +34,7 @@ TRIES = 3
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
-class PublishError(Exception):
+class PublishError(NyquistError):
     """A version cannot be brought there; what was there is as it was."""
 
 
@@ -109,6 +111,8 @@ class Target:
         try:
             with in_words():
                 return self._publish(folder)
+        except ArtifactError as error:
+            raise PublishError(f"it is not published: {error}") from error
         except Unreadable as error:
             raise PublishError(
                 f"{self._address}/{folder.name} cannot be written: {error}; the same command goes "
@@ -146,7 +150,10 @@ class Target:
 
     def _manifest(self, name: str, path: str) -> dict[str, str]:
         content = self._files.cat_file(f"{self._address.place}/{name}/{path}")
-        return Manifest.model_validate_json(content).files
+        try:
+            return Manifest.model_validate_json(content).files
+        except ValidationError as error:
+            raise PublishError(f"{self._address}/{name}/{path} is no manifest") from error
 
     def _compare(self, ours: Manifest, theirs: Mapping[str, str]) -> None:
         """Refuse a version that is there with other files."""
