@@ -4,6 +4,9 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
@@ -16,6 +19,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from nyquist.client.client import Client
 from nyquist.companion.__main__ import main
 from nyquist.companion.references.repository import References, Unverifiable
+from nyquist.companion.references.subjects import Subjects
+from nyquist.companion.watch.history import History
+from nyquist.companion.watch.limits import Limits
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.pace import Pace
+from nyquist.companion.watch.probe import Prober
+from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.rollouts import Rollouts
 from nyquist.server.artifact.manifest import REFERENCE_FILE
 from tests.artifacts import add_version, copy_model, damage, set_config
 from tests.companion.processes import FAST, PERIOD_S, RunningCompanion, start_companion
@@ -184,6 +195,25 @@ def test_a_reference_that_cannot_be_used_says_why(repository: Path, tmp_path: Pa
     with pytest.raises(Unverifiable, match=rf"cannot be used: .*{REFERENCE_FILE}") as refused:
         References(tmp_path).get(SOUND, 1, None)
     assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_repository_without_models_is_told_until_there_are_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    subjects = Subjects(cast("Client", SimpleNamespace(ready=lambda: True)), References(tmp_path))
+    record, stopped = Record("server", 1, 1, 1), Event()
+    prober = Prober(
+        subjects,
+        Metrics(PERIOD_S),
+        record,
+        Rollouts(Limits(), History()),
+        Pace(1, stopped),
+        stopped,
+    )
+    for _ in range(2):
+        prober.probe()
+    told = [line for line in caplog.messages if "nothing can be probed" in line]
+    assert told == ["nothing can be probed: the repository holds no model yet"] * 2
 
 
 def test_a_server_that_is_away_is_told_once(models: Path) -> None:

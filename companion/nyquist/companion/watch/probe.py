@@ -182,7 +182,10 @@ class Prober:
             self._metrics.probes["failed"].inc()
             return
         served: set[Key] = set()
-        for name in self._subjects.names():
+        names = self._subjects.names()
+        if not names:
+            logger.warning("nothing can be probed: the repository holds no model yet")
+        for name in names:
             served |= self._probe_model(name)
         for key in self._standings.keys() - served:
             self._forget(key)
