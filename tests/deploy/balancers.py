@@ -74,6 +74,7 @@ def nginx(replicas: Sequence[int]) -> Iterator[grpc.Channel]:
     written = (ROOT / "deploy/nginx/default.conf").read_text(encoding="utf-8")
     servers = with_addresses(written, replicas).replace("listen 8001", f"listen 127.0.0.1:{port}")
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # nginx leaves root, and writes large requests there
         file = Path(folder, "nginx.conf")
         file.write_text(HTTP.format(folder=folder, servers=servers), encoding="utf-8")
         with running(["nginx", "-c", str(file)], port) as channel:
