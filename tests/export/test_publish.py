@@ -84,14 +84,14 @@ def puts(proxy: Faulty) -> list[str]:
 def test_what_is_published_is_what_is_here_with_the_manifest_last(
     bucket: Any, proxy: Faulty, model: Path
 ) -> None:
-    assert target().publish(model).versions == (1,)
+    there = target()
+    assert there.publish(model).versions == (1,)
     written = puts(proxy)
     assert written[0] == "1/labels.txt"
     assert written[-4:] == ["1/model.onnx", "labels.txt", "config.pbtxt", "1/manifest.json"]
     here = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*.*")}
-    there = {path: bucket.cat_file(f"{BUCKET}/prod/{NAME}/{path}") for path in written}
-    assert there == here
-    assert target().publish(model).versions == ()
+    assert {path: bucket.cat_file(f"{BUCKET}/prod/{NAME}/{path}") for path in written} == here
+    assert there.publish(model).versions == ()
     assert puts(proxy) == []
 
 
@@ -99,8 +99,8 @@ def test_no_reader_sees_half_of_an_upload_that_is_cut_and_the_next_one_goes_on_w
     bucket: Any, proxy: Faulty, model: Path, tmp_path: Path
 ) -> None:
     del bucket
-    reader = Reader(tmp_path / "cache")
-    target().publish(model)
+    reader, there = Reader(tmp_path / "cache"), target()
+    there.publish(model)
     assert reader.versions() == ["1"]
     first = [path.replace("1/", "2/") for path in puts(proxy) if "/" in path]
     add_version(model, 2)
@@ -108,11 +108,11 @@ def test_no_reader_sees_half_of_an_upload_that_is_cut_and_the_next_one_goes_on_w
     for _ in first[:-1]:
         proxy.refuses = AfterOne()
         with pytest.raises(PublishError, match="the same command goes on where this one ended"):
-            target().publish(model)
+            there.publish(model)
         written += puts(proxy)[:1]
         assert reader.versions() == ["1"]
     proxy.refuses = lambda _: False
-    assert target().publish(model).versions == (2,)
+    assert there.publish(model).versions == (2,)
     assert written + puts(proxy) == first
     assert reader.versions() == ["2"]
 
@@ -132,35 +132,38 @@ def test_a_version_that_is_there_with_other_content_is_not_written_over(
     bucket: Any, proxy: Faulty, model: Path
 ) -> None:
     del bucket
-    target().publish(model)
+    there = target()
+    there.publish(model)
     puts(proxy)
     edit_manifest(model, lambda content: content["files"].update({"1/labels.txt": "0" * 64}))
     with pytest.raises(
         PublishError,
         match=r"^s3://models/prod/\w+ has a version 1 with another 1/labels\.txt: sha256",
     ):
-        target().publish(model)
+        there.publish(model)
     assert puts(proxy) == []
 
 
 def test_a_configuration_that_was_edited_there_stays(bucket: Any, model: Path) -> None:
-    target().publish(model)
+    there = target()
+    there.publish(model)
     place = f"{BUCKET}/prod/{NAME}/config.pbtxt"
     edited = bucket.cat_file(place) + b"# slow\n"
     bucket.pipe_file(place, edited)
     add_version(model, 2)
-    assert target().publish(model).edited
+    assert there.publish(model).edited
     assert bucket.cat_file(place) == edited
 
 
 def test_what_is_no_manifest_there_or_here_is_told(bucket: Any, model: Path) -> None:
+    there = target()
     bucket.pipe_file(f"{BUCKET}/prod/{NAME}/7/manifest.json", b"{}")
     with pytest.raises(PublishError, match=r"^s3://models/prod/.*/7/manifest.json is no manifest$"):
-        target().publish(model)
+        there.publish(model)
     bucket.rm(f"{BUCKET}/prod/{NAME}/7/manifest.json")
     (model / "1" / "manifest.json").write_text("{}")
     with pytest.raises(PublishError, match=r"^it is not published: .*Field required"):
-        target().publish(model)
+        there.publish(model)
 
 
 def test_of_two_that_publish_at_a_time_the_second_is_refused(
@@ -183,18 +186,24 @@ def test_of_two_that_publish_at_a_time_the_second_is_refused(
     ("address", "told"),
     [
         ("hf://org/name", "cannot be published to, only s3://, gs://, az:// addresses can"),
-        ("folder", "cannot be published to"),
+        ("folder", "folder cannot be published to"),
         ("s3://me:hunter2@bucket", "s3:// addresses are written as s3://bucket/prefix"),
-        ("s3://missing/prod", "s3://missing/prod cannot be read: The specified bucket"),
     ],
 )
-def test_a_place_that_cannot_be_published_to_is_told_before_anything_is_built(
-    address: str, told: str, bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_address_that_is_not_written_to_is_told(address: str, told: str) -> None:
+    with pytest.raises(PublishError, match=told) as raised:
+        parse_target(address)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_built(
+    proxy: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del bucket
-    arguments = ["--only", NAME, "--output", str(tmp_path / "out"), "--publish", address]
-    assert main(arguments) in (1, 2)
-    output = capsys.readouterr()
-    assert told in " ".join((output.out + output.err).split())
-    assert "hunter2" not in output.out + output.err
+    del proxy
+    arguments = ["--only", NAME, "--output", str(tmp_path / "out"), "--publish"]
+    assert main([*arguments, "s3://missing/prod"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("error: s3://missing/prod cannot be read: The specified bucket")
+    assert main([*arguments, "folder"]) == 2
+    assert "folder cannot be published to" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ import asyncio
 import math
 import shutil
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,12 +122,12 @@ class Changes:
         """Let a version come object by object, and wait until it is served."""
         fresh = add_version(self._folder / CHANGED, version)
         put(self._bucket, BUCKET, files_of(fresh, self._folder))
-        until(lambda: (CHANGED, str(version)) in served(self._server))
+        until(lambda: (CHANGED, str(version)) in served(self._server), rest)
 
     def _fail(self) -> None:
         before = failures(self._server)
         self._proxy.fault = _unavailable
-        until(lambda: failures(self._server) > before)
+        until(lambda: failures(self._server) > before, rest)
         self._proxy.fault = sound
 
     def _lie(self, version: int) -> None:
@@ -138,7 +139,7 @@ class Changes:
         )
         before = failures(self._server)
         put(self._bucket, BUCKET, files_of(fresh, self._folder))
-        until(lambda: failures(self._server) > before)
+        until(lambda: failures(self._server) > before, rest)
         self._bucket.rm(f"{BUCKET}/{STEADY}/{version}", recursive=True)
         shutil.rmtree(fresh)
 
@@ -146,6 +147,11 @@ class Changes:
 def _unavailable(method: str, path: str, answer: Answer) -> Answer:
     del method, path, answer
     return 503, b"<Error><Code>ServiceUnavailable</Code></Error>"
+
+
+def rest() -> None:
+    """Leave the server to its callers between two questions."""
+    time.sleep(0.1)
 
 
 def files_of(folder: Path, root: Path) -> dict[str, bytes]:
