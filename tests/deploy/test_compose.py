@@ -73,6 +73,8 @@ def test_what_serves_and_what_proves_waits_for_the_models_to_be_built(services: 
         assert waits == {"condition": "service_completed_successfully"}, name
     assert services["models"]["command"] == ["build", "--output", "/models"]
     assert services["models"]["restart"] == "no"
+    for name in SERVERS:  # and what is built anew is served without a restart
+        assert float(services[name]["environment"]["NYQUIST_POLL_S"]) > 0
 
 
 def test_a_gpu_is_reserved_in_the_gpu_profile_alone(services: Services) -> None:
@@ -94,6 +96,7 @@ def test_each_service_is_built_from_the_target_of_its_own(services: Services) ->
         "server-gpu": "server-gpu",
         "models": "companion",
         "companion": "companion",
+        "receiver": "companion",
     }
 
 

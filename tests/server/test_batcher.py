@@ -200,48 +200,6 @@ def test_a_queue_delay_ends_when_nobody_comes() -> None:
     assert with_batcher(test, max_queue_delay_s=0.01).batches == [[1.0]]
 
 
-def together_and_again(batcher: Batcher, model: GatedDouble, *again: float) -> Awaitable[None]:
-    """Answer three requests that ran together, then send others one after the other."""
-
-    async def test() -> None:
-        await busy(batcher, model)
-        waiting = [submit(batcher, value) for value in (1.0, 2.0, 3.0)]
-        await settled()
-        model.open()
-        await asyncio.gather(*waiting)
-        back = []
-        for value in again:
-            back.append(submit(batcher, value))
-            await asyncio.sleep(0.001)
-        await asyncio.gather(*back)
-
-    return test()
-
-
-def test_callers_that_were_answered_together_are_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("nyquist.server.scheduling.policy.GATHER_S", 60.0)
-    model = with_batcher(lambda *both: together_and_again(*both, 4.0, 5.0, 6.0), max_batch_size=3)
-    assert model.batches == [[0.0], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
-
-
-def test_the_wait_for_them_ends_when_nobody_comes_any_more() -> None:
-    model = with_batcher(lambda *both: together_and_again(*both, 4.0))
-    assert model.batches == [[0.0], [1.0, 2.0, 3.0], [4.0]]
-
-
-def test_who_was_alone_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nyquist.server.scheduling.policy.GATHER_S", 60.0)
-
-    async def test(batcher: Batcher, model: GatedDouble) -> None:
-        model.open()
-        for value in (1.0, 2.0, 3.0):
-            await submit(batcher, value)
-
-    assert with_batcher(test).batches == [[1.0], [2.0], [3.0]]
-
-
 def test_a_cancelled_caller_does_not_disturb_its_neighbours() -> None:
     async def test(batcher: Batcher, model: GatedDouble) -> None:
         await busy(batcher, model)

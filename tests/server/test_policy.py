@@ -12,7 +12,6 @@ from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.scheduling.policy import (
     ALONE,
     FOR_A_CHANGE,
-    GATHER_S,
     Idle,
     Policy,
     Start,
@@ -21,7 +20,6 @@ from nyquist.server.scheduling.policy import (
 from nyquist.server.scheduling.request_queue import PendingRequest
 
 NOW = 100.0
-SOON = GATHER_S / 2
 
 
 @dataclass(eq=False)
@@ -44,12 +42,10 @@ class Waits:
     requests: Sequence[Arrived]
     count: int = field(init=False)
     pictures: int = field(init=False)
-    newest: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.count = len(self.requests)
         self.pictures = sum(request.count for request in self.requests)
-        self.newest = max((request.arrived for request in self.requests), default=-inf)
 
     def __iter__(self) -> Iterator[PendingRequest]:
         return cast(Iterator[PendingRequest], iter(self.requests))
@@ -73,7 +69,6 @@ def decide(
 
 one, two, three = Arrived(1), Arrived(2), Arrived(3)
 other = Arrived(1, size=7)
-fresh = Arrived(1, NOW - SOON)
 four = BatchLimits(4)
 
 
@@ -88,7 +83,7 @@ four = BatchLimits(4)
         ([one, other, two], four, [0, 2]),
         ([other, one, Arrived(1, size=7)], four, [0, 2]),
         ([one, two], BatchLimits(4, merge=False), [0]),
-        ([one, fresh, two], BatchLimits(4, best_size=2), [0, 1]),
+        ([one, Arrived(1), two], BatchLimits(4, best_size=2), [0, 1]),
         ([three, one], BatchLimits(4, best_size=2), [0]),
     ],
 )
@@ -121,26 +116,9 @@ def test_the_first_of_a_batch_waits_for_company_as_long_as_the_model_says(
     assert delayed(count, age_s, limits) == decision
 
 
-@pytest.mark.parametrize(
-    ("waiting", "freed", "decision"),
-    [
-        ([one], NOW - SOON, WaitUntil(NOW - SOON + GATHER_S)),
-        ([fresh], NOW - 1, WaitUntil(fresh.arrived + GATHER_S)),
-        ([one], NOW - GATHER_S, [0]),
-        ([one], -inf, [0]),
-        ([Arrived(1) for _ in range(4)], NOW, [0, 1, 2, 3]),
-    ],
-)
-def test_callers_that_were_answered_together_are_waited_for_until_nobody_comes(
-    waiting: list[Arrived], freed: float, decision: list[int] | WaitUntil
-) -> None:
-    assert decide(waiting, four, idle=Idle(1, gathers_from=freed)) == decision
-
-
 def test_nobody_is_waited_for_at_the_end_of_time() -> None:
     limits = BatchLimits(4, max_queue_delay_s=60.0)
-    idle = Idle(1, gathers_from=NOW)
-    assert decide([Arrived(1, NOW)], limits, idle=idle, now=inf) == [0]
+    assert decide([Arrived(1, NOW)], limits, now=inf) == [0]
 
 
 @pytest.mark.parametrize(

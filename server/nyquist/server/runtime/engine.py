@@ -29,6 +29,7 @@ from nyquist.server.wire.feeds import Feeds
 Array = NDArray[np.generic]
 
 ANY_SESSION = SessionSettings()
+DRIVER = "libcuda.so.1"
 STRING, BFLOAT16 = "tensor(string)", "tensor(bfloat16)"
 ONNX_BFLOAT16 = 16
 TIMING_S = 0.05
@@ -302,9 +303,23 @@ def open_runs(
 
 
 @cache
-def find_cuda() -> None:
-    """Load CUDA and cuDNN where the extra cuda has put them: no loader looks for them there."""
+def find_cuda() -> str:
+    """Load CUDA and cuDNN where the extra cuda has put them: no loader looks for them there.
+
+    Returns:
+        What onnxruntime would fail without, each time and at length: the driver; "" where it is.
+    """
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        lacking = (
+            f"there is no NVIDIA driver here ({DRIVER}): a container is given the host's by the "
+            "NVIDIA Container Toolkit and --gpus all"
+        )
+        logger.warning("no CUDA: %s", lacking)
+        return lacking
     ort.preload_dlls()
+    return ""
 
 
 def open_session(
@@ -324,10 +339,12 @@ def open_session(
             "cpu, or choose --provider cpu"
         )
     known = [asked for asked in plan.providers if asked[0] in available]
+    if any(name != CPU for name, _ in known) and (lacking := find_cuda()):
+        if plan.must:
+            raise ArtifactError(f"{plan.must} is asked for and {lacking}")
+        known = [(CPU, {})]
     options = _session_options(plan, weights)
-    if any(name != CPU for name, _ in known):
-        find_cuda()
-    elif plan.memory_arena:
+    if plan.memory_arena and all(name == CPU for name, _ in known):
         share_arena()
         options.add_session_config_entry(SHARED, "1")
     try:

@@ -103,7 +103,7 @@ class Batcher:
         self._instances = [make(runner) for runner in runners]
         self._low_latency = None if low_latency is None else make(low_latency)
         self._idle, self._idle_low_latency = list(self._instances), self._low_latency
-        self._last, self._alone, self._together, self._gathers_from = 1, ALONE, 0, -inf
+        self._alone, self._together = ALONE, 0
         self._recoveries: set[asyncio.Task[None]] = set()
         self._dispatch_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -219,7 +219,7 @@ class Batcher:
             self._timer = None
         while self._idle and self._queue.count:
             free = self._idle_low_latency is not None
-            idle = Idle(len(self._idle), free, self._gathers_from, self._alone, self._together)
+            idle = Idle(len(self._idle), free, self._alone, self._together)
             now = inf if self._closing else monotonic()
             decision = self._policy.next(self._queue, len(self._running), idle, now)
             if isinstance(decision, Start):
@@ -243,10 +243,10 @@ class Batcher:
         """Take requests out of the queue, and let an instance run them together."""
         for request in start.requests:
             self._queue.remove(request)
-        self._last, self._alone, self._gathers_from = len(start.requests), start.alone, -inf
+        self._alone = start.alone
         if start.low_latency and self._idle_low_latency is not None:
             instance, self._idle_low_latency = self._idle_low_latency, None
-            self._together = self._last
+            self._together = len(start.requests)
         else:
             instance = self._idle.pop()
         batch = Batch(start.requests)
@@ -284,7 +284,6 @@ class Batcher:
             self._idle_low_latency = instance
         else:
             self._idle.append(instance)
-        self._gathers_from = monotonic() if 1 < self._last > self._queue.count else -inf
 
     def _note_health(self) -> None:
         """Show whether an instance is out of service; without any for all, nobody need wait."""

@@ -2,10 +2,8 @@
 
 waiting, running, idle, now -> Start | WaitUntil
 
-Callers that were answered together come back together, one after the other. So an instance that
-becomes free before as many wait again goes on when nobody comes any more: few runs of many requests
-cost less than many of few. Who is alone is not kept waiting, and where the model is slower than its
-callers the next batch has gathered before an instance is free.
+A free instance takes what is there: while it runs, the next batch gathers. Nobody waits for company
+but where the model says so.
 
 Few who wait are answered sooner by all threads together, one batch after the other; more of them
 by an instance for each.
@@ -18,8 +16,6 @@ from typing import NamedTuple, Protocol
 from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.scheduling.request_queue import PendingRequest
 
-GATHER_S = 0.0002
-"""Where no other comes for so long, nobody is expected any more."""
 EAGER = 2
 """Instances that work for small requests too, where the event loop is left a core."""
 ALONE = 4
@@ -32,12 +28,10 @@ class Waiting(Protocol):
     Attributes:
         count: how many they are.
         pictures: of all of them.
-        newest: when the last of them came, on monotonic.
     """
 
     count: int
     pictures: int
-    newest: float
 
     def __iter__(self) -> Iterator[PendingRequest]: ...
 
@@ -48,15 +42,12 @@ class Idle(NamedTuple):
     Attributes:
         instances: that are free, but for the next one.
         low_latency: whether the instance is free that only few get.
-        gathers_from: when the last instance became free, on monotonic, if fewer waited then than
-            had run in it; else -inf.
         alone: the latest runs in a row, of few requests, that had none beside them.
         together: requests that run in the instance of low latency now.
     """
 
     instances: int
     low_latency: bool = False
-    gathers_from: float = -inf
     alone: int = 0
     together: int = 0
 
@@ -112,10 +103,6 @@ class Policy:
             return FOR_A_CHANGE  # another instance would only take the event loop's core
         if idle.together and running == 1 and count + idle.together <= self._limits.few:
             return FOR_A_CHANGE  # all threads work on what is before them, and are soon through
-        if idle.gathers_from > -inf and count < self._limits.full_size:
-            nobody_comes = max(idle.gathers_from, waiting.newest) + GATHER_S
-            if now < nobody_comes:
-                return WaitUntil(nobody_comes)
         requests, due = self._batch(waiting, now)
         if not requests:
             return WaitUntil(due)

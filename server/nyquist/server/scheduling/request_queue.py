@@ -7,7 +7,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -67,14 +66,12 @@ class RequestQueue:
     Attributes:
         count: of requests.
         pictures: of all of them.
-        newest: when the last of them came, on monotonic.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
         self._levels = [_Level(policy) for policy in limits.levels]
         self.count = self.pictures = 0
-        self.newest = -inf
 
     def __len__(self) -> int:
         return self.count
@@ -92,7 +89,7 @@ class RequestQueue:
         if len(level.in_time) + len(level.late) >= level.policy.max_size:
             raise QueueFull(f"Exceeds maximum queue size of {level.policy.max_size}")
         level.in_time[request] = None
-        request.waits, self.newest = True, request.arrived
+        request.waits = True
         self.count += 1
         self.pictures += request.count
 
