@@ -204,22 +204,17 @@ class Prober:
             self._metrics.probes["failed"].inc()
             return
         served: set[Key] = set()
-<<<<<<< HEAD
         names = self._subjects.names()
         if not names:
             logger.warning("nothing can be probed: the repository holds no model yet")
-        for name in names:
-            served |= self._probe_model(name)
-=======
         remotes: list[RemoteModel] = []
-        for name in self._subjects.names():
+        for name in names:
             served |= self._find(name, remotes)
         found = [self._attempt(self._asked, remote, remote) for remote in remotes]
         subjects = sorted((one for one in found if one), key=lambda one: one.cost)
         for step in (self._look_first, self._probe_version):
             for subject in subjects:
                 self._attempt(step, subject, subject.remote)
->>>>>>> measuring
         for key in self._standings.keys() - served:
             self._forget(key)
 
