@@ -154,6 +154,7 @@ def test_what_was_begun_is_not_mixed_with_something_else(
         ("--output nowhere/answers.csv", "nowhere is no folder"),
         ("--output answers.csv --json", "answers.csv is of the form that its ending says"),
         ("--engine ray", "--engine and --workers need --output FILE"),
+        ("--engine ray --output answers.csv", "install nyquist-serving[ray] for --engine ray"),
         ("--output README.md.csv", "README.md.csv is there already; remove it"),
     ],
 )
@@ -166,6 +167,7 @@ def test_a_mistake_is_told_in_a_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)  # whether or not it is installed
     Path("README.md.csv").touch()
     command = ["one.png", "--model", "fashion_strided", "--target", server.target]
     assert main([*command, *words.split()]) == 1

@@ -311,6 +311,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--output ends in {', '.join(WRITERS)}, got {file.name!r}")
     if file.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ValueError(f"install nyquist-serving[parquet] to write {file.name}")
+    if options.engine == "ray" and find_spec("ray") is None:
+        raise ValueError("install nyquist-serving[ray] for --engine ray")
     if not file.absolute().parent.is_dir():
         raise ValueError(f"{file.parent} is no folder")
 

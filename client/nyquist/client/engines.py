@@ -62,10 +62,8 @@ def by_ray(
     cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray  # of the extra ray
-    except ImportError as error:
-        raise ValueError("install nyquist-serving[ray] for the engine ray") from error
+    import ray  # of the extra ray
+
     ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     try:
         remote = ray.remote(max_retries=-1)(_task)  # as often as nodes go
