@@ -32,7 +32,10 @@ PROBED = f'{CHECKED}, source="probe"'
 TIMED = companion.REFERENCE_DURATION
 PROBES_APART = "2m"
 """Least step of what only probes count: one a minute would leave gaps in a finer line."""
-VERDICTS = {"healthy": "green", "degraded": "orange", "failing": "red", "unverifiable": "purple"}
+VERDICTS = {
+    **{"healthy": "green", "measuring": "blue"},
+    **{"degraded": "orange", "failing": "red", "unverifiable": "purple"},
+}
 
 
 def verdicts() -> list[Panel]:
@@ -174,7 +177,19 @@ def consistency() -> list[Panel]:
                 f"{companion.CONSISTENCY_TOLERANCE}{{{CHECKED}}})",
                 "{{model}}",
             ),
-        ).span(QUARTER),
+        ).span(HALF),
+        graph(
+            "Trials of shifts that were made",
+            units.PercentUnit,
+            "Of a new graph: until all were made the companion is measuring, and shows no figure "
+            "of that protocol here. Longer than an hour, and NyquistStillMeasuring fires.",
+            series(
+                f"min by (model, protocol) ({companion.CONSISTENCY_PROGRESS}{{{CHECKED}}})",
+                "{{model}} {{protocol}}",
+            ),
+        )
+        .span(HALF)
+        .max(1),
         graph(
             "Consistency on live traffic",
             units.PercentUnit,
@@ -185,7 +200,7 @@ def consistency() -> list[Panel]:
                 "{{model}}",
             ),
         )
-        .span(QUARTER)
+        .span(HALF)
         .max(1),
     ]
 

@@ -33,6 +33,7 @@ from nyquist.companion.watch.record import (
     ServerState,
 )
 from nyquist.companion.watch.rollouts import Rollouts
+from nyquist.companion.watch.shift_trials import Progress
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.front.access import Authorizer
@@ -90,6 +91,18 @@ def state(name: str, verdict: Verdict, parity: Parity, manifest: Manifest) -> Mo
         manifest=manifest,
         probe=Seen(parity, {"circular": Consistency(0.985, 0.004, 64)}),
         shadow=Seen(parity, {"zero_padded": Consistency(0.97, 0.01, 40)}),
+    )
+
+
+def young(manifest: Manifest) -> ModelState:
+    """Return how a version is that is not known yet: a few circular shifts were tried."""
+    made = Progress(16, 256, 3, 7, Consistency(14 / 16, 0.085, 16))
+    begun = Progress(0, 256, 0, 7, None)
+    return replace(
+        state("young", Verdict.MEASURING, HEALTHY, manifest),
+        reason="parity: measuring; circular shifts: 3 of 7 rounds",
+        probe=Seen(None, {}, {"circular": made, "zero_padded": begun}),
+        shadow=None,
     )
 
 

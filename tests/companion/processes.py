@@ -61,14 +61,13 @@ class RunningCompanion:
         )
         return found[0] if found else ""
 
-    def wait_for(self, what: Callable[[], bool]) -> float:
-        """Wait until something holds, and return the seconds that it took."""
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        """Wait until something holds."""
         start = time.monotonic()
         while not what():
             if time.monotonic() - start > PATIENCE_S:
                 raise AssertionError(f"it never came about; the log:\n{''.join(self.log)}")
             time.sleep(0.02)
-        return time.monotonic() - start
 
     def stop(self) -> int:
         """End it if it still runs, and return its exit status."""

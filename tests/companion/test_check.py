@@ -1,5 +1,6 @@
 """nyquist check, against a live server."""
 
+import io
 import json
 import re
 import shutil
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from nyquist.companion.__main__ import main
 from nyquist.companion.page.kit.wording import built
 from nyquist.companion.service.validation import batches
+from nyquist.companion.tables import consistency_table
 from nyquist.server.artifact.built import circular_of, one_pixel_of
 from nyquist.server.artifact.layout import model_folders
 from nyquist.server.artifact.manifest import REFERENCE_FILE, read_manifest
+from nyquist.server.wire.pb import validation_pb2 as pb
 from tests.foreign import make_net, put_model
 from tests.processes import RunningServer, start_server
 
@@ -28,9 +32,9 @@ def test_every_model_of_a_sound_server_holds_its_tolerances(
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines() if " ok" in line]
     assert len(rows) == len(model_folders(repository))
-    for name, _provider, parity, agreement, *_rest in rows:
+    for name, _provider, parity, same, _of, pictures, *_rest in rows:
         assert float(parity) <= 1e-4, name
-        assert agreement == "100.0%", name
+        assert same == pictures, name
     for name in ("fashion_strided", "fashion_blur"):
         manifest = read_manifest(repository / name, 1)
         one_pixel = one_pixel_of(manifest)
@@ -41,6 +45,42 @@ def test_every_model_of_a_sound_server_holds_its_tolerances(
         assert line[7] == "500"
         assert line[-1] == "64"
     assert "now: circular, over the reference pictures of the artifact" in out
+
+
+def test_what_is_not_served_and_what_the_build_found_of_batches_are_told(
+    server: RunningServer, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("absent", "fashion_strided"):
+        shutil.copytree(repository / "fashion_strided", tmp_path / name)
+    manifest = read_manifest(tmp_path / "fashion_strided", 1)
+    figures = manifest.figures.model_copy(update={"batch_error": 3e-7})
+    moved = manifest.model_copy(update={"figures": figures}).to_json()
+    (tmp_path / "fashion_strided" / "1" / "manifest.json").write_text(moved)
+    command = ["check", "--target", server.target, "--repository", str(tmp_path)]
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert f"absent of {tmp_path}: not served at {server.target}, which serves fashion_strided" in (
+        " ".join(told.err.split())
+    )
+    assert "fashion_strided: an answer moves with its batch by up to 3.0e-07 of the" in told.out
+    shutil.rmtree(tmp_path / "fashion_strided")
+    assert main(command) == 2
+    assert "which serves none of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pictures", "served", "reference"),
+    [(5, "20 of 20", "18 of 20"), (64, "100% ≥ 94.3%", "90.0% ± 1.2")],
+)
+def test_a_table_of_consistency_counts_what_is_few_and_bounds_what_never_flipped(
+    pictures: int, served: str, reference: str
+) -> None:
+    report = pb.ConsistencyReport(pictures=pictures, pairs=4)
+    report.measured.add(protocol="circular", served=1.0, reference=0.9, reference_error=0.012)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(consistency_table([report]))
+    line = next(line for line in console.export_text().splitlines() if "circular" in line)
+    assert " ".join(line.split()) == f"circular {pictures} {served} {reference}"
 
 
 def perturbed(repository: Path, name: str, folder: Path) -> Path:

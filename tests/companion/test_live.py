@@ -89,7 +89,8 @@ def ask(listener: WebListener, path: str) -> str:
 
 def test_the_overview_shows_the_load_and_programs_get_what_it_shows(shown: WebListener) -> None:
     page = ask(shown, "/")
-    assert page.count('class="spark"') == 3
+    assert page.count('class="spark"') == 5
+    assert "Parity of the last 20 probes, 1e-06 to 1e-06" in page
     assert "Requests a second, 10 to 20" in page
     assert "195 ms" in page
     sound = json.loads(ask(shown, "/api/load"))["models"][1]

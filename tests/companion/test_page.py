@@ -1,5 +1,6 @@
 """The page of the companion: what it shows of a record, and what it never serves."""
 
+import json
 import re
 import shutil
 from base64 import b64decode
@@ -36,6 +37,7 @@ from tests.companion.page_records import (
     new_record,
     point,
     state,
+    young,
 )
 from tests.export.pages import Page
 
@@ -101,6 +103,25 @@ def test_the_overview_says_each_verdict_in_words_with_its_figures_the_worst_firs
     assert "98.5% ± 0.4 of 64, now at least 93.00%" in words
     assert "3.30 ms 5.50 ms" in words
     assert "there is no reference of 'stranger'" in words
+
+
+def test_a_model_that_is_not_known_yet_says_how_far_it_is_and_what_was_counted(
+    manifest: Manifest, report: Path
+) -> None:
+    record = new_record()
+    record.note_model(young(manifest))
+    with listening(record, report) as listener:
+        overview = page_of(listener).words
+        model = page_of(listener, "/models/young").words
+        told = json.loads(ask(listener, "/api/models")[1])["models"][0]
+    assert "measuring for" in overview
+    assert "healthy" not in overview
+    assert "circular shifts: 3 of 7 rounds" in overview
+    assert "measuring, 3 of 7 rounds 14 of 16 so far 64.0% to 96.5%" in overview
+    assert "measuring, 0 of 7 rounds" in model
+    assert told["verdict"] == "measuring"
+    assert told["consistency"]["value"] is None
+    assert told["probe"]["progress"]["circular"]["rounds"] == 3
 
 
 def test_live_traffic_is_shown_as_the_metrics_count_it(manifest: Manifest, report: Path) -> None:

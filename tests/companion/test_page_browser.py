@@ -21,10 +21,11 @@ from tests.companion.page_records import (
     new_record,
     point,
     state,
+    young,
 )
 
 NARROW, WIDE = 320, 1600
-PAGES = ("/", "/models/broken", "/models/stranger", "/rollouts/broken", "/report/")
+PAGES = ("/", "/models/broken", "/models/stranger", "/models/young", "/rollouts/broken", "/report/")
 TAB = 9
 
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -66,7 +67,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the pages of three models are, with a report."""
+    """Where the pages of four models are, with a report."""
     manifest = read_manifest(repository / "fashion_blur", 1)
     report = tmp_path_factory.mktemp("repository") / "report"
     report.mkdir()
@@ -75,6 +76,7 @@ def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     record = filled_record(manifest)
     degraded = replace(state("broken", Verdict.DEGRADED, BROKEN, manifest), version="2")
     record.note_model(degraded)
+    record.note_model(young(manifest))
     record.note_point(("broken", "2"), point(9, Verdict.DEGRADED, BROKEN))
     record.note_disagreement(replace(disagreement(), labels=("W" * 60,) * 3, trace_id="5a" * 16))
     with listening(record, report, history=filled_history(), live=filled_live()) as listener:

@@ -1,9 +1,14 @@
 """nyquist companion: a real companion beside a real server, whose models change."""
 
+import json
 import shutil
 import signal
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
@@ -16,8 +21,19 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from nyquist.client.client import Client
 from nyquist.companion.__main__ import main
 from nyquist.companion.references.repository import References, Unverifiable
+from nyquist.companion.references.subjects import Subjects
+from nyquist.companion.watch.history import History
+from nyquist.companion.watch.limits import Limits
+from nyquist.companion.watch.metrics import Metrics
+from nyquist.companion.watch.pace import Pace
+from nyquist.companion.watch.probe import Prober
+from nyquist.companion.watch.record import Record
+from nyquist.companion.watch.rollouts import Rollouts
+from nyquist.companion.watch.shift_trials import CIRCULAR
+from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import REFERENCE_FILE
 from tests.artifacts import add_version, copy_model, damage, set_config
+from tests.companion.page_records import new_record
 from tests.companion.processes import FAST, PERIOD_S, RunningCompanion, start_companion
 from tests.impostors import perturb_weight, pose_as, replace_network
 from tests.processes import RunningServer, start_server
@@ -88,6 +104,59 @@ def test_reflection_describes_every_service_of_the_companion(companion: RunningC
             assert pool.FindServiceByName(name).methods
 
 
+def test_nothing_is_called_healthy_before_its_figures_are_known(
+    companion: RunningCompanion, models: Path
+) -> None:
+    def all_are_known() -> bool:
+        told = json.loads(companion.get("/api/models"))["models"]
+        for one in told:
+            if one["verdict"] == "healthy":
+                assert one["parity"]["held"]
+                assert one["consistency"]["held"]
+        return [one["verdict"] for one in told] == ["healthy"] * len(list(models.iterdir()))
+
+    companion.wait_for(all_are_known)
+    first: dict[str, str] = {}
+    for row in json.loads(companion.get("/api/verdicts.json")):
+        first.setdefault(row["model"], row["verdict"])
+        if row["verdict"] == "measuring":
+            assert row["reason"] == "parity: measuring; circular shifts: 0 of 7 rounds"
+    assert first == dict.fromkeys((path.name for path in models.iterdir()), "measuring")
+
+
+def test_every_model_has_a_first_answer_before_any_has_a_whole_one(
+    changing: RunningServer, models: Path
+) -> None:
+    record, stopped = new_record(), Event()
+    with Client(changing.target) as client:
+        subjects = Subjects(client, References(models), models=(FLICKERING, SOUND))
+        watched = (subjects, Metrics(PERIOD_S), record, Rollouts(Limits(), History()))
+        prober = Prober(*watched, Pace(1, stopped), stopped)
+        prober.probe()
+        for state in record.models():
+            assert state.verdict is Verdict.MEASURING
+            assert state.reason == "circular shifts: 1 of 7 rounds"
+            assert state.probe.parity
+            assert state.probe.parity.pictures == 1
+        prober.try_shifts(1, 0.0)  # it is due: one call
+        assert made(record) == {SOUND: 8, FLICKERING: 4}, "the cheaper network comes first"
+        prober.try_shifts(1, inf)
+        assert [state.verdict for state in record.models()] == [Verdict.HEALTHY] * 2
+        assert made(record) == {}
+        prober.probe()
+        parities = [state.probe.parity for state in record.models()]
+        assert [parity.pictures for parity in parities if parity] == [12, 12]
+
+
+def made(record: Record) -> dict[str, int]:
+    """Return the trials of circular shifts that are made, of models that are not known yet."""
+    return {
+        state.name: state.probe.progress[CIRCULAR].trials
+        for state in record.models()
+        if state.probe.progress
+    }
+
+
 def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
     companion: RunningCompanion,
 ) -> None:
@@ -109,15 +178,20 @@ def test_a_sound_model_is_healthy_and_all_its_figures_are_shown(
     companion.wait_for(lambda: health(companion, SOUND) == STATUS.SERVING)
 
 
-def test_a_perturbed_weight_is_failing_within_two_periods_and_good_again_after_three_probes(
+def probes(companion: RunningCompanion) -> float:
+    return companion.metrics()['nyquist_companion_probes_total{outcome="ok"}']
+
+
+def test_a_perturbed_weight_is_failing_within_two_rounds_and_good_again_after_three_probes(
     changing: RunningServer, companion: RunningCompanion, models: Path, repository: Path
 ) -> None:
     companion.wait_for(lambda: companion.verdict(PERTURBED) == "healthy")
     digest = perturb_weight(models / PERTURBED)
     with Client(changing.target) as client:
         companion.wait_for(lambda: client.describe(PERTURBED).sha256 == digest)
-    took_s = companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
-    assert took_s < 2 * PERIOD_S
+    before = probes(companion)
+    companion.wait_for(lambda: companion.verdict(PERTURBED) == "failing")
+    assert probes(companion) - before <= 3 * len(listed(companion)), "each model twice, and again"
     assert parity(companion, PERTURBED, "relative_error") > 1e-4
     assert any("is failing: parity: answers differ" in line for line in companion.log)
     companion.wait_for(lambda: health(companion, PERTURBED) == STATUS.NOT_SERVING)
@@ -184,6 +258,25 @@ def test_a_reference_that_cannot_be_used_says_why(repository: Path, tmp_path: Pa
     with pytest.raises(Unverifiable, match=rf"cannot be used: .*{REFERENCE_FILE}") as refused:
         References(tmp_path).get(SOUND, 1, None)
     assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_repository_without_models_is_told_until_there_are_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    subjects = Subjects(cast("Client", SimpleNamespace(ready=lambda: True)), References(tmp_path))
+    record, stopped = Record("server", 1, 1, 1), Event()
+    prober = Prober(
+        subjects,
+        Metrics(PERIOD_S),
+        record,
+        Rollouts(Limits(), History()),
+        Pace(1, stopped),
+        stopped,
+    )
+    for _ in range(2):
+        prober.probe()
+    told = [line for line in caplog.messages if "nothing can be probed" in line]
+    assert told == ["nothing can be probed: the repository holds no model yet"] * 2
 
 
 def test_a_server_that_is_away_is_told_once(models: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +65,8 @@ def test_in_the_profile_scale_three_replicas_do_and_one_balancer_is_published(
     asked = {line.split()[1] for line in balancer.splitlines() if line.startswith("    server ")}
     assert asked == {f"{name}:{port}" for name in replicas}
     assert f"listen {port} http2;" in balancer
+    envoy = (root / "deploy/envoy/envoy.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"address: (replica-\d), port_value: 8001", envoy)) == replicas
     assert set(services["balancer"]["depends_on"]) == replicas
 
 
@@ -73,6 +76,8 @@ def test_what_serves_and_what_proves_waits_for_the_models_to_be_built(services: 
         assert waits == {"condition": "service_completed_successfully"}, name
     assert services["models"]["command"] == ["build", "--output", "/models"]
     assert services["models"]["restart"] == "no"
+    for name in SERVERS:  # and what is built anew is served without a restart
+        assert float(services[name]["environment"]["NYQUIST_POLL_S"]) > 0
 
 
 def test_a_gpu_is_reserved_in_the_gpu_profile_alone(services: Services) -> None:
@@ -94,6 +99,7 @@ def test_each_service_is_built_from_the_target_of_its_own(services: Services) ->
         "server-gpu": "server-gpu",
         "models": "companion",
         "companion": "companion",
+        "receiver": "companion",
     }
 
 

@@ -240,10 +240,11 @@ def test_the_script_builds_prints_its_table_and_ends_with_0(tmp_path: Path) -> N
         timeout=240,
     )
     lines = [line.split() for line in ended.stdout.splitlines()]
-    headers = ["model", "MMACs", "parity", "accuracy", "shift", "MB", "ms", "b1", "ms", "b8", "s"]
+    headers = ["model", "MMAC", "parity", "right", "shift", "MB", "ms", "b1", "ms", "b8", "s"]
     assert headers in lines
     (row,) = (line for line in lines if line[:1] == ["fashion_strided"] and len(line) == 9)
     assert row[3] == "422/500"
+    assert row[4] == "91.1%±0.9"
     assert min(float(row[6]), float(row[7])) > 0  # milliseconds of one picture, and of eight
     assert (report_folder(tmp_path) / "fashion_strided.html").is_file()
     assert max(len(line) for line in ended.stdout.splitlines()) <= 80

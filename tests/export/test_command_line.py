@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ def test_a_full_disk_is_told_with_the_folder_and_the_space_that_is_free(desk: Pa
 def test_a_folder_that_may_not_be_written_is_named(desk: Path) -> None:
     error = PermissionError(errno.EACCES, "Permission denied", "/srv/models/.lock")
     reason = file_reason(error, desk)
-    assert reason == "/srv/models/.lock may not be read or written: Permission denied"
+    assert reason == (
+        f"/srv/models/.lock may not be read or written by user {os.geteuid()}: Permission denied"
+    )
 
 
 def test_every_cause_of_a_failure_is_a_line_of_its_own(desk: Path) -> None:

@@ -271,6 +271,21 @@ def test_every_figure_and_limit_of_the_manifest_is_on_the_page(folder: Path) -> 
         assert re.search(rf"at (most|least) {re.escape(figure(limit))} held", words), name
 
 
+def test_a_limit_on_a_share_stands_beside_what_was_counted(folder: Path) -> None:
+    path = folder / "fashion_blur" / "1" / "manifest.json"
+    manifest = read_manifest(folder / "fashion_blur", 1)
+    few = {"accuracy": 1.0, "labelled": 2, "samples": 5, "consistency": 1.0, "agreement": 1.0}
+    figures = manifest.figures.model_copy(update={**few, "consistency_error": 0.0})
+    path.write_text(manifest.model_copy(update={"figures": figures}).to_json())
+    words = written(folder)["fashion_blur"].words
+    for name, counted in (
+        ("accuracy", "2 of 2"),
+        ("agreement", "5 of 5"),
+        ("consistency", "20 of 20"),
+    ):
+        assert f"{' '.join(MEANINGS[name])} {counted} at least" in words
+
+
 def test_nested_figures_come_to_one_level() -> None:
     nested = {"a": 1, "b": {"c": None, "d": [2.0, {"e": "x"}]}}
     assert flattened(nested) == {"a": 1, "b.c": None, "b.d.0": 2.0, "b.d.1.e": "x"}

@@ -261,6 +261,21 @@ def test_the_choice_stays_exact_in_front_of_a_network_in_float16() -> None:
     assert not any(name.startswith("choice.") for name in half)
 
 
+def test_the_choice_stays_exact_in_front_of_a_network_in_int8() -> None:
+    plain = replace(specs()["fashion_strided"], limits=Limits(), max_batch_size=1)
+    spec = relaxed(replace(plain, stabilisation=Stabilisation("crop")), "int8")
+    samples = read_samples(spec, spec.samples).spread(4)
+    subject = Candidate(spec, load_network(spec), samples)
+    found = derive(subject, export_spec(subject.plain))
+    assert found.judgement.misses == ()
+    assert found.judgement.figures.int8_share > 0.5
+    nodes = onnx.load_from_string(found.graph).graph.node
+    assert any(name.startswith("choice.") for node in nodes for name in node.output)
+    rounded = [name for one in nodes if one.op_type == "QuantizeLinear" for name in one.input]
+    assert rounded
+    assert not any(name.startswith("choice.") for name in rounded)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -144,6 +144,7 @@ def test_cuda_is_looked_for_where_pip_puts_it_before_a_session_asks_for_it(
     execution: Execution, graph: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
+    monkeypatch.setattr("nyquist.server.runtime.engine.ctypes.CDLL", lambda name: name)
     monkeypatch.setattr(
         "nyquist.server.runtime.engine.ort.preload_dlls", lambda: done.append("look")
     )
@@ -155,6 +156,24 @@ def test_cuda_is_looked_for_where_pip_puts_it_before_a_session_asks_for_it(
         open_session(graph, plan(execution), [CUDA, CPU])
     find_cuda.cache_clear()
     assert done == ["look"] * (execution.provider == "cuda") + ["open", "open"]
+
+
+def test_without_a_driver_cuda_is_not_tried_and_what_is_missing_is_said_once(
+    graph: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("nyquist.server.runtime.engine.ctypes.CDLL", absent)
+    find_cuda.cache_clear()
+    for _ in range(2):
+        session = open_session(graph, plan(Execution("cuda")), [CUDA, CPU])
+        assert session.get_providers() == [CPU]
+    (line,) = caplog.messages
+    assert "libcuda.so.1" in line
+    with pytest.raises(ArtifactError, match=r"no NVIDIA driver .+ --gpus all"):
+        open_session(graph, plan(Execution(require_cuda=True)), [CUDA, CPU])
+    find_cuda.cache_clear()
 
 
 def test_the_cpu_and_required_cuda_contradict_each_other() -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -251,26 +252,54 @@ def open_folder() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         yield folder
+        for entry in folder.iterdir():
+            entry.chmod(0o700)
 
 
-def test_a_folder_that_may_not_be_looked_into_is_passed_over(open_folder: Path) -> None:
-    """The root of a volume has lost+found, for its root user alone."""
-    (open_folder / "lost+found").mkdir(mode=0)
-    (open_folder / "net").mkdir()
-    (open_folder / "net" / "config.pbtxt").touch()
+@contextmanager
+def somebody() -> Iterator[int]:
+    """Be a user who may not look anywhere, as root may; gives the user's number."""
     user = os.geteuid()
     try:
-        if user == 0:  # who may look anywhere
+        if user == 0:
             os.seteuid(65534)
-        assert [folder.name for folder in model_folders(open_folder)] == ["net"]
+        yield os.geteuid()
     finally:
         os.seteuid(user)
-        (open_folder / "lost+found").chmod(0o700)
 
 
-@pytest.mark.parametrize("options", [[], ["--load", ""], ["--poll-s", "60"]])
-def test_a_server_with_nothing_to_load_starts_is_ready_and_waits(
-    copy: Path, repository: Path, options: list[str]
+def test_a_folder_that_may_not_be_looked_into_is_passed_over_and_named_once(
+    open_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The root of a volume has lost+found, for its root user alone: it goes without saying."""
+    for name in ("lost+found", "closed"):
+        (open_folder / name).mkdir(mode=0)
+    (open_folder / "net").mkdir()
+    (open_folder / "net" / "config.pbtxt").touch()
+    with somebody() as user:
+        for _ in range(2):
+            assert [folder.name for folder in model_folders(open_folder)] == ["net"]
+    said = f"{open_folder / 'closed'} may not be read by user {user}: it is passed over"
+    assert caplog.messages == [said]
+
+
+def test_a_repository_that_may_not_be_read_is_refused_in_a_line(open_folder: Path) -> None:
+    (open_folder / "closed").mkdir(mode=0)
+    with somebody() as user, pytest.raises(ArtifactError, match=f"may not be read by user {user}$"):
+        model_folders(open_folder / "closed")
+
+
+@pytest.mark.parametrize(
+    ("options", "awaited"),
+    [
+        ([], "waiting for calls that load"),
+        (["--load", ""], "waiting for calls that load"),
+        (["--poll-s", "60"], "waiting for a look every 60 s"),
+        (["--host", "0.0.0.0"], "start again once it has models, or with --poll-s 10"),  # noqa: S104 - where strangers may call, and none load
+    ],
+)
+def test_a_server_with_nothing_to_load_starts_is_ready_and_says_how_models_come(
+    copy: Path, repository: Path, options: list[str], awaited: str
 ) -> None:
     if options[:1] != ["--load"]:
         shutil.rmtree(copy / NAME)
@@ -278,12 +307,14 @@ def test_a_server_with_nothing_to_load_starts_is_ready_and_waits(
     with grpc.insecure_channel(server.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
         assert stub.ServerReady(pb.ServerReadyRequest()).ready
-        if "--poll-s" not in options:
+        if "calls" in awaited:
             shutil.copytree(repository / NAME, copy / NAME, dirs_exist_ok=True)
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=NAME))
             assert stub.ModelReady(pb.ModelReadyRequest(name=NAME)).ready
     assert server.stop() == 0
-    assert "is served yet: waiting for" in "".join(server.log)
+    log = "".join(server.log)
+    assert f"nothing of {copy} is served yet: " in log
+    assert awaited in log
 
 
 def test_one_damaged_model_does_not_stop_the_others(repository: Path, copy: Path) -> None:

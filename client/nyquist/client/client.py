@@ -250,6 +250,16 @@ class Client:
             max_batch_size=max(0, batch, _number(told.get("max_batch_size", ""))[0]),
         )
 
+    def serves(self, model: str) -> bool:
+        """Ask whether a model is served."""
+        try:
+            self.describe(model)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
     def look_up(self, model: str) -> RemoteModel:
         """Describe a model that a person has named.
 
@@ -266,12 +276,15 @@ class Client:
 
     def _others(self, model: str) -> str:
         try:
-            names = sorted({entry.name for entry in self.index()})
+            index = self.index()
         except grpc.RpcError:
             return ""
+        names = sorted({entry.name for entry in index})
+        served = sorted({entry.name for entry in index if entry.state == "READY"})
         near = get_close_matches(model, names, n=1, cutoff=0.5)
         if model in names:
-            return ", which knows it and does not serve it; nyquist status says why"
+            others = ", ".join(served) or "none"
+            return f", which knows it and serves {others}; nyquist status says why"
         return f"; did you mean {near[0]}?" if near else f", which has {', '.join(names) or 'none'}"
 
     def infer(self, model: RemoteModel, pictures: NDArray[Any], output: str = "") -> NDArray[Any]:

@@ -55,8 +55,8 @@ NO_COMPANION = "what listens there is no companion; its gRPC usually has port 80
 
 
 def check(options: Options) -> int:
-    """Check every model in turn; return 0 if all hold what their manifests promise, else 1."""
-    rows = asked(options, check_model)
+    """Check every model in turn; return 0 if all hold what their manifests promise."""
+    rows, missing = asked(options, check_model)
     misses = [(row.parity.graph.model_name, miss) for row in rows for miss in row.misses]
     if options.json:
         parts = ("parity", "consistency", "latency")
@@ -66,7 +66,7 @@ def check(options: Options) -> int:
                 for row in rows
             ]
         )
-        return 1 if misses else 0
+        return status(misses, missing)
     console = Console()
     console.print(row_table(rows))
     console.print(
@@ -81,12 +81,13 @@ def check(options: Options) -> int:
         "now: circular, over the reference pictures of the artifact"
     )
     print_lone([row.parity.graph for row in rows])
+    print_rounding([row.parity for row in rows])
     print_misses(misses)
-    return 1 if misses else 0
+    return status(misses, missing)
 
 
 def consistency(options: Options) -> int:
-    """Move the pictures of every model; return 1 if a tolerance is missed."""
+    """Move the pictures of every model."""
 
     def ask(validation: Validates, subject: pb.Subject, follow: Follow) -> pb.ConsistencyReport:
         request = pb.CheckShiftConsistencyRequest(
@@ -94,7 +95,7 @@ def consistency(options: Options) -> int:
         )
         return report_of(validation.check_shift_consistency(request), follow)
 
-    reports = asked(options, ask)
+    reports, missing = asked(options, ask)
     misses = [(one.graph.model_name, miss) for one in reports for miss in misses_of(one)]
     if options.json:
         print_json([as_json(report) for report in reports])
@@ -102,7 +103,7 @@ def consistency(options: Options) -> int:
         Console().print(consistency_table(reports))
         print_lone([one.graph for one in reports])
         print_misses(misses)
-    return 1 if misses else 0
+    return status(misses, missing)
 
 
 def latency(options: Options) -> int:
@@ -114,13 +115,13 @@ def latency(options: Options) -> int:
         )
         return report_of(validation.compare_latency(request), follow)
 
-    reports = asked(options, ask)
+    reports, missing = asked(options, ask)
     if options.json:
         print_json([as_json(report) for report in reports])
     else:
         Console().print(latency_table(reports))
         print_lone([one.graph for one in reports])
-    return 0
+    return status((), missing)
 
 
 def describe(options: Options) -> int:
@@ -130,13 +131,13 @@ def describe(options: Options) -> int:
         (description,) = validation.describe_model(pb.DescribeModelRequest(subject=subject))
         return description
 
-    descriptions = asked(options, ask)
+    descriptions, missing = asked(options, ask)
     if options.json:
         print_json([as_json(description) for description in descriptions])
     else:
         for description in descriptions:
             Console().print(description_table(description))
-    return 0
+    return status((), missing)
 
 
 def serve(options: Options) -> int:
@@ -158,11 +159,24 @@ async def watch(settings: Settings) -> None:
     await run_until_signal(Companion(settings), settings.drain_s, settings.grace_s)
 
 
-def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -> list[T]:
-    """Ask the same of each model, with a bar at a terminal, and return the answers."""
+def status(misses: Sequence[object], missing: Sequence[str]) -> int:
+    """Return the exit status: 1 where something is missed, 2 where some could not be asked."""
+    if misses:
+        return 1
+    return 2 if missing else 0
+
+
+def asked(
+    options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]
+) -> tuple[list[T], Sequence[str]]:
+    """Ask the same of each model, with a bar at a terminal.
+
+    Returns:
+        The answers, and the models of the repository that are not served, which are told.
+    """
     answers, console = [], Console(stderr=True)
     with (
-        connected(options) as (validation, names),
+        connected(options) as (validation, names, missing),
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=None)
@@ -173,21 +187,31 @@ def asked(options: Options, ask: Callable[[Validates, pb.Subject, Follow], T]) -
                 progress.update(bar, completed=done, total=total)
 
             answers.append(ask(validation, subject_of(options, name), follow))
-    return answers
+    if missing:
+        console.print(f"{options.prog}: {missing_words(options, missing, names)}", soft_wrap=True)
+    return answers, missing
+
+
+def missing_words(options: Options, missing: Sequence[str], served: Sequence[str]) -> str:
+    """Say which models of the repository are not served, and which are."""
+    target = chosen_connection(options).target
+    of = f"{', '.join(missing)} of {options.repository}"
+    return f"{of}: not served at {target}, which serves {', '.join(served) or 'none of it'}"
 
 
 @contextmanager
-def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
-    """Open what answers, and name the models that it is asked about.
+def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str], Sequence[str]]]:
+    """Open what answers, and name the models that it is asked about, and those not served.
 
     Raises:
         ArtifactError: there is no repository, and no model is named.
+        ValueError: no model of the repository is served.
     """
     if options.companion:
         if options.reference:
             raise ValueError("--reference is read here, where --companion asks elsewhere: give one")
         with RemoteValidation(way(options)) as remote:
-            yield remote, options.model or remote.models()
+            yield remote, options.model or remote.models(), ()
         return
     references = References(options.repository)
     given = options.reference and read_reference(options.reference, options.output or "")
@@ -195,7 +219,11 @@ def connected(options: Options) -> Iterator[tuple[Validates, Sequence[str]]]:
         for name in options.model:
             client.look_up(name)
         subjects = Subjects(client, references, told_by(vars(options)), options.model, given)
-        yield Validation(subjects, any_graph=True), subjects.names()
+        names = {name: client.serves(name) for name in subjects.names()}
+        served, missing = ([name for name in names if names[name] is one] for one in (True, False))
+        if missing and not served:
+            raise ValueError(missing_words(options, missing, served))
+        yield Validation(subjects, any_graph=True), served, missing
 
 
 def subject_of(options: Options, name: str) -> pb.Subject:
@@ -231,6 +259,15 @@ def print_lone(graphs: Iterable[pb.Graph]) -> None:
         if graph.reference not in ("", Reference.words):
             words = f"{graph.model_name}: held against an {graph.reference}"
             Console().print(words, highlight=False, soft_wrap=True)
+
+
+def print_rounding(reports: Iterable[pb.ParityReport]) -> None:
+    """Print a line for each model whose answers move with the batch that they ride in."""
+    for report in reports:
+        if report.built_batch_error:
+            words = f"{report.built_batch_error:.1e} of the spread, as the build measured: rounding"
+            line = f"{report.graph.model_name}: an answer moves with its batch by up to {words}"
+            Console().print(line, highlight=False, soft_wrap=True)
 
 
 def print_misses(misses: Sequence[tuple[str, str]]) -> None:

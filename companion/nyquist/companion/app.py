@@ -70,6 +70,7 @@ PROBE_TIMEOUT_S = 10.0
 DAY_S = 86400.0
 STATUS = {
     Verdict.HEALTHY: health_pb2.HealthCheckResponse.SERVING,
+    Verdict.MEASURING: health_pb2.HealthCheckResponse.UNKNOWN,
     Verdict.DEGRADED: health_pb2.HealthCheckResponse.SERVING,
     Verdict.FAILING: health_pb2.HealthCheckResponse.NOT_SERVING,
     Verdict.UNVERIFIABLE: health_pb2.HealthCheckResponse.UNKNOWN,

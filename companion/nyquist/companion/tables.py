@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nyquist.companion.page.kit.wording import share
+from nyquist.companion.page.kit.wording import narrow, percent, share
 from nyquist.companion.service.check import Row
 from nyquist.server.wire.pb import validation_pb2 as pb
 
@@ -25,12 +25,20 @@ def row_table(rows: Sequence[Row]) -> Table:
             graph.model_name,
             graph.execution_provider.removesuffix("ExecutionProvider") or LACKING,
             f"{row.parity.relative_error:.1e}" if compared else LACKING,
-            f"{row.parity.argmax_agreement:.1%}" if compared else LACKING,
+            _agreement(row) if compared else LACKING,
             f"{1e3 * latency.served_s:.2f}",
             f"{1e3 * latency.reference_s:.2f}" if compared else LACKING,
             _outcome(row),
         )
     return table
+
+
+def _agreement(row: Row) -> str:
+    """Write how many pictures have the same answer; of embeddings the mean cosine."""
+    agreement, pictures = row.parity.argmax_agreement, row.parity.pictures
+    if not row.consistency.pairs:
+        return percent(agreement)
+    return f"{round(agreement * pictures)} of {pictures}"
 
 
 def _outcome(row: Row) -> str:
@@ -53,18 +61,14 @@ def steadiness_table(rows: Sequence[Row]) -> Table:
             _built(one_pixel) if report.HasField("built_one_pixel") else LACKING,
             _built(circular) if report.HasField("built_circular") else LACKING,
             str(circular.pictures or LACKING),
-            _narrow(share(now.served, now.served_error, report.pictures, report.pairs)),
+            narrow(share(now.served, now.served_error, report.pictures, report.pairs)),
             str(report.pictures),
         )
     return table
 
 
 def _built(figure: pb.ConsistencyReport.Built) -> str:
-    return _narrow(share(figure.share, figure.standard_error, figure.pictures, figure.pairs))
-
-
-def _narrow(words: str) -> str:
-    return words.replace("100.0%, at least ", "100% ≥ ").replace("0.0%, at most ", "0% ≤ ")
+    return narrow(share(figure.share, figure.standard_error, figure.pictures, figure.pairs))
 
 
 def consistency_table(reports: Sequence[pb.ConsistencyReport]) -> Table:
@@ -73,15 +77,16 @@ def consistency_table(reports: Sequence[pb.ConsistencyReport]) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
     for report in reports:
+        over = report.pictures, report.pairs
         for at, one in enumerate(report.measured):
             table.add_row(
                 "" if at else report.graph.model_name,
                 one.protocol,
                 str(report.pictures),
-                f"{one.served:.2%} ± {one.served_error:.2%}",
+                narrow(share(one.served, one.served_error, *over)),
                 LACKING
                 if report.graph.no_reference
-                else f"{one.reference:.2%} ± {one.reference_error:.2%}",
+                else narrow(share(one.reference, one.reference_error, *over)),
             )
     return table
 

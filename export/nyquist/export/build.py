@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nyquist.companion.page.kit.wording import milliseconds
+from nyquist.companion.page.kit.wording import built as built_share
+from nyquist.companion.page.kit.wording import milliseconds, narrow
 from nyquist.export.command_line import (
     DONE,
     FAILED,
@@ -35,11 +36,13 @@ from nyquist.export.recipe.recipe import RecipeError
 from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import Latency, read_report
 from nyquist.export.report.speed import measure_speed
+from nyquist.server.artifact.built import circular_of
 
 LEGEND = """\
-MMACs: million multiply-adds of a picture
+MMAC: million multiply-adds of a picture
 parity: largest difference from PyTorch, as a share of the spread of logits
-shift: answers that hold under circular shifts
+right: labelled samples that are answered rightly
+shift: answers that hold under circular shifts, with their standard error
 ms b1, ms b8: time of onnxruntime for a batch of 1 and of 8
 s: time of the build; - if nothing had changed\
 """
@@ -47,20 +50,22 @@ s: time of the build; - if nothing had changed\
 
 def built_table(built: Sequence[Built], repository: Path) -> Table:
     """Lay out what is in the repository, a line a model, within 80 columns."""
-    headers = ("model", "MMACs", "parity", "accuracy", "shift", "MB", "ms b1", "ms b8", "s")
+    headers = ("model", "MMAC", "parity", "right", "shift", "MB", "ms b1", "ms b8", "s")
     table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, padding=0)
     for column in table.columns[1:]:
         column.justify = "right"
     for model in built:
         figures = model.manifest.figures
+        shift = narrow(built_share(circular_of(model.manifest)))
+        megabytes = model.size / 1e6
         right = round((figures.accuracy or 0) * figures.labelled)
         table.add_row(
             model.manifest.name,
             f"{figures.multiply_adds / 1e6:,.0f}",
             f"{figures.parity:.1e}",
             f"{right}/{figures.labelled}" if figures.labelled else "-",
-            f"{figures.consistency:.2%}",
-            f"{model.size / 1e6:.2f}",
+            shift.replace(" ± ", "±").replace(" ≥ ", "≥"),
+            f"{megabytes:.{1 if megabytes >= 10 else 2}f}",
             *_latencies(repository, model.manifest.name),
             f"{model.seconds:.0f}" if model.seconds else "-",
         )

@@ -1,6 +1,7 @@
 """Why a build failed, in words that say what to do. Read without torch."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def file_reason(error: OSError, repository: Path) -> str:
         return f"no space is left in {repository}, {free / 1e6:.1f} MB are free; make room"
     if error.errno in FORBIDDEN:
         place = error.filename or repository
-        return f"{place} may not be read or written: {error.strerror}"
+        return f"{place} may not be read or written by user {os.geteuid()}: {error.strerror}"
     return str(error)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nyquist.server.front.access import make_authorizer
+from nyquist.server.front.access import Access, make_authorizer
 from nyquist.server.front.asgi import Application
 from nyquist.server.front.bodies import BodyLimits
 from nyquist.server.front.calls import CallLimits, Calls
@@ -222,8 +222,16 @@ class Server:
             names = ", ".join(failed)
             logger.error("%d of %d models are not served: %s; %s", len(failed), tried, names, so)
         if not tried:
-            how = f"a look every {settings.poll_s:g} s" if settings.poll_s else "calls that load"
-            logger.warning("nothing of %s is served yet: waiting for %s", where, how)
+            logger.warning("nothing of %s is served yet: %s", where, self._how_models_come())
+
+    def _how_models_come(self) -> str:
+        if self._settings.poll_s:
+            return f"waiting for a look every {self._settings.poll_s:g} s"
+        if self._authorizer.admits_some(Access.REPOSITORY):
+            return "waiting for calls that load"
+        return (
+            "nobody may load and nobody looks; start again once it has models, or with --poll-s 10"
+        )
 
     async def _keep_small(self) -> None:
         """Return the memory that requests have taken and need no more, from time to time."""
@@ -253,7 +261,7 @@ class Server:
         self._largest_request = max(self._largest_request, request_bytes(described, batch_size))
         if line := too_small_for(described, batch_size, self._settings.max_message_bytes):
             logger.warning("%s", line)
-        if fell_back and self._execution.provider == "cuda":
+        if fell_back:
             logger.warning("%s: CUDA was asked for and is not to be had", described.name)
         logger.info(
             "loaded %s version %d on %s in %.2f s",

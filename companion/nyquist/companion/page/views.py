@@ -5,6 +5,7 @@ record, metrics -> ModelView, DisagreementView -> templates
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from nyquist.companion.measures.shift_consistency import DEFAULT_PAIRS, Consiste
 from nyquist.companion.page import trends
 from nyquist.companion.page.charts import Chart
 from nyquist.companion.page.kit.pictures import picture_uri
-from nyquist.companion.page.kit.wording import share
+from nyquist.companion.page.kit.wording import share, so_far
 from nyquist.companion.watch import names
 from nyquist.companion.watch.record import BACKENDS, PROBE, Disagreement, Key, ModelState, Point
 from nyquist.companion.watch.shift_trials import CIRCULAR
@@ -92,6 +93,14 @@ class ModelView:
         return Held(value, limit, held)
 
     @property
+    def parities(self) -> tuple[float | None, ...]:
+        """The largest relative error of the latest probes of this graph, the oldest first."""
+        latest = self.history[-trends.RECENT :]
+        probes = [one.parity for one in latest if one.sha256 == self.state.sha256]
+        errors = [one.relative_error if one else None for one in probes]
+        return tuple(one if one is not None and isfinite(one) else None for one in errors)
+
+    @property
     def consistency(self) -> Held:
         """The share of circular shifts that leave the answer as it was."""
         manifest, circular = self.state.manifest, self.state.probe.consistency.get(CIRCULAR)
@@ -110,6 +119,18 @@ class ModelView:
         """Write what probes know of a protocol: several pairs of each reference picture."""
         one = self.state.probe.consistency.get(protocol)
         return self.words_of(one, DEFAULT_PAIRS) if one else None
+
+    def share_so_far(self, protocol: str) -> tuple[str, str] | None:
+        """Write what the trials of a protocol say that were made, and how sure that is.
+
+        None before the first.
+        """
+        made = self.state.probe.progress[protocol]
+        if made.consistency is None:
+            return None
+        manifest, known = self.state.manifest, made.consistency
+        yes_or_no = bool(pairs_of(manifest, 1)) if manifest else True
+        return so_far(known.share, known.pictures, made.trials, yes_or_no=yes_or_no)
 
     def live_share(self, protocol: str) -> str | None:
         """Write what live traffic shows of a protocol: each picture is moved once."""
@@ -137,7 +158,8 @@ class ModelView:
     def protocols(self) -> tuple[str, ...]:
         """Of the shifts that probes or live traffic know about."""
         seen = (self.state.probe, self.state.shadow)
-        return tuple(sorted({name for one in seen if one for name in one.consistency}))
+        known = {name for one in seen if one for name in one.consistency}
+        return tuple(sorted(known | set(self.state.probe.progress)))
 
 
 @dataclass(frozen=True)

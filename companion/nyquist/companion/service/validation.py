@@ -133,6 +133,7 @@ class Validation:
             served.append(paths.served(part))
             reference.append(paths.reference(part))
         parity = compare(np.concatenate(reference), np.concatenate(served), paths.known.head.same)
+        manifest = paths.known.manifest
         tolerance = paths.known.tolerances.parity if paths.known.tolerances else 0.0
         report = pb.ParityReport(
             graph=paths.graph(),
@@ -143,6 +144,7 @@ class Validation:
             argmax_agreement=parity.agreement,
             tolerance=tolerance,
             holds=parity.relative_error <= tolerance,
+            built_batch_error=manifest.figures.batch_error if manifest else 0.0,
         )
         yield pb.CheckParityResponse(report=report)
 

@@ -212,7 +212,7 @@ class StandingCollector(Collector):
         self._record = record
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the verdict on each version that is served, and when it was last probed."""
+        """Yield the verdict on each version that is served, and how far its probes have come."""
         verdicts = GaugeMetricFamily(
             names.VERDICT,
             "1 for the verdict that holds, 0 for the others.",
@@ -221,11 +221,19 @@ class StandingCollector(Collector):
         probed = GaugeMetricFamily(
             names.LAST_PROBE, "When a version was last probed, in Unix time.", labels=MODEL
         )
+        progress = GaugeMetricFamily(
+            names.CONSISTENCY_PROGRESS,
+            "Share of the trials of shifts that were made; the figure is shown once it is 1.",
+            labels=(*MODEL, "protocol"),
+        )
         for state in self._record.models():
             probed.add_metric(state.key, state.probed_s)
             for one in Verdict:
                 verdicts.add_metric((*state.key, one.value), float(one is state.verdict))
-        return verdicts, probed
+            made = {name: one.trials / one.all_trials for name, one in state.probe.progress.items()}
+            for protocol, share in (dict.fromkeys(state.probe.consistency, 1.0) | made).items():
+                progress.add_metric((*state.key, protocol), share)
+        return verdicts, probed, progress
 
 
 class RolloutCollector(Collector):

@@ -1,15 +1,19 @@
 """Ask the live server what PyTorch has answered, again and again.
 
 schedule -> served versions -> reference of each -> parity and latency -> verdict -> shifts, a few
+
+A version that is new gets a first answer before any gets a whole one: one round of shifts, then one
+picture through both paths.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from threading import Event
 from time import monotonic, perf_counter, time
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -17,7 +21,6 @@ from numpy.typing import NDArray
 
 from nyquist.client.client import RemoteModel
 from nyquist.companion.measures.parity import Parity, Predict, compare
-from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.measures.tolerances import consistency_misses, parity_misses
 from nyquist.companion.references.network import Reference
 from nyquist.companion.references.repository import LoadedReference, Unverifiable
@@ -44,6 +47,9 @@ from nyquist.server.wire.connection import WrongConnection
 from nyquist.server.wire.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 TURNS_A_PROBE = 1
 """Batches of each size that a probe compares."""
@@ -78,12 +84,14 @@ class ProbedModel:
         remote: as the server describes it.
         known: what it is held against.
         trials: of shifts, by protocol.
+        parity: that the last probe found; None before the first, and without a reference.
         turn: probes so far.
     """
 
     remote: RemoteModel
     known: LoadedReference
     trials: dict[str, ShiftTrials] = field(init=False)
+    parity: Parity | None = None
     turn: int = 0
 
     def __post_init__(self) -> None:
@@ -99,14 +107,27 @@ class ProbedModel:
         return key_of(self.remote)
 
     @property
-    def consistency(self) -> dict[str, Consistency]:
-        """What is known of each protocol; those with trials left are left out."""
+    def cost(self) -> float:
+        """Multiply-adds of a picture; the cheap models are looked at first."""
+        manifest = self.known.manifest
+        return manifest.figures.multiply_adds if manifest else inf
+
+    @property
+    def seen(self) -> Seen:
+        """What is known; a protocol with trials left has its progress instead of its figure."""
         measured = {name: trials.consistency for name, trials in self.trials.items()}
-        return {name: share for name, share in measured.items() if share is not None}
+        return Seen(
+            self.parity,
+            {name: share for name, share in measured.items() if share is not None},
+            {name: self.trials[name].progress for name, share in measured.items() if share is None},
+        )
 
     def next_batches(self) -> list[NDArray[Any]]:
-        """Return the reference pictures of the next probe, in batches of each size."""
-        sizes = self.known.batch_sizes * TURNS_A_PROBE
+        """Return the reference pictures of the next probe, in batches of each size.
+
+        That of the first is one picture: all models are to have a first answer soon.
+        """
+        sizes = self.known.batch_sizes * TURNS_A_PROBE if self.turn else self.known.batch_sizes[:1]
         ends = np.cumsum(sizes) + self.turn * sum(sizes)
         self.turn += 1
         pictures = self.known.pictures
@@ -115,14 +136,15 @@ class ProbedModel:
             for size, end in zip(sizes, ends, strict=True)
         ]
 
-    def finding(self, parity: Parity | None) -> Finding | None:
+    @property
+    def finding(self) -> Finding | None:
         """Hold the figures against the tolerances; None where there are none to hold them to."""
         tolerances = self.known.tolerances
-        if parity is None or tolerances is None:
+        if self.known.reference is None or tolerances is None:
             return None
-        circular = self.consistency.get(CIRCULAR)
+        parity, circular = self.parity, self.trials[CIRCULAR].consistency
         return Finding(
-            parity=parity.relative_error <= tolerances.parity,
+            parity=parity.relative_error <= tolerances.parity if parity else None,
             consistency=circular.share >= tolerances.consistency if circular else None,
         )
 
@@ -182,22 +204,31 @@ class Prober:
             self._metrics.probes["failed"].inc()
             return
         served: set[Key] = set()
-        for name in self._subjects.names():
-            served |= self._probe_model(name)
+        names = self._subjects.names()
+        if not names:
+            logger.warning("nothing can be probed: the repository holds no model yet")
+        remotes: list[RemoteModel] = []
+        for name in names:
+            served |= self._find(name, remotes)
+        found = [self._attempt(self._asked, remote, remote) for remote in remotes]
+        subjects = sorted((one for one in found if one), key=lambda one: one.cost)
+        for step in (self._look_first, self._probe_version):
+            for subject in subjects:
+                self._attempt(step, subject, subject.remote)
         for key in self._standings.keys() - served:
             self._forget(key)
 
     def try_shifts(self, shifts: int, due: float) -> None:
-        """Make trials of every version until there are enough of them, or it is due."""
-        for subject in list(self._probed.values()):
-            predict = self._served(subject)
-            for trials in subject.trials.values():
-                end = trials.done + (trials.left or shifts)
-                while trials.done < end and not self._stopped.is_set():
-                    trials.make(predict, min(end - trials.done, subject.known.trials_a_call))
-                    if monotonic() > due:
-                        break  # the next probe comes first
-            self._metrics.consistency(subject.key, PROBE, subject.consistency)
+        """Make trials until there are enough of them, or it is due; what is known gets its turn."""
+        subjects = sorted(self._probed.values(), key=lambda one: one.cost)
+        every = [(subject, trials) for subject in subjects for trials in subject.trials.values()]
+        known = [(subject, trials) for subject, trials in every if not trials.left]
+        for subject, trials, end in rounds_left(subjects):
+            self._make(subject, trials, end, due)
+            if monotonic() > due:
+                break  # the next probe comes first
+        for subject, trials in known:
+            self._make(subject, trials, trials.done + shifts, due)
 
     def _server_answers(self) -> bool:
         """Ask whether the server is there, and say so once when that changes."""
@@ -217,47 +248,76 @@ class Prober:
                 logger.warning("the server at %s is away: %s", before.target, reason)
         return up
 
-    def _probe_model(self, name: str) -> set[Key]:
-        """Probe the versions of one model, and return those that are served."""
+    def _find(self, name: str, remotes: list[RemoteModel]) -> set[Key]:
+        """Describe the versions of one model, and return those that are served."""
         try:
-            versions = self._client.describe(name).versions
+            versions = self._client.describe(name).versions or ("",)
         except (grpc.RpcError, ValueError) as error:
             if not _gone(error):
                 self._metrics.probes["failed"].inc()
                 logger.warning("%s cannot be probed: %s", name, _in_words(error))
             return {key for key in self._standings if key[0] == name and not _gone(error)}
-        versions = versions or ("",)
         for version in versions:
             try:
-                self._probe_version(self._client.describe(name, version))
+                remotes.append(self._client.describe(name, version))
             except (grpc.RpcError, ValueError) as error:
-                self._metrics.probes["failed"].inc()
-                logger.warning("%s version %s: %s", name, version, _in_words(error))
+                self._failed(name, version, error)
         self._rollouts.note_served(name, versions)
         return {(name, version or UNVERSIONED) for version in versions}
 
-    def _probe_version(self, remote: RemoteModel) -> None:
-        key = key_of(remote)
+    def _attempt(self, step: Callable[[S], T], of: S, remote: RemoteModel) -> T | None:
+        """Take a step of one version, whose failure is not that of the others."""
         try:
-            subject = self._subject(remote)
-        except (Unverifiable, ValueError) as error:
+            return None if self._stopped.is_set() else step(of)
+        except Unverifiable as error:
             self._unverifiable(remote, str(error))
-            return
+        except (grpc.RpcError, ValueError) as error:
+            self._failed(remote.name, remote.version, error)
+        return None
+
+    def _failed(self, name: str, version: str, error: grpc.RpcError | ValueError) -> None:
+        self._metrics.probes["failed"].inc()
+        logger.warning("%s version %s: %s", name, version, _in_words(error))
+
+    def _look_first(self, subject: ProbedModel) -> None:
+        """Make the first round of shifts, which are asked of the server alone."""
+        trials = subject.trials[CIRCULAR]
+        if not trials.done:
+            self._make(subject, trials, trials.ends[0], inf)
+
+    def _make(self, subject: ProbedModel, trials: ShiftTrials, end: int, due: float) -> None:
+        """Make trials up to an end, or until it is due, and show what they say."""
+        predict = self._served(subject)
+        while trials.done < end and not self._stopped.is_set():
+            trials.make(predict, min(end - trials.done, subject.known.trials_a_call))
+            if monotonic() > due:
+                break
+        self._metrics.consistency(subject.key, PROBE, subject.seen.consistency)
+        standing, finding = self._standing(subject.remote), subject.finding
+        if standing.verdict is Verdict.MEASURING and finding and finding.whole:
+            standing = standing.after(finding)
+        self._stand(subject, standing)
+
+    def _probe_version(self, subject: ProbedModel) -> None:
+        remote = subject.remote
         while not self._stopped.is_set():
-            try:
-                compared = self._compare(subject)
-            except Unverifiable as error:  # the reference does not take what the server does
-                self._unverifiable(remote, str(error))
-                return
+            compared = self._compare(subject)
             if self._client.describe(remote.name, remote.version).sha256 != remote.sha256:
                 return  # reloaded meanwhile: these answers are of neither graph
             self._judge(subject, compared)
-            standing = self._standings[key]
+            standing = self._standings[subject.key]
             if (
                 standing.verdict in (Verdict.FAILING, Verdict.UNVERIFIABLE)
                 or not standing.bad_parity
             ):
                 return  # else ask again at once: one bad answer is no proof, and a period is long
+
+    def _asked(self, remote: RemoteModel) -> ProbedModel:
+        """Return what is probed of a version. Raises Unverifiable where nobody says what it is."""
+        try:
+            return self._subject(remote)
+        except ValueError as error:
+            raise Unverifiable(str(error)) from error
 
     def _subject(self, remote: RemoteModel) -> ProbedModel:
         """Return what is probed of a version: as before, or afresh if anything has changed."""
@@ -274,6 +334,7 @@ class Prober:
             self._metrics.know(key, known.tolerances)
             whole = self._subjects.completed(remote, known)
             subject = self._probed[key] = ProbedModel(whole, known)
+            self._stand(subject, self._standing(remote).after(subject.finding))
         return subject
 
     def _served(self, subject: ProbedModel) -> Predict:
@@ -305,24 +366,25 @@ class Prober:
 
     def _judge(self, subject: ProbedModel, compared: Compared) -> None:
         """Take down what a probe has found, and what it makes of the verdict."""
-        key, parity, now = subject.key, compared.parity, time()
-        finding = subject.finding(parity)
+        key, now = subject.key, time()
+        subject.parity = compared.parity
+        finding = subject.finding
         standing = self._standing(subject.remote).after(finding)
-        if parity:
-            self._metrics.parity(key, PROBE, parity)
+        if compared.parity:
+            self._metrics.parity(key, PROBE, compared.parity)
         self._metrics.probes["ok"].inc()
-        if finding and not finding.parity:
+        if finding and finding.parity is False:
             self._record.note_disagreement(worst_of(subject, compared, now))
-        seen = Seen(parity, subject.consistency)
-        self._stand(subject.remote, standing, reason_of(subject, parity), subject.known, seen)
+        self._stand(subject, standing)
+        consistency = subject.seen.consistency
         self._record.note_point(
             key,
             Point(
                 time_s=now,
                 sha256=subject.remote.sha256,
                 verdict=standing.verdict or Verdict.UNVERIFIABLE,
-                parity=parity,
-                consistency={name: one.share for name, one in seen.consistency.items()},
+                parity=compared.parity,
+                consistency={name: one.share for name, one in consistency.items()},
                 latency_s={path: median(times) for path, times in compared.latency_s.items()},
             ),
         )
@@ -331,10 +393,12 @@ class Prober:
         key = key_of(remote)
         self._probed.pop(key, None)
         self._metrics.forget(key)
-        standing = self._standing(remote).after(None)
-        self._stand(remote, standing, reason, None, Seen())
+        self._show(remote, self._standing(remote).after(None), reason, None, Seen())
 
-    def _stand(
+    def _stand(self, subject: ProbedModel, standing: Standing) -> None:
+        self._show(subject.remote, standing, reason_of(subject), subject.known, subject.seen)
+
+    def _show(
         self,
         remote: RemoteModel,
         standing: Standing,
@@ -366,7 +430,8 @@ class Prober:
         if verdict is Verdict.FAILING:
             self._rollouts.note_failing(key, remote.sha256, reason)
         if verdict is not before:
-            level = logging.INFO if verdict is Verdict.HEALTHY else logging.WARNING
+            well = verdict in (Verdict.HEALTHY, Verdict.MEASURING)
+            level = logging.INFO if well else logging.WARNING
             words = f": {reason}" if reason else ""
             logger.log(level, "%s version %s is %s%s", *key, verdict.value, words)
 
@@ -408,19 +473,45 @@ def key_of(remote: RemoteModel) -> Key:
     return remote.name, remote.version or UNVERSIONED
 
 
-def reason_of(subject: ProbedModel, parity: Parity | None) -> str:
-    """Say which tolerances a version misses, and what it is held against if not PyTorch."""
-    allowed = subject.known.tolerances
-    if parity is None or allowed is None:
+def reason_of(subject: ProbedModel) -> str:
+    """Say what a version misses, what is not known yet, and what stands in for PyTorch."""
+    allowed, reference = subject.known.tolerances, subject.known.reference
+    if reference is None or allowed is None:
         return NO_REFERENCE
-    circular = subject.consistency.get(CIRCULAR)
-    said = [*parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)]
-    if circular:
-        said += consistency_misses(circular.share, allowed.consistency)
-    reference = subject.known.reference
-    if reference and reference.words != Reference.words:
+    said: list[str] = []
+    if subject.parity is None:
+        said.append("parity: measuring")
+    else:
+        parity = subject.parity
+        said += parity_misses(parity.relative_error, parity.max_abs_error, allowed.parity)
+    circular = subject.trials[CIRCULAR]
+    if circular.consistency is None:
+        said.append(f"circular shifts: {circular.progress.words}")
+    else:
+        said += consistency_misses(circular.consistency.share, allowed.consistency)
+    if reference.words != Reference.words:
         said.append(f"held against an {reference.words}")
     return "; ".join(said)
+
+
+def rounds_left(
+    subjects: Sequence[ProbedModel],
+) -> Iterator[tuple[ProbedModel, ShiftTrials, int]]:
+    """Yield the rounds that are left and where each ends: of all models before the next round.
+
+    The protocol that is judged comes before the others.
+    """
+    for judged in (True, False):
+        left = [
+            (subject, trials)
+            for subject in subjects
+            for name, trials in subject.trials.items()
+            if trials.left and (name == CIRCULAR) is judged
+        ]
+        for at in range(max((len(trials.ends) for _, trials in left), default=0)):
+            for subject, trials in left:
+                if at < len(trials.ends) and trials.done < trials.ends[at]:
+                    yield subject, trials, trials.ends[at]
 
 
 def _timed(predict: Predict, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nyquist.companion.measures.parity import Parity
 from nyquist.companion.measures.shift_consistency import Consistency
 from nyquist.companion.references.subjects import number_of
+from nyquist.companion.watch.shift_trials import Progress
 from nyquist.companion.watch.verdict import Verdict
 from nyquist.server.artifact.manifest import Manifest
 from nyquist.server.wire.head import CLASSES, Head
@@ -38,10 +39,12 @@ class Seen:
     Attributes:
         parity: against PyTorch; None before the first comparison.
         consistency: under shifts, by protocol; those that are not known yet are left out.
+        progress: of those, by protocol.
     """
 
     parity: Parity | None = None
     consistency: Mapping[str, Consistency] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

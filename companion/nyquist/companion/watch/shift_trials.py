@@ -2,10 +2,13 @@
 
 protocol, pictures -> trials in a fixed order -> the latest outcome of each -> Consistency
 
-A trial is one picture under one pair of shifts. After the last comes the first again, so the
-figure is always over the latest outcome of every trial, and that of a graph that does not change is
-`pair_consistency` to the digit.
+A trial is one picture under one pair of shifts. The first round is of few trials and each later one
+doubles them, so that a first figure is there at once and every round narrows it. After the last
+trial comes the first again, so the figure is always over the latest outcome of every trial, and
+that of a graph that does not change is `pair_consistency` to the digit.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,6 +30,33 @@ from nyquist.companion.references.repository import LoadedReference
 CIRCULAR = "circular"
 CROP_REACH = 8
 """Corners of crops lie in 0..7: what is left of the picture must still be what the model takes."""
+
+FIRST_TRIALS = 4
+"""Of the first round: one call of the server for either shift."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the trials of a protocol have come that have not all been made yet.
+
+    Attributes:
+        trials: made.
+        all_trials: that there are.
+        rounds: complete; each is twice the one before it.
+        all_rounds: that there are.
+        consistency: of the trials that were made; None before the first.
+    """
+
+    trials: int
+    all_trials: int
+    rounds: int
+    all_rounds: int
+    consistency: Consistency | None
+
+    @property
+    def words(self) -> str:
+        """How far they are: 3 of 7 rounds."""
+        return f"{self.rounds} of {self.all_rounds} rounds"
 
 
 class ShiftTrials:
@@ -67,11 +97,29 @@ class ShiftTrials:
         return max(0, len(self) - self.done)
 
     @property
+    def ends(self) -> list[int]:
+        """Trials that are made once each round is complete: 4, 8, 16, ... and all."""
+        doublings = range(len(self).bit_length())
+        return [*(n for n in (FIRST_TRIALS << at for at in doublings) if n < len(self)), len(self)]
+
+    @property
     def consistency(self) -> Consistency | None:
         """The share of the trials that left the answer as it was; None until all were made."""
-        if self.left:
-            return None
-        return consistency_of(self._same.reshape(-1, len(self._pictures)).mean(axis=0))
+        return None if self.left else self._consistency()
+
+    @property
+    def progress(self) -> Progress:
+        """How far the first pass through all the trials is."""
+        made, ends = min(self.done, len(self)), self.ends
+        rounds = sum(end <= made for end in ends)
+        known = self._consistency() if made else None
+        return Progress(made, len(self), rounds, len(ends), known)
+
+    def _consistency(self) -> Consistency:
+        """Return the share of the trials made so far, of each picture and then of all."""
+        pictures = np.arange(min(self.done, len(self))) % len(self._pictures)
+        made = np.bincount(pictures)
+        return consistency_of(np.bincount(pictures, self._same[: len(pictures)]) / made)
 
     def make(self, predict: Predict, count: int) -> None:
         """Make the next `count` trials at most, in two calls; fewer where a round is complete."""

@@ -18,6 +18,7 @@ class Verdict(Enum):
     """How a model is, the worst last."""
 
     HEALTHY = "healthy"
+    MEASURING = "measuring"
     UNVERIFIABLE = "unverifiable"
     DEGRADED = "degraded"
     FAILING = "failing"
@@ -28,18 +29,22 @@ class Finding:
     """What one probe found.
 
     Attributes:
-        parity: whether the answers are within the tolerance.
-        consistency: whether they stay under shifts as often as they must; None where that is not
-            known yet, which counts for nothing.
+        parity: whether the answers are within the tolerance; None where that is not known yet.
+        consistency: whether they stay under shifts as often as they must; likewise.
     """
 
-    parity: bool
+    parity: bool | None
     consistency: bool | None
 
     @property
     def good(self) -> bool:
         """Whether nothing speaks against the model."""
-        return self.parity and self.consistency is not False
+        return self.parity is not False and self.consistency is not False
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is nothing left to measure."""
+        return self.parity is not None and self.consistency is not None
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,26 @@ class Standing:
     good: int = 0
 
     def after(self, finding: Finding | None) -> "Standing":
-        """Return the standing after one more probe; None is one that could not be made."""
+        """Return the standing after one more probe; None is one that could not be made.
+
+        One that has not come to the parity yet counts for nothing.
+        """
         if finding is None:
             return Standing(Verdict.UNVERIFIABLE)
+        if finding.parity is None:
+            return self if self.ill else Standing(Verdict.MEASURING)
         counted = Standing(
             self.verdict,
             bad_parity=0 if finding.parity else self.bad_parity + 1,
             bad_consistency=self.bad_consistency + 1 if finding.consistency is False else 0,
             good=self.good + 1 if finding.good else 0,
         )
-        return replace(counted, verdict=_verdict(counted))
+        return replace(counted, verdict=_verdict(counted, finding))
+
+    @property
+    def ill(self) -> bool:
+        """Whether good probes have something to make up for."""
+        return self.verdict in (Verdict.DEGRADED, Verdict.FAILING)
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
@@ -76,12 +91,12 @@ def worst(verdicts: list[Verdict]) -> Verdict:
     return max(verdicts, key=list(Verdict).index)
 
 
-def _verdict(counted: Standing) -> Verdict:
+def _verdict(counted: Standing, finding: Finding) -> Verdict:
     """Return the verdict that these counts turn the earlier one into."""
     enough = counted.bad_parity >= PARITY_TO_FAIL or counted.bad_consistency >= CONSISTENCY_TO_FAIL
-    ill = counted.verdict in (Verdict.DEGRADED, Verdict.FAILING)
     if counted.good:
-        recovered = counted.good >= GOOD_TO_RECOVER
-        return counted.verdict if ill and counted.verdict and not recovered else Verdict.HEALTHY
+        if counted.verdict and counted.ill and counted.good < GOOD_TO_RECOVER:
+            return counted.verdict
+        return Verdict.HEALTHY if finding.whole else Verdict.MEASURING
     failing = enough or counted.verdict is Verdict.FAILING
     return Verdict.FAILING if failing else Verdict.DEGRADED

@@ -86,6 +86,7 @@ def page_environment() -> Environment:
         "decade": decade,
         "figure": wording.figure,
         "log10": log10,
+        "measured": wording.measured,
         "milliseconds": milliseconds,
         "one_pixel_of": one_pixel_of,
         "percent": percent,

@@ -2,6 +2,10 @@
 
 from math import cos, pi
 
+from nyquist.companion.page.kit.wording import built, share
+from nyquist.server.artifact.built import circular_of
+from nyquist.server.artifact.manifest import Manifest
+
 CURVE_POINTS = 49
 MEANINGS = {
     "parameters": ("parameters", "learned values of the network"),
@@ -72,6 +76,16 @@ def figure(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "not measured" if value is None else str(value)
+
+
+def measured(manifest: Manifest, name: str, value: object) -> str:
+    """Write a figure of a manifest by its name: shares of few pictures as what was counted."""
+    counts = {"accuracy": manifest.figures.labelled, "agreement": manifest.figures.samples}
+    if name == "consistency":
+        return built(circular_of(manifest))
+    if name in counts and isinstance(value, float) and manifest.head.kind != "embedding":
+        return share(value, None, counts[name])
+    return figure(value)
 
 
 def response(taps: int) -> list[tuple[float, float]]:

@@ -5,9 +5,11 @@ repository -> folders of models -> versions, with a manifest or bare -> config.p
 
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,7 +40,8 @@ def model_folders(*repositories: Path) -> list[Path]:
     """Return the folders that hold a model, by name: with a config.pbtxt, or N/model.onnx.
 
     Raises:
-        ArtifactError: a repository is no folder, or two of them have a model of the same name.
+        ArtifactError: a repository is no folder or may not be read, or two of them have a model
+            of the same name.
     """
     found: dict[str, Path] = {}
     for repository in repositories:
@@ -49,7 +52,7 @@ def model_folders(*repositories: Path) -> list[Path]:
                 f"there is no model repository at {repository}; "
                 "make one with nyquist build, or name another with --repository"
             )
-        for folder in repository.iterdir():
+        for folder in _entries(repository):
             if folder.name.startswith(".") or not _is_model(folder):
                 continue
             if folder.name in found:
@@ -61,14 +64,29 @@ def model_folders(*repositories: Path) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+def _entries(repository: Path) -> list[Path]:
+    try:
+        return list(repository.iterdir())
+    except PermissionError as error:
+        raise ArtifactError(f"{repository} may not be read by user {os.geteuid()}") from error
+
+
 def _is_model(folder: Path) -> bool:
-    """Say whether a folder is one of a model; what may not be looked into (lost+found) is none."""
+    """Say whether a folder is one of a model; what may not be looked into is none."""
     try:
         if (folder / CONFIG_FILE).is_file():
             return True
         return folder.is_dir() and bool(complete_versions(folder) or bare_versions(folder))
     except PermissionError:
+        _tell_closed(folder)
         return False
+
+
+@cache
+def _tell_closed(folder: Path) -> None:
+    """Say of a folder, once, that it may not be looked into; a volume has one that nobody need."""
+    if folder.name != "lost+found":
+        logger.warning("%s may not be read by user %d: it is passed over", folder, os.geteuid())
 
 
 def complete_versions(folder: Path) -> list[int]:

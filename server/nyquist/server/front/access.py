@@ -151,6 +151,10 @@ class Authorizer:
         """Say whether everyone may call methods of a class."""
         return access in self._open or not (self._tokens or access in self._closed)
 
+    def admits_some(self, access: Access) -> bool:
+        """Say whether there is anyone who may call methods of a class."""
+        return access not in self._closed
+
     def in_words(self) -> dict[str, str]:
         """Say for each class who may call it."""
         return {access.value: self._who(access) for access in Access}

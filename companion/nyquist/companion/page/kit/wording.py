@@ -22,6 +22,18 @@ def fine_percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
+def wilson(value: float, count: int) -> tuple[float, float]:
+    """Return the interval of a share of so many yes or no (Wilson, 95 %).
+
+    >>> [round(end, 3) for end in wilson(14 / 16, 16)]
+    [0.64, 0.965]
+    """
+    square = NORMAL_95**2
+    middle = (value * count + square / 2) / (count + square)
+    reach = NORMAL_95 * sqrt(count * value * (1 - value) + square / 4) / (count + square)
+    return middle - reach, middle + reach
+
+
 def share(value: float, error: float | None, count: int, each: int = 1) -> str:
     """Write the mean of a share over pictures with its standard error.
 
@@ -39,10 +51,30 @@ def share(value: float, error: float | None, count: int, each: int = 1) -> str:
     if error is None:
         error = sqrt(value * (1 - value) / max(count - 1, 1))
     if each and error == 0 and value in (0, 1):
-        reach = NORMAL_95**2 / (count + NORMAL_95**2)
-        beyond = f"at least {100 * (1 - reach):.1f}%" if value else f"at most {100 * reach:.1f}%"
-        return f"{100 * value:.1f}%, {beyond}"
+        low, high = wilson(value, count)
+        beyond = f"at least {percent(low)}" if value else f"at most {percent(high)}"
+        return f"{percent(value)}, {beyond}"
     return f"{100 * value:.1f}% ± {100 * error:.1f}"
+
+
+def so_far(value: float, count: int, trials: int, *, yes_or_no: bool = True) -> tuple[str, str]:
+    """Write a share that is not known to its end, as a count of few; and its interval.
+
+    Args:
+        value: 0..1.
+        count: pictures, which alone are independent.
+        trials: that were made of them.
+        yes_or_no: of each trial; otherwise the value is the mean of something else.
+    """
+    low, high = wilson(value, count)
+    few = trials < FEW and yes_or_no
+    words = f"{round(value * trials)} of {trials}" if few else percent(value)
+    return words, f"{percent(low)} to {percent(high)}"
+
+
+def narrow(words: str) -> str:
+    """Write the same for a table of 80 columns: 100.0%, at least 99.2% -> 100% ≥ 99.2%."""
+    return words.replace("100.0%, at least ", "100% ≥ ").replace("0.0%, at most ", "0% ≤ ")
 
 
 def built(figure: tuple[float, float, int, int]) -> str:

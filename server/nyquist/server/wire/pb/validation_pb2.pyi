@@ -65,7 +65,7 @@ class CheckParityResponse(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., report: _Optional[_Union[ParityReport, _Mapping]] = ...) -> None: ...
 
 class ParityReport(_message.Message):
-    __slots__ = ("graph", "pictures", "max_abs_error", "mean_abs_error", "relative_error", "argmax_agreement", "tolerance", "holds")
+    __slots__ = ("graph", "pictures", "max_abs_error", "mean_abs_error", "relative_error", "argmax_agreement", "tolerance", "holds", "built_batch_error")
     GRAPH_FIELD_NUMBER: _ClassVar[int]
     PICTURES_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class ParityReport(_message.Message):
     ARGMAX_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     HOLDS_FIELD_NUMBER: _ClassVar[int]
+    BUILT_BATCH_ERROR_FIELD_NUMBER: _ClassVar[int]
     graph: Graph
     pictures: int
     max_abs_error: float
@@ -82,7 +83,8 @@ class ParityReport(_message.Message):
     argmax_agreement: float
     tolerance: float
     holds: bool
-    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., pictures: _Optional[int] = ..., max_abs_error: _Optional[float] = ..., mean_abs_error: _Optional[float] = ..., relative_error: _Optional[float] = ..., argmax_agreement: _Optional[float] = ..., tolerance: _Optional[float] = ..., holds: _Optional[bool] = ...) -> None: ...
+    built_batch_error: float
+    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., pictures: _Optional[int] = ..., max_abs_error: _Optional[float] = ..., mean_abs_error: _Optional[float] = ..., relative_error: _Optional[float] = ..., argmax_agreement: _Optional[float] = ..., tolerance: _Optional[float] = ..., holds: _Optional[bool] = ..., built_batch_error: _Optional[float] = ...) -> None: ...
 
 class CheckShiftConsistencyRequest(_message.Message):
     __slots__ = ("subject", "protocols", "pairs", "seed")
