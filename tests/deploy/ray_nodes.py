@@ -252,7 +252,7 @@ def build() -> None:
         command += ["--only", *names, "--json"]
         start = time.monotonic()
         run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        until(lambda: published(Path(folder)))
+        until(lambda: published(Path(folder)) != [])
         run.send_signal(signal.SIGINT)
         _, text = run.communicate(timeout=PATIENCE_S)
         kept = published(Path(folder))
