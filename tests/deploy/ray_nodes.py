@@ -103,7 +103,6 @@ def serve(cluster: Any, second: Any, seconds: float) -> None:
             gone = killer.submit(kill_after, cluster, second, seconds / 3)
             say(f"killed: {load(ours, model, picture, 3 * seconds)[0]}")
             gone.result()
-            say(replicas())
         plain.stop()
 
 
