@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nyquist.client.classify import Classifying, files_of, main, slide
+from nyquist.client.classify import Classifying, main, slide
 from nyquist.client.client import Client, RankedClass, RemoteModel
+from nyquist.client.picture_sources import files_of
 from nyquist.models.samples import photograph_samples
 from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.wire.head import CLASSES

@@ -8,7 +8,6 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,14 +19,14 @@ from rich.progress import Progress
 from nyquist.client.answers import COLUMNS, TOP, Answer, as_json, as_rows, show
 from nyquist.client.client import Client, RankedClass, RemoteModel
 from nyquist.client.command_line import SHIFTS, make_classify_parser
+from nyquist.client.picture_sources import STANDARD_INPUT, files_of
 from nyquist.client.told import told_by
 from nyquist.server.wire.connection import chosen_connection
 from nyquist.server.wire.errors import InvalidRequest, NyquistError, unreadable
 from nyquist.server.wire.framing import DYNAMIC
+from nyquist.server.wire.pictures import PictureFile
 
 MOST_A_REQUEST = 32
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
-STANDARD_INPUT = Path("/dev/stdin")
 
 
 def slide(
@@ -46,24 +45,6 @@ def slide(
     return np.stack([np.roll(picture, (shift,) * len(axes), axis=axes) for shift in shifts])
 
 
-def files_of(pictures: Sequence[Path]) -> list[Path]:
-    """Return the picture files that are named, those of a folder by their endings.
-
-    Raises:
-        ValueError: a folder has none.
-    """
-    found: list[Path] = []
-    for path in pictures:
-        if not path.is_dir():
-            found.append(STANDARD_INPUT if str(path) == "-" else path)
-            continue
-        inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS)
-        if not inside:
-            raise ValueError(f"{path} is a folder without pictures: no {', '.join(ENDINGS)}")
-        found += inside
-    return found
-
-
 class Classifying:
     """Reads pictures and asks a model for their classes, several in one request.
 
@@ -74,7 +55,7 @@ class Classifying:
         diagonal: whether they move down too.
 
     Attributes:
-        failures: a line for each picture that could not be read.
+        failures: why a picture could not be read, by its name.
     """
 
     def __init__(
@@ -82,9 +63,9 @@ class Classifying:
     ) -> None:
         self._client, self._model = client, model
         self._shifts, self._diagonal = shifts, diagonal
-        self.failures: list[str] = []
+        self.failures: dict[str, str] = {}
 
-    def answers(self, files: Sequence[Path]) -> Iterator[list[Answer]]:
+    def answers(self, files: Sequence[PictureFile]) -> Iterator[list[Answer]]:
         """Yield the answers of the next files.
 
         Raises:
@@ -108,14 +89,14 @@ class Classifying:
     def _a_request(self) -> int:
         return min(self._model.max_batch_size or 1, MOST_A_REQUEST)
 
-    def _read(self, files: Sequence[Path]) -> Iterator[tuple[Path, NDArray[Any]]]:
+    def _read(self, files: Sequence[PictureFile]) -> Iterator[tuple[PictureFile, NDArray[Any]]]:
         for file in files:
             try:
                 yield file, self._model.read_pictures([file])[0]
             except OSError as error:
-                self.failures.append(unreadable(error))
+                self.failures[str(file)] = unreadable(error)
             except InvalidRequest as error:
-                self.failures.append(str(error))
+                self.failures[str(file)] = str(error)
 
     def _moved(self, picture: NDArray[Any]) -> NDArray[Any]:
         framing = self._model.picture
@@ -132,26 +113,36 @@ class Classifying:
 
 def run(options: argparse.Namespace) -> int:
     """Classify the pictures that the command line names; return the exit status."""
-    failures: list[str] = []
+    failures: dict[str, str] = {}
+    ended = ""
     try:
-        connection, told = chosen_connection(options), told_by(vars(options))
-        files = files_of(options.pictures)
+        connection = chosen_connection(options)
+        if options.answers or options.engine or options.workers:
+            from nyquist.client.batch import run as answer_into_file
+
+            return answer_into_file(options)
+        told, files = told_by(vars(options)), files_of(options.pictures)
         with Client(connection) as client:
             model = client.look_up(options.model).completed(told)
-            shifts = options.shift or (SHIFTS if options.diagonal else 0)
-            asking = Classifying(client, model, shifts, diagonal=options.diagonal)
+            asking = Classifying(client, model, shifts_of(options), diagonal=options.diagonal)
             failures = asking.failures
             _print(options, _followed(asking, files))
     except grpc.RpcError as error:
-        failures.append(connection.explain(error))
+        ended = connection.explain(error)
     except (ValueError, NyquistError) as error:
-        failures.append(str(error))
-    for line in failures:
+        ended = str(error)
+    lines = [*failures.values(), *([ended] if ended else [])]
+    for line in lines:
         sys.stderr.write(f"nyquist classify: error: {line}\n")
-    return 1 if failures else 0
+    return 1 if lines else 0
 
 
-def _followed(asking: Classifying, files: Sequence[Path]) -> Iterator[Answer]:
+def shifts_of(options: argparse.Namespace) -> int:
+    """Return by how many pixels each picture is to slide, at most."""
+    return options.shift or (SHIFTS if options.diagonal else 0)
+
+
+def _followed(asking: Classifying, files: Sequence[PictureFile]) -> Iterator[Answer]:
     """Yield the answers one by one, with a bar at a terminal where there are many."""
     console = Console(stderr=True)
     hidden = len(files) < 2 or not console.is_terminal

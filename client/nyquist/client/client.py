@@ -8,7 +8,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypedDict
 
 import grpc
@@ -22,7 +21,7 @@ from nyquist.server.wire.framing import AXES, DATATYPES, DYNAMIC, PictureInput, 
 from nyquist.server.wire.head import CLASSES, Head, told_head
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb import inference_pb2_grpc as stubs
-from nyquist.server.wire.pictures import read_picture_files
+from nyquist.server.wire.pictures import PictureFile, read_picture_files
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # the server has the limit that counts
 DEFAULT_TIMEOUT_S = 30.0
@@ -101,7 +100,7 @@ class RemoteModel:
             return self.told.output
         return LOGITS if LOGITS in self.outputs else next(iter(self.outputs), "")
 
-    def read_pictures(self, paths: Sequence[Path]) -> NDArray[Any]:
+    def read_pictures(self, paths: Sequence[PictureFile]) -> NDArray[Any]:
         """Read picture files as a batch of inputs, as the server would read them: (B, *shape).
 
         Where the input is of dynamic size, the first picture says it.

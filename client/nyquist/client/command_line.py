@@ -22,9 +22,9 @@ def make_classify_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "pictures",
         nargs="+",
-        type=Path,
         metavar="PICTURE",
-        help="JPEG, PNG or WebP; a folder stands for those in it, - for standard input",
+        help="JPEG, PNG or WebP; a folder stands for those in it, - for standard input; "
+        "s3://bucket/pictures/ and other addresses likewise, and patterns in quotes",
     )
     parser.add_argument("--model", required=True, help="efficientnet_lite0, fashion_blur, ...")
     parser.add_argument(
@@ -43,7 +43,8 @@ def make_classify_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="labels of each picture (five of one, the highest of several)",
     )
-    add_model_options(parser)
+    add_model_options(parser, output="--output-name")
+    _add_batch_options(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--csv", action="store_true", help="print CSV, a line for each label of each picture"
@@ -61,8 +62,34 @@ def _positive(text: str) -> int:
     return value
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Give a command the options that say what a model takes where its server does not."""
+def _add_batch_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "many pictures into one file; interrupted, the same command goes on where it ended"
+    )
+    group.add_argument(
+        "--output",
+        dest="answers",
+        type=Path,
+        metavar="FILE",
+        help=".parquet, .csv or .jsonl; has a row with its error for what cannot be read",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        help="of this machine (processes), or of the cluster at RAY_ADDRESS",
+    )
+    group.add_argument(
+        "--workers", type=_positive, metavar="N", help="that ask at once (one for each core)"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser, output: str = "--output") -> None:
+    """Give a command the options that say what a model takes where its server does not.
+
+    Args:
+        parser: of the command.
+        output: flag that names the model's output, where --output is a file.
+    """
     group = parser.add_argument_group("what the model takes, where the server does not say")
     group.add_argument("--input", metavar="CxHxW", help="such as 3x224x224")
     group.add_argument(
@@ -79,7 +106,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fit", choices=FITS, help="canvas: whole, on black (crop; grey: canvas)")
     group.add_argument("--input-name", metavar="NAME", help="of the one input (input)")
-    group.add_argument("--output", metavar="NAME", help="that is the answer (logits, or the first)")
+    group.add_argument(
+        output, dest="output", metavar="NAME", help="that is the answer (logits, or the first)"
+    )
     group.add_argument(
         "--max-batch-size", type=int, metavar="N", help="pictures that a request may hold"
     )

@@ -6,6 +6,7 @@ arguments -> specs -> which have changed -> build those, side by side -> pages o
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
@@ -93,6 +94,9 @@ def run(options: Namespace) -> int:
     except RecipeError as error:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
         return MISUSED
+    if options.engine == "ray" and find_spec("ray") is None:
+        sys.stderr.write("error: install nyquist-serving[ray] for --engine ray\n")
+        return MISUSED
     console = Console(stderr=options.json)
     if options.list:
         console.print("\n".join(spec.name for spec in chosen), highlight=False)
@@ -137,7 +141,8 @@ def build(
         for one in plans
         if one.kept is None
     ]
-    fresh, failed = build_all(tasks, min(options.jobs, len(tasks)), console) if tasks else ([], {})
+    jobs = min(options.jobs, len(tasks))
+    fresh, failed = build_all(tasks, jobs, console, options.engine) if tasks else ([], {})
     by_name = {built.manifest.name: built for built in fresh}
     found = [one.kept or by_name.get(one.spec.name) for one in plans]
     done = [built for built in found if built is not None]

@@ -64,6 +64,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="models built at the same time (%(default)s)",
     )
     parser.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="of this machine, or of the cluster at RAY_ADDRESS, a model for each of its cores",
+    )
+    parser.add_argument(
         "--keep",
         type=_at_least_one,
         default=DEFAULT_KEEP,

@@ -1,14 +1,13 @@
-"""Build models side by side, each in a process of its own, with a bar each."""
+"""Build models side by side, in processes of this machine or as tasks of Ray, with a bar each."""
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import active_children, get_context
-from multiprocessing.managers import SyncManager
 from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from queue import Queue
@@ -46,6 +45,19 @@ class Task:
     debug: bool
 
 
+@dataclass(frozen=True)
+class Workers:
+    """What builds.
+
+    Attributes:
+        stations: the queue that builds report to.
+        submit: begins one build, as soon as there is room.
+    """
+
+    stations: Stations
+    submit: Callable[[Task], Future[Built]]
+
+
 def build_in_worker(task: Task, stations: Stations) -> Built:
     """Build one model in a worker process."""
     import torch  # two seconds, which only a worker needs to spend
@@ -64,10 +76,64 @@ def build_in_worker(task: Task, stations: Stations) -> Built:
     )
 
 
+def _build_on_node(here: Path, task: Task, stations: Stations) -> Built:
+    """Build one model on a node of a cluster, where paths mean what they mean here."""
+    os.chdir(here)
+    return build_in_worker(task, stations)
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[Workers]:
+    """Build in so many processes; an interrupt ends them."""
+    context = get_context("spawn")
+    with (
+        _unheard(context.Manager) as manager,
+        ProcessPoolExecutor(jobs, mp_context=context) as pool,
+    ):
+        others = {process.pid for process in active_children()}
+        stations: Stations = manager.Queue()
+        try:
+            yield Workers(stations, lambda task: pool.submit(build_in_worker, task, stations))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                if worker.pid not in others:
+                    worker.terminate()
+            raise
+
+
+@contextmanager
+def on_ray(_jobs: int) -> Iterator[Workers]:
+    """Build on the cluster at RAY_ADDRESS, or one that is begun here: a model for each core.
+
+    What a node that goes was building is built on another. All nodes see the same folders.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray  # of the extra ray
+    from ray.util.queue import Queue as SharedQueue
+
+    ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    try:
+        stations, here = SharedQueue(), Path.cwd()
+        remote = ray.remote(max_retries=-1)(_build_on_node)  # as often as nodes go
+        yield Workers(stations, lambda task: remote.remote(here, task, stations).future())
+    finally:
+        ray.shutdown()  # which ends what still builds
+
+
+ENGINES = {"processes": processes, "ray": on_ray}
+
+
 def build_all(
-    tasks: Sequence[Task], jobs: int, console: Console
+    tasks: Sequence[Task], jobs: int, console: Console, engine: str = "processes"
 ) -> tuple[list[Built], dict[str, list[str]]]:
     """Build models side by side.
+
+    Args:
+        tasks: one for each model.
+        jobs: models at a time, of processes.
+        console: for the bars, and for notes.
+        engine: of ENGINES.
 
     Returns:
         What was built, in the order of `tasks`, and the reasons of each model that failed.
@@ -75,7 +141,6 @@ def build_all(
     built: dict[str, Built] = {}
     failed: dict[str, list[str]] = {}
     names = [task.spec.name for task in tasks]
-    context = get_context("spawn")
     columns = (
         TextColumn("{task.description:>20}"),
         BarColumn(),
@@ -84,15 +149,13 @@ def build_all(
     )
     with (
         _interruptible() as interrupted,
-        _unheard(context.Manager) as manager,
+        ENGINES[engine](jobs) as workers,
         Progress(*columns, console=console) as progress,
-        ProcessPoolExecutor(jobs, mp_context=context) as pool,
     ):
-        others = {process.pid for process in active_children()}
-        stations = _follow(manager, progress, names)
-        submit = partial(_submit_all, pool, tasks, stations)
+        stations = workers.stations
+        follower = _follow(stations, progress, names)
         try:
-            futures = _unheard(submit)
+            futures = _unheard(lambda: {workers.submit(task): task for task in tasks})
             for future in _as_they_end(futures, interrupted):
                 _collect(future, futures[future], built, failed)
                 name = futures[future].spec.name
@@ -101,14 +164,9 @@ def build_all(
                 for line in told or built[name].notes:
                     text = f"{name}: {line}"
                     progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in active_children():
-                if worker.pid not in others:
-                    worker.terminate()
-            raise
         finally:
             stations.put(("", ""))
+            follower.join()
     return [built[name] for name in names if name in built], failed
 
 
@@ -120,12 +178,6 @@ def _unheard(start: Callable[[], T]) -> T:
         return start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-
-
-def _submit_all(
-    pool: ProcessPoolExecutor, tasks: Sequence[Task], stations: Stations
-) -> dict[Future[Built], Task]:
-    return {pool.submit(build_in_worker, task, stations): task for task in tasks}
 
 
 @contextmanager
@@ -155,15 +207,15 @@ def _as_they_end(futures: Iterable[Future[Built]], interrupted: Event) -> Iterat
         yield from done
 
 
-def _follow(manager: SyncManager, progress: Progress, names: Sequence[str]) -> Stations:
-    """Move the bars as the workers report their stations; returns the queue they report to."""
-    stations: Stations = manager.Queue()
+def _follow(stations: Stations, progress: Progress, names: Sequence[str]) -> Thread:
+    """Move the bars as the workers report their stations; returns the thread that does so."""
     bars = {
         name: progress.add_task(name, total=len(STATIONS), start=False, station="waiting")
         for name in names
     }
-    Thread(target=_move_bars, args=(stations, progress, bars), daemon=True).start()
-    return stations
+    follower = Thread(target=_move_bars, args=(stations, progress, bars), daemon=True)
+    follower.start()
+    return follower
 
 
 def _move_bars(stations: Stations, progress: Progress, bars: dict[str, TaskID]) -> None:
@@ -187,4 +239,5 @@ def _collect(
     try:
         built[task.spec.name] = future.result()
     except Exception as error:  # noqa: BLE001 # a network's own code may raise anything
-        failed[task.spec.name] = reasons(error, task.repository)
+        cause = getattr(error, "cause", error)  # which Ray wraps
+        failed[task.spec.name] = reasons(cause, task.repository)

@@ -101,6 +101,7 @@ class Server:
         fleet: the other processes of this server; None is without.
 
     Attributes:
+        application: what answers on h2corn, once started; for those who carry calls themselves.
         port: of gRPC, once started; 0 where it has none.
         metrics_port: of the metrics, once started.
     """
@@ -155,6 +156,7 @@ class Server:
         self._stack = AsyncExitStack()
         self._listener: HttpListener | None = None
         self._listens = False
+        self.application: Application | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -221,7 +223,7 @@ class Server:
             return
         listener = metrics_listener(
             self._metrics.registry,
-            lambda: self._listens and self._service.ready,
+            lambda: self.ready,
             settings.scraped_host,
             settings.metrics_port,
         )
@@ -308,6 +310,11 @@ class Server:
         mirror = self._shadow.of(described, metrics) if self._shadow else None
         return ServedModel(loaded, metrics, self._images, self._budget, mirror)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it answers, and is not about to end."""
+        return self._listens and self._service.ready
+
     def _start_tracing(self) -> None:
         if self._settings.tracing_endpoint is None:
             return
@@ -361,7 +368,7 @@ class Server:
     async def _listen_on_h2corn(self, calls: Calls, max_request_bytes: int) -> None:
         settings = self._settings
         limits = BodyLimits(max_request_bytes, all_bytes=settings.max_queue_bytes)
-        application = Application(
+        self.application = application = Application(
             calls,
             limits,
             settings.max_metadata_bytes,

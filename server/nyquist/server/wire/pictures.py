@@ -12,8 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,8 +91,19 @@ Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
 
-def read_picture_files(paths: Sequence[Path], wanted: PictureInput) -> NDArray[Any]:
-    """Read files from disk as one batch. B paths -> (B, H, W, C) or (B, C, H, W).
+class PictureFile(Protocol):
+    """What a picture is read from: a path, or whatever else has bytes, and a name for errors."""
+
+    def read_bytes(self) -> bytes:
+        """Return the whole file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+
+def read_picture_files(paths: Sequence[PictureFile], wanted: PictureInput) -> NDArray[Any]:
+    """Read files as one batch. B paths -> (B, H, W, C) or (B, C, H, W).
 
     Raises:
         OSError: one cannot be read.
