@@ -38,7 +38,9 @@ from nyquist.export.report.pages import write_pages
 from nyquist.export.report.record import Latency, read_report
 from nyquist.export.report.speed import measure_speed
 from nyquist.export.upload import PublishError, Target, parse_target
+from nyquist.models.spec import ModelSpec
 from nyquist.server.artifact.built import circular_of
+from nyquist.server.sources.address import Address
 
 LEGEND = """\
 MMAC: million multiply-adds of a picture
@@ -90,23 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: Namespace) -> int:
     """Build what the options ask for; return the exit status."""
     try:
-        chosen = specs_from_arguments(options)
+        chosen, address = _asked(options)
     except RecipeError as error:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
-        return MISUSED
-    if options.engine == "ray" and find_spec("ray") is None:
-        sys.stderr.write("error: install nyquist-serving[ray] for --engine ray\n")
         return MISUSED
     console = Console(stderr=options.json)
     if options.list:
         console.print("\n".join(spec.name for spec in chosen), highlight=False)
         return DONE
     start = perf_counter()
-    try:
-        address = parse_target(options.publish) if options.publish else None
-    except PublishError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return MISUSED
     try:
         if options.dry_run:
             plans = [plan(spec, options.output) for spec in chosen]
@@ -126,6 +120,21 @@ def run(options: Namespace) -> int:
         reason = file_reason(error, options.output)
         console.print(f"[red]error:[/red] {reason}", highlight=False, soft_wrap=True)
     return FAILED
+
+
+def _asked(options: Namespace) -> tuple[Sequence[ModelSpec], Address | None]:
+    """Return the models that the options ask for, and where they are published to, if anywhere.
+
+    Raises:
+        RecipeError: something of it cannot be had.
+    """
+    chosen = specs_from_arguments(options)
+    if options.engine == "ray" and find_spec("ray") is None:
+        raise RecipeError(["install nyquist-serving[ray] for --engine ray"])
+    try:
+        return chosen, parse_target(options.publish) if options.publish else None
+    except PublishError as error:
+        raise RecipeError([str(error)]) from error
 
 
 def build(
