@@ -76,7 +76,7 @@ def shares(console: Console) -> None:
         found: dict[int, Answer] = {}
         for most in (WHOLE, *SHARES):
             began = process_time()
-            found[most] = one = steady(whole, Effort(1_500 * most, SEEDS, most))
+            found[most] = one = steady(whole, Effort(600 * most, SEEDS, most))
             table.add_row(
                 balancing,
                 f"{most} of {WHOLE}",

@@ -4,6 +4,7 @@ The colours are told apart in grey and by the colour-blind (Okabe and Ito, 2008)
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +18,7 @@ from nyquist.client.capacity.answer import Answer, Limits
 from nyquist.client.capacity.fleet import Trial
 from nyquist.client.capacity.plots import P50, P99, STYLE, draw_incident, draw_search
 
+COLUMNS = 3
 WORDS = {
     "paced": "a model that takes 20 ms and 2.5 ms a picture",
     "cpu": "EfficientNet-Lite0 on one thread",
@@ -88,9 +90,11 @@ def _draw_windows(axes: Axes, windows: Sequence[tuple[Row, Sequence[Row]]]) -> N
 def draw_sizes(tries: Mapping[str, tuple[Sequence[Answer], Limits]], path: Path) -> None:
     """Draw the search of each customer."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type] # its stubs name every key
-        figure = Figure(figsize=(4.4 * len(tries), 3.8), layout="constrained")
+        figure = Figure(
+            figsize=(4.4 * COLUMNS, 3.6 * ceil(len(tries) / COLUMNS)), layout="constrained"
+        )
         for at, (words, (each, limits)) in enumerate(tries.items()):
-            axes = figure.add_subplot(1, len(tries), at + 1)
+            axes = figure.add_subplot(ceil(len(tries) / COLUMNS), COLUMNS, at + 1)
             draw_search(axes, each, limits)
             axes.set_title(words, fontsize=10)
         _save(figure, path)

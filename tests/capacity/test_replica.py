@@ -74,7 +74,7 @@ def of_the_simulation(waves: Sequence[Sequence[int]], rules: Batching) -> list[i
     return [sum(count for left, count in batches if left == end) for end in ends]
 
 
-WAVES = [[[1], [1] * 9], [[1], [2, 1, 3, 1, 4], [1, 1]], [[3], [1, 4, 1]]]
+WAVES = [[[1, 1, 1], [1]], [[1], [1] * 9], [[1], [2, 1, 3, 1, 4], [1, 1]], [[3], [1, 4, 1]]]
 RULES = [
     Batching(max_batch_size=4),
     Batching(max_batch_size=8, best_size=3),

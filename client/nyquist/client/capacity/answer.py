@@ -160,7 +160,7 @@ def _lasting(part: Scenario, effort: Effort) -> Scenario:
     """Return a scenario that is long enough for what it shows."""
     if isinstance(part.arrivals, Trace):
         return replace(part, seconds=float(part.arrivals.recorded[-1]) * 1.0001)
-    most = part.profile.batching.limits.max_batch_size
+    most = max(part.pictures, part.profile.batching.limits.run_size)
     seconds = max(effort.requests / part.rate, RUNS * float(part.profile.run_times(most)[-1]))
     if isinstance(part.arrivals, Bursty):
         seconds = max(seconds, CYCLES * part.arrivals.cycle_s)

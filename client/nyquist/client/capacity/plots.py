@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from nyquist.client.capacity.answer import Answer, Limits
@@ -65,6 +65,7 @@ def draw_search(axes: Axes, tries: Sequence[Answer], limits: Limits) -> None:
     )
     axes.plot(replicas, [1e3 * one.p50_s.mean for one in tries], color=P50, marker="s", label="p50")
     _with_limit(axes, limits)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         title=f"{tries[0].rate:,.0f} requests a second", xlabel="replicas", ylabel="latency, ms"
     )
