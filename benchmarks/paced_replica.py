@@ -17,21 +17,22 @@ from nyquist.server.__main__ import main
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.serving import loading
 
-RUN_S, PICTURE_S = (float(value) / 1e3 for value in sys.argv[1:3])
-
 
 class PacedEngine(Engine):
     """Computes the first picture of a batch, waits for the others, and answers all with it."""
+
+    run_s = picture_s = 0.0
 
     def run(self, batch: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - as the engine's
         began = time.perf_counter()
         first = super().run(batch[:1])
         answer = {name: np.repeat(value, len(batch), 0) for name, value in first.items()}
-        left = began + RUN_S + PICTURE_S * len(batch) - time.perf_counter()
+        left = began + self.run_s + self.picture_s * len(batch) - time.perf_counter()
         time.sleep(max(0.0, left))
         return answer
 
 
 if __name__ == "__main__":
+    PacedEngine.run_s, PacedEngine.picture_s = (float(value) / 1e3 for value in sys.argv[1:3])
     setattr(loading, "Engine", PacedEngine)  # noqa: B010 - in place of the one that computes
     sys.exit(main(sys.argv[3:]))
