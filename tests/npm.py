@@ -1,6 +1,7 @@
-"""Packages of npm, where a test needs some: installed beside the environments of third parties."""
+"""Node's packages, installed beside the environments of others, and the scripts that use them."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,3 +28,20 @@ def installed(listed_in: Path) -> Path:
             subprocess.run(install, cwd=folder, check=True, timeout=300)
             ready.write_text(listed)
     return folder
+
+
+def printed(script: Path, packages: Path, *arguments: str) -> list[str]:
+    """Run a script to its end, and return the lines that it prints."""
+    node = shutil.which("node")
+    assert node is not None
+    ended = subprocess.run(
+        [node, str(script), *arguments],
+        cwd=packages,
+        env=os.environ | {"NODE_PATH": str(packages / "node_modules")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from nyquist.models.analysis.__main__ import main
 from nyquist.models.analysis.analysed import load_subject
@@ -120,8 +120,32 @@ def test_a_function_and_its_program_and_its_graph_have_the_same_field(
         fields.append([row for row in rows if row and row[0].isdecimal()])
     assert fields[0][-1] == ["1", "63", "16", "16", "-7.5"]
     assert fields[0] == fields[1] == fields[2]
-    assert main(["aliasing", str(tmp_path / "net.pt2")]) == 2
-    assert "aliasing looks at the modules of a network" in capsys.readouterr().err
+    for command in ("aliasing", "uses"):
+        for file in ("net.pt2", "net.onnx"):
+            assert main([command, str(tmp_path / file)]) == 2
+            assert f"{command} looks at the modules of a network" in capsys.readouterr().err
+
+
+class Mixed(nn.Module):
+    """Rows of pixels that look at each other, and no convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(24, 2, batch_first=True)
+        self.classifier = nn.Linear(24, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        rows = image.permute(0, 2, 1, 3).flatten(2)
+        return self.classifier(self.attention(rows, rows, rows)[0].mean(1))
+
+
+def test_what_is_not_known_of_a_network_is_said_and_the_rest_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = printed(capsys, f"{__name__}:Mixed", "--size", "8", "--plots", str(tmp_path))
+    assert "not measured: attention: no receptive field is known for the operator" in text
+    assert "multiply-adds" in text
+    assert "of the cross entropy of the network's own answers" in text
 
 
 def test_the_layers_of_a_graph_have_the_names_of_its_modules_and_are_drawn(

@@ -1,6 +1,7 @@
-"""Clients without a library: stubs of grpcio made from the .proto files, and curl."""
+"""Clients without a library: stubs that grpcio and grpc-js make of the .proto files, and curl."""
 
 import json
+import re
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import grpc
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conformance.environments import Row
+from tests.npm import installed, printed
+from tests.processes import ROOT
 
 MODEL, LITE0 = "fashion_strided", "efficientnet_lite0"
 ZEROS = bytes(4 * 48 * 48)
@@ -148,3 +151,12 @@ def run_curl(target: str, picture: Path) -> list[Row]:
         "error of an unknown model": lambda: "'nobody'" in unknown["error"],
     }
     return [_row(call, right) for call, right in rows.items()]
+
+
+def run_node(target: str, picture: Path) -> list[Row]:
+    """Make the one call of the program in Node, which has grpc-js and the .proto files alone."""
+    script = ROOT / "tests" / "interop" / "node"
+    call = (str(ROOT / "proto"), target, LITE0, str(picture))
+    (line,) = printed(script / "classify.js", installed(script), *call)
+    right = re.fullmatch(r"-?[\d.]+:\d+:.+", line)
+    return [Row("ModelInfer, picture as BYTES", "ok" if right else "wrong answer")]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tests.conformance.environments import ALL, OVER_HTTP, Row, run_client
-from tests.conformance.plain import run_curl, run_grpcio
+from tests.conformance.plain import run_curl, run_grpcio, run_node
 from tests.conformance.reflected import run_reflected
 from tests.processes import ROOT, start_server
 
@@ -30,7 +30,8 @@ def rows_of_all(target: str) -> dict[str, list[Row]]:
         rows = {
             client.name: run_client(client, (target, str(picture))) for client in ALL + OVER_HTTP
         }
-        rows |= {"grpcio": run_grpcio(target, picture), "curl": run_curl(target, picture)}
+        plain = {"grpcio": run_grpcio, "grpc-js": run_node, "curl": run_curl}
+        rows |= {name: run(target, picture) for name, run in plain.items()}
     return rows | {"reflection (grpc_reflection)": run_reflected(target)}
 
 

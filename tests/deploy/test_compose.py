@@ -1,3 +1,4 @@
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +65,8 @@ def test_in_the_profile_scale_three_replicas_do_and_one_balancer_is_published(
     asked = {line.split()[1] for line in balancer.splitlines() if line.startswith("    server ")}
     assert asked == {f"{name}:{port}" for name in replicas}
     assert f"listen {port} http2;" in balancer
+    envoy = (root / "deploy/envoy/envoy.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"address: (replica-\d), port_value: 8001", envoy)) == replicas
     assert set(services["balancer"]["depends_on"]) == replicas
 
 

@@ -99,6 +99,21 @@ def test_what_torch_export_objects_to_is_told_in_its_words_with_the_line_of_the_
     assert capfd.readouterr() == ("", "")
 
 
+class OneHead(nn.Module):
+    """Attention without an axis of heads, which torch takes and its exporter does not."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        rows = image.flatten(2)
+        return F.scaled_dot_product_attention(rows, rows, rows).mean(2)
+
+
+def test_what_the_exporter_objects_to_is_told_without_the_line_of_a_library() -> None:
+    with pytest.raises(ExportError) as error:
+        export_graph(OneHead().eval(), torch.randn(2, 3, 4, 4))
+    said = "torch.onnx.export: only 4D query, key, and value are supported"
+    assert str(error.value) == said
+
+
 def channels_last() -> nn.Module:
     network = normed(nn.BatchNorm2d(8))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # in no stub

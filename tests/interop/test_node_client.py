@@ -1,36 +1,16 @@
 """A client in Node, made from nothing but proto/ with the packages that everybody uses for it."""
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from nyquist.models.samples import photograph_samples
-from tests.npm import installed
+from tests.npm import installed, printed
 from tests.processes import ROOT, RunningServer
 
 NODE, NODE_WEB = Path(__file__).parent / "node", Path(__file__).parent / "node_web"
 ESPRESSO = 967
-
-
-def printed(script: Path, packages: Path, *arguments: str) -> list[str]:
-    """Run a script to its end, and return the lines that it prints."""
-    node = shutil.which("node")
-    assert node is not None
-    ended = subprocess.run(
-        [node, str(script), *arguments],
-        cwd=packages,
-        env=os.environ | {"NODE_PATH": str(packages / "node_modules")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.splitlines()
 
 
 def test_a_node_client_made_from_the_protos_finds_the_espresso_in_a_jpeg(

@@ -3,21 +3,18 @@
 The next one goes when the client has come back to the last: in Kubernetes, minReadySeconds.
 
 python -m tests.server.restarts --repository DIR --restarts 10 --client health
-python -m tests.server.restarts --repository DIR --restarts 4 --nginx --client plain
 """
 
 import argparse
 import json
 import socket
-import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 from urllib.request import urlopen
 
@@ -47,46 +44,7 @@ CLIENTS: dict[str, dict[str, Any]] = {
     },
 }
 CLIENTS["both"] = CLIENTS["health"] | CLIENTS["retry"]
-CLIENTS["plain"] = {}
-"""What a client has to be told: to ask each replica for its health, to try again, both, nothing."""
-
-
-FAIL_S = 1
-"""For which nginx leaves out a replica that it could not connect to."""
-NGINX = """
-worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/errors;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; client_body_temp_path {folder}/1; proxy_temp_path {folder}/2;
-  fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
-  upstream replicas {{ {replicas} keepalive 16; }}
-  server {{
-    listen 127.0.0.1:{port} http2;
-    location / {{
-      grpc_pass grpc://replicas;
-      grpc_next_upstream error timeout http_502 http_503 non_idempotent;
-    }}
-  }}
-}}
-"""
-
-
-@contextmanager
-def nginx(ports: list[int]) -> Iterator[int]:
-    """Run nginx in front of replicas, and yield its port."""
-    (port,) = free_ports(1)
-    replicas = " ".join(f"server 127.0.0.1:{one} fail_timeout={FAIL_S};" for one in ports)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "nginx.conf")
-        file.write_text(NGINX.format(folder=folder, replicas=replicas, port=port), "utf-8")
-        process = subprocess.Popen(["nginx", "-c", str(file)])  # noqa: S607 - where it is installed
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                grpc.channel_ready_future(channel).result(timeout=30)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+"""What a client has to be told: to ask each replica for its health, to try again, both."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -108,22 +66,33 @@ def answered(server: RunningServer) -> bool:
     )
 
 
-class Callers:
-    """Closed-loop callers that share one channel; they count what each call got."""
+def balanced(ports: list[int], config: dict[str, Any]) -> grpc.Channel:
+    """Return one channel to all of them, with a service config that says how to use it."""
+    return grpc.insecure_channel(
+        "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports),
+        options=(
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            # gRPC would send the list of addresses, which is no authority: h2corn refuses it.
+            ("grpc.default_authority", "replicas"),
+        ),
+    )
 
-    def __init__(self, ports: list[int], client: str, callers: int) -> None:
+
+class Callers:
+    """Closed-loop callers that share one channel, which they close.
+
+    Attributes:
+        outcomes: calls by what they got: OK, WRONG for other logits than the first, or the error.
+        done: ends all of them once set.
+    """
+
+    def __init__(self, channel: grpc.Channel, callers: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.done = Event()
-        self._channel = grpc.insecure_channel(
-            "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports),
-            options=(
-                ("grpc.service_config", json.dumps(CLIENTS[client])),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 500),
-                # gRPC would send the list of addresses, which is no authority: h2corn refuses it.
-                ("grpc.default_authority", "replicas"),
-            ),
-        )
+        self._lock, self._logits = Lock(), b""
+        self._channel = channel
         self._infer: Any = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         self._pool = ThreadPoolExecutor(callers)
         self._running = [self._pool.submit(self._call) for _ in range(callers)]
@@ -135,6 +104,11 @@ class Callers:
             if any(running.done() for running in self._running):
                 raise AssertionError(f"a caller has ended: {self.outcomes}")
             self.done.wait(0.02)
+
+    def so_far(self) -> Counter[str]:
+        """Return what the calls got until now."""
+        with self._lock:
+            return self.outcomes.copy()
 
     def stop(self) -> Counter[str]:
         """Let each caller end its call, and return what all of them got."""
@@ -149,11 +123,18 @@ class Callers:
         body = black_picture()
         while not self.done.is_set():
             try:
-                self._infer(body, timeout=30, wait_for_ready=False)
+                answer = self._infer(body, timeout=30, wait_for_ready=False)
             except grpc.RpcError as error:
-                self.outcomes[f"{error.code().name}: {error.details()}"] += 1
+                outcome = f"{error.code().name}: {error.details()}"
             else:
-                self.outcomes["OK"] += 1
+                outcome = self._judge(pb.ModelInferResponse.FromString(answer))
+            with self._lock:
+                self.outcomes[outcome] += 1
+
+    def _judge(self, answer: pb.ModelInferResponse) -> str:
+        (logits,) = answer.raw_output_contents
+        self._logits = self._logits or logits
+        return "OK" if logits == self._logits else "WRONG"
 
 
 def black_picture() -> bytes:
@@ -170,7 +151,6 @@ def restart_in_turn(
     callers: int,
     *,
     transport: str | None = None,
-    behind_nginx: bool = False,
 ) -> Counter[str]:
     """Restart one replica after the other, each under load, and return what the callers got.
 
@@ -180,7 +160,6 @@ def restart_in_turn(
         client: one of CLIENTS.
         callers: that call one request after the other.
         transport: of the replicas; None for the default.
-        behind_nginx: the callers know nginx alone.
     """
     ports = free_ports(2)
 
@@ -189,9 +168,8 @@ def restart_in_turn(
         return start_server(repository, ("--port", str(port), "--drain-s", "1", *carried))
 
     replicas = [start(port) for port in ports]
-    with ExitStack() as stack:
-        called = [stack.enter_context(nginx(ports))] if behind_nginx else ports
-        return _restarted(start, replicas, ports, Callers(called, client, callers), restarts)
+    both = Callers(balanced(ports, CLIENTS[client]), callers)
+    return _restarted(start, replicas, ports, both, restarts)
 
 
 def _restarted(
@@ -226,7 +204,6 @@ def main() -> int:
     parser.add_argument("--client", choices=CLIENTS, default="health")
     parser.add_argument("--callers", type=int, default=4)
     parser.add_argument("--transport", choices=("grpcio", "h2corn"))
-    parser.add_argument("--nginx", action="store_true")
     options = parser.parse_args()
     outcomes = restart_in_turn(
         options.repository,
@@ -234,7 +211,6 @@ def main() -> int:
         options.client,
         options.callers,
         transport=options.transport,
-        behind_nginx=options.nginx,
     )
     sys.stdout.write(f"{options.restarts} restarts, client {options.client}: {dict(outcomes)}\n")
     return 0 if set(outcomes) == {"OK"} else 1

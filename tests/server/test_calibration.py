@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from time import perf_counter, thread_time
 from typing import Any
 
 import pytest
@@ -14,7 +15,12 @@ class Timed:
     def __init__(
         self, threads: int, time_batch: Callable[[int], float], provider: str = CPU
     ) -> None:
-        self.threads, self.time_batch, self.provider = threads, time_batch, provider
+        self.threads, self.provider = threads, provider
+        self._time_batch, self.clocks = time_batch, set[Callable[[], float]]()
+
+    def time_batch(self, size: int, clock: Callable[[], float] = perf_counter) -> float:
+        self.clocks.add(clock)
+        return self._time_batch(size)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,29 @@ def test_the_best_batch_size_is_where_a_larger_one_brings_nothing_more(
     engine: Any = Timed(1, time_batch)
     assert best_batch_size(engine, 64) == best
     assert sum(tried) * picture_s < 1
+
+
+def test_no_batch_is_tried_beyond_one_that_is_worse_whose_memory_would_be_kept_for_nothing() -> (
+    None
+):
+    tried = []
+
+    def time_batch(size: int) -> float:
+        tried.append(size)
+        return size * (0.005 if size <= 2 else 0.006)
+
+    engine: Any = Timed(1, time_batch)
+    assert best_batch_size(engine, 16) == 2
+    assert tried == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("threads", "clock"), [(1, thread_time), (2, perf_counter)])
+def test_the_best_batch_size_of_one_thread_does_not_turn_on_what_else_the_machine_does(
+    threads: int, clock: Callable[[], float]
+) -> None:
+    engine: Any = Timed(threads, lambda size: size * 0.01)
+    best_batch_size(engine, 16)
+    assert engine.clocks == {clock}
 
 
 def test_a_gpu_takes_the_largest_batch() -> None:

@@ -34,14 +34,14 @@ TWO = make_graph(  # y: sums of rows of x * scale; z = 2 ids
     [numpy_helper.from_array(np.array([1]), "axis")],
 )
 STRINGS = make_graph(
-    [node("Identity", ["s"], ["t"]), node("Identity", ["k"], ["l"])],
+    [node("Identity", ["s"], ["t"]), node("Identity", ["k"], ["u"])],
     [("s", T.STRING, ["N", 2]), ("k", T.INT32, ["N", 1])],
-    [("t", T.STRING, ["N", 2]), ("l", T.INT32, ["N", 1])],
+    [("t", T.STRING, ["N", 2]), ("u", T.INT32, ["N", 1])],
 )
 SCALARS = make_graph(
-    [node("Mul", ["x", "by"], ["y"]), node("ReduceMax", ["y"], ["top"], keepdims=0)],
+    [node("Mul", ["x", "by"], ["y"]), node("ReduceMax", ["y"], ["z"], keepdims=0)],
     [("x", T.FLOAT, ["L"]), ("by", T.FLOAT, [])],
-    [("y", T.FLOAT, ["L"]), ("top", T.FLOAT, [])],
+    [("y", T.FLOAT, ["L"]), ("z", T.FLOAT, [])],
 )
 BRAIN = make_graph(
     [node("Identity", ["x"], ["y"]), node("Cast", ["x"], ["z"], to=T.FLOAT)],
@@ -54,9 +54,9 @@ HALF = make_graph(
     [("y", T.FLOAT16, ["N", 3])],
 )
 SQUARES = make_graph(
-    [node("Transpose", ["x"], ["y"], perm=[0, 2, 1]), node("ReduceMax", ["x"], ["m"], keepdims=0)],
+    [node("Transpose", ["x"], ["y"], perm=[0, 2, 1]), node("ReduceMax", ["x"], ["z"], keepdims=0)],
     [("x", T.FLOAT, [1, "H", "W"])],
-    [("y", T.FLOAT, [1, "W", "H"]), ("m", T.FLOAT, [])],
+    [("y", T.FLOAT, [1, "W", "H"]), ("z", T.FLOAT, [])],
 )
 COLUMN = make_graph([node("Neg", ["x"], ["y"])], [("x", T.FLOAT, ["N"])], [("y", T.FLOAT, ["N"])])
 
@@ -70,7 +70,7 @@ MODELS: dict[str, tuple[onnx.ModelProto, str | None]] = {
     "half": (HALF, None),
     "squares": (SQUARES, 'max_batch_size: 0 input { name: "x" dims: [-1, -1] reshape { shape: '
                 '[1, -1, -1] } } output [{ name: "y" dims: [-1, -1] reshape { shape: [1, -1, -1] '
-                '} }, { name: "m" dims: 1 reshape {} }]'),
+                '} }, { name: "z" dims: 1 reshape {} }]'),
     "column": (COLUMN, 'max_batch_size: 4 input { name: "x" dims: 1 reshape {} } '
                'output { name: "y" dims: 1 reshape {} }'),
 }  # fmt: skip

@@ -56,3 +56,28 @@ print(resident_bytes(os.getpid()))
     opened, one, *_, eight, given_back = map(int, ended.stdout.split())
     assert eight - one < one - opened  # seven more batches: less than the first
     assert given_back - opened < (eight - opened) / 2
+
+
+def test_a_model_that_is_loaded_keeps_nothing_of_what_loading_took(repository: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from nyquist.server.runtime.arena import give_memory_back
+from nyquist.server.runtime.session_plan import Execution
+from nyquist.server.serving.loading import load_model
+from tests.server.memory import resident_bytes
+began = resident_bytes(os.getpid())
+model = load_model(Path(sys.argv[1]), Execution("cpu", threads=1))
+loaded = resident_bytes(os.getpid())
+give_memory_back()
+print(loaded - began, loaded - resident_bytes(os.getpid()))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(repository / "efficientnet_lite0")],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    taken, too_much = map(int, ended.stdout.split())
+    assert too_much < taken / 10

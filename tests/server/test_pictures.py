@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from nyquist.server.telemetry.logs import configure_logs
 from nyquist.server.wire.errors import DeadlinePassed, InvalidRequest, QueueFull, Stopping
@@ -31,6 +31,7 @@ from nyquist.server.wire.pictures import ImageDecoder, read_picture
 WHOLE = Framing("bilinear", crop_share=1.0)
 COLOUR = PictureInput(3, 8, 8, "HWC", "UINT8", WHOLE)
 GREY = PictureInput(1, 8, 8, "CHW", "FP32", WHOLE)
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -313,6 +314,17 @@ def test_transparency_is_dropped_and_the_colour_below_it_seen() -> None:
     assert (read_picture(encoded(half), COLOUR) == 77).all()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("profile", [PROFILE, PROFILE[:200], b"no profile"])
+def test_a_colour_profile_whole_or_broken_changes_no_value(profile: bytes, kind: str) -> None:
+    plain, told = (
+        encoded(picture_of(ramp()), kind, lossless=True, icc_profile=given)
+        for given in (None, profile)
+    )
+    assert len(told) > len(plain)
+    assert np.array_equal(read_picture(told, COLOUR), read_picture(plain, COLOUR))
+
+
 def test_of_sixteen_bits_the_upper_eight_count() -> None:
     grey = (ramp()[..., 0].astype(np.uint16) << 8) + 255
     assert np.array_equal(read_picture(encoded(picture_of(grey)), COLOUR)[..., 0], ramp()[..., 0])
@@ -489,7 +501,7 @@ def test_a_picture_of_one_row_is_read() -> None:
     assert (read == 9).all()
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"])
 def test_other_formats_are_refused_though_pillow_reads_them(kind: str) -> None:
     with pytest.raises(InvalidRequest, match="expected a file of format JPEG, PNG, WEBP, got one"):
         read_picture(encoded(picture_of(ramp()), kind), COLOUR)

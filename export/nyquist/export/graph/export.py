@@ -27,8 +27,13 @@ OPSET = 18
 """The newest at which Pad, MaxPool, ReduceMean, Conv, Gemm and Reshape match their CUDA kernels."""
 
 MAX_BATCH = 1024
-NOT_THE_NETWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
-"""Where files of a traceback begin that are torch's, the build's, or made by torch as it traces."""
+_TORCH = Path(torch.__file__).parent
+NOT_THE_NETWORK = (
+    *map(str, (_TORCH, _TORCH.with_name("onnxscript"), Path(__file__).parents[1])),
+    "<",
+)
+"""Where files of a traceback begin that are torch's, its exporter's, the build's, or made by torch
+as it traces."""
 LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one protobuf message beside the graph."""
 

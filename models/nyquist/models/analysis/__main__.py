@@ -131,7 +131,7 @@ def effective(options: Options, output: Output) -> None:
 def gradients(options: Options, output: Output) -> None:
     """Compare the gradients of downsampling layers, or watch those of MODEL."""
     if options.model:
-        _monitor(_subject(options), output)
+        _monitor(_subject(options), options, output)
         return
     noise = torch.randn(4, 16, 28, 28, generator=torch.Generator().manual_seed(0))
     layers = standard_downsamplers(channels=16)
@@ -160,11 +160,11 @@ def aliasing(options: Options, output: Output) -> None:
 def uses(options: Options, output: Output) -> None:
     """Measure what moving pictures do to MODEL, or to the families of the zoo."""
     families = [f"fashion_{kind}" for kind in DOWNSAMPLING_KINDS]
-    size, count = options.size or DEFAULT_SIZE, options.pictures
-    subjects = [
-        load_subject(name, options.built_with, count, size)
-        for name in ([options.model] if options.model else families)
-    ]
+    subjects = (
+        [_subject(options, options.pictures)]
+        if options.model
+        else [load_subject(name, options.built_with, options.pictures) for name in families]
+    )
     measured = measure_uses(subjects)
     output.show(tables.use_table(measured, len(subjects[0].pictures)))
     output.show(tables.work_table(measured))
@@ -232,12 +232,14 @@ def everything(options: Options, output: Output) -> None:
     subject = _subject(options)
     channels, height, width = subject.pictures.shape[1:]
     output.show(tables.cost_table(cost(subject.network, (channels, height, width))))
-    _receptive_field(subject, options, output)
-    if options.model.endswith(".pt2"):
-        return
-    _effective_field(subject, options, output)
-    _stride_aliasing(subject, options, output)
-    _monitor(subject, output)
+    of_modules = (
+        () if options.model.endswith(".pt2") else (_effective_field, _stride_aliasing, _monitor)
+    )
+    for part in (_receptive_field, *of_modules):
+        try:
+            part(subject, options, output)
+        except ValueError as error:  # of attention no receptive field is known, but its gradients
+            output.say(f"not measured: {error}")
 
 
 COMMANDS: dict[str, Callable[[Options, Output], None]] = {
@@ -260,14 +262,14 @@ COMMANDS: dict[str, Callable[[Options, Output], None]] = {
 }
 
 
-def _subject(options: Options) -> AnalysedNetwork:
+def _subject(options: Options, count: int = PICTURES) -> AnalysedNetwork:
     needs_modules = options.command not in ("", "receptive-field")
     if needs_modules and options.model.endswith((".onnx", ".pt2")):
         raise ValueError(
             f"{options.command} looks at the modules of a network, which {options.model} has not; "
             "receptive-field does without, and MODULE:FUNCTION has them"
         )
-    return load_subject(options.model, options.built_with, PICTURES, options.size or DEFAULT_SIZE)
+    return load_subject(options.model, options.built_with, count, options.size or DEFAULT_SIZE)
 
 
 def _onnx_receptive_field(file: Path, options: Options, output: Output) -> None:
@@ -304,7 +306,7 @@ def _effective_field(subject: AnalysedNetwork, options: Options, output: Output)
     output.say(f"wrote {path}")
 
 
-def _monitor(subject: AnalysedNetwork, output: Output) -> None:
+def _monitor(subject: AnalysedNetwork, options: Options, output: Output) -> None:  # noqa: ARG001 - as the others
     lines = own_answer_gradients(subject.network, subject.pictures)
     output.show(tables.monitor_table(lines))
     output.say("of the cross entropy of the network's own answers, on its pictures")

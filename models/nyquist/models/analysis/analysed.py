@@ -70,8 +70,9 @@ def load_subject(
     if name.endswith(".pt2"):
         return _program_subject(Path(name), count, size)
     network = _fresh(name, options, tuple(zoo)).eval()
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    pictures = photographs(first.in_channels, (size, size))[:count]
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    channels = next((first.in_channels for first in convolutions), 3)
+    pictures = photographs(channels, (size, size))[:count]
     built = "_".join((name.replace(":", "."), *map(_in_a_name, options.items())))
     return AnalysedNetwork(built, network, pictures)
 

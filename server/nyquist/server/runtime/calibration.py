@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
+from time import perf_counter, thread_time
 from typing import NamedTuple
 
 from nyquist.server.runtime.engine import Engine
@@ -115,7 +116,8 @@ def best_batch_size(engine: Engine, largest: int) -> int:
     """Find the batch size from which on a picture takes no less in a larger one.
 
     What a network computes on the way fits into the caches of a core for few pictures, not for
-    many. A GPU has others, and takes what it gets.
+    many: once a larger batch is worse, none beyond it is tried, which would take the most memory
+    of all that the model ever does. A GPU has others, and takes what it gets.
 
     Args:
         engine: warm.
@@ -123,11 +125,14 @@ def best_batch_size(engine: Engine, largest: int) -> int:
     """
     if engine.provider != CPU:
         return largest
+    # a machine that is busy at the start would choose by chance, and for as long as it serves
+    clock = thread_time if engine.threads == 1 else perf_counter
     shares_s: dict[int, float] = {}
-    size = 1
-    while size <= largest and size * shares_s.get(1, 0.0) <= BATCH_S:
-        shares_s[size] = (engine.time_batch(size) + HANDLING_S) / size
+    size, least_s, worse = 1, inf, False
+    while not worse and size <= largest and size * shares_s.get(1, 0.0) <= BATCH_S:
+        shares_s[size] = (engine.time_batch(size, clock) + HANDLING_S) / size
+        worse = shares_s[size] > MORE * least_s
+        least_s = min(least_s, shares_s[size])
         size *= 2
-    least_s = min(shares_s.values())
     best = min(size for size, share_s in shares_s.items() if share_s <= MORE * least_s)
     return largest if best == max(shares_s) else best

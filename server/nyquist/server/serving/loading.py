@@ -28,6 +28,7 @@ from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.artifact.model_config import check_model_config
 from nyquist.server.artifact.model_files import read_model_file, read_weights
 from nyquist.server.artifact.versions import wanted_versions
+from nyquist.server.runtime.arena import give_memory_back
 from nyquist.server.runtime.calibration import best_batch_size, open_engines
 from nyquist.server.runtime.engine import Engine
 from nyquist.server.runtime.session_plan import CPU, Execution
@@ -107,6 +108,7 @@ def load_model(
         engine = Engine(files.graph, execution, batched, settings, files.weights)
         _check_inputs(engine, described.inputs, batched)
         _check_outputs(engine.warm(picture), described.outputs, engine.fixed_batch or 1)
+        give_memory_back()  # opening takes twice what a session keeps, and the next one comes
         return engine
 
     ungrouped = not config.instance_group
@@ -125,6 +127,7 @@ def load_model(
     for name, runs, sample in warmup_batches(config, described.signature, files.read):
         for engine in [*engines, *([sessions.low_latency] if sessions.low_latency else [])]:
             _run_sample(engine, name, runs, sample)
+    give_memory_back()  # what batches took that were only tried out
     load_s = perf_counter() - start
     return LoadedModel(
         described, files.labels, config, tuple(engines), sessions.low_latency, limits, load_s

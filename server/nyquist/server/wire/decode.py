@@ -51,7 +51,7 @@ class InferCall:
         pictures: (B, *input shape), 1 <= B <= max_batch_size, a view of the request's bytes, as
             the graph takes it; or B image files, to be decoded; or what the model takes in place
             of one array of numbers.
-        outputs: what to answer, in the caller's order.
+        outputs: what to answer, in the caller's order, or all by name where none is asked for.
         typed: answer in typed contents, because the request came in them.
     """
 
@@ -328,7 +328,7 @@ def _requested_outputs(
 ) -> tuple[RequestedOutput, ...]:
     known = [output.name for output in signature.outputs]
     if not request.outputs:
-        return tuple(RequestedOutput(name) for name in known)
+        return tuple(RequestedOutput(name) for name in sorted(known))  # seen of Triton 2.51
     names = [output.name for output in request.outputs]
     if len(set(names)) < len(names):
         raise InvalidRequest(
