@@ -73,8 +73,8 @@ LOCK_ALL := uv pip compile -q pyproject.toml --python-version 3.11 --generate-ha
 LOCK := $(LOCK_ALL) --no-emit-package torch
 
 lock: ## pin every dependency with its hashes (needs uv; TORCH_WHEELS names a folder with torch's CPU wheel)
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra dev --extra docs -o requirements/dev-cpu.txt
-	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra dev --extra docs -o requirements/dev-gpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra cpu --extra export --extra bench --extra plan --extra dev --extra docs -o requirements/dev-cpu.txt
+	$(LOCK) --find-links $(TORCH_WHEELS) --extra gpu --extra cuda --extra export --extra bench --extra plan --extra dev --extra docs -o requirements/dev-gpu.txt
 	$(LOCK) --extra cpu --extra sources --extra tracing -o requirements/server-cpu.txt
 	$(LOCK) --extra gpu --extra cuda --extra sources --extra tracing -o requirements/server-gpu.txt
 	echo 'torch==2.13.0+cpu' | $(LOCK_ALL) - --find-links $(TORCH_WHEELS) --extra export --extra cpu --extra sources -o requirements/companion-cpu.txt

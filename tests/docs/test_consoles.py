@@ -36,6 +36,7 @@ NOT_RUN = {
     r"(nyquist rollout|echo) ": "wants a candidate and its traffic; tests/companion has both",
     r"nyquist (serve|check) --repository repository\b": "a network of the reader's own",
     r"nyquist lab": "shows its page until Ctrl-C; tests/companion opens it",
+    r"nyquist plan": "measures or simulates for minutes; tests/capacity plans",
     r"nyquist diff": "wants two versions of a model; tests/export compares such",
     r"make ": "installs, or is what runs this",
     r"docker ": "wants Docker; tests/deploy reads the images and the composition",
