@@ -53,7 +53,7 @@ def test_interrupted_and_killed_a_batch_goes_on_and_answers_each_picture_once(
         interrupted.send_signal(signal.SIGINT)
         os.close(writing)
         _, told = interrupted.communicate(timeout=60)
-    assert interrupted.returncode == 130
+    assert interrupted.returncode == 130, told
     assert "left, the same command goes on" in told
     assert "Traceback" not in told
     assert (parts / "000000.jsonl").is_file()
@@ -85,7 +85,14 @@ def test_interrupted_and_killed_a_batch_goes_on_and_answers_each_picture_once(
 
 def begun(command: list[str]) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "nyquist", "classify", *command]
-    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # around tests that run in the background Ctrl-C is ignored, and so in what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def test_every_form_has_the_same_answers(server: RunningServer, tmp_path: Path) -> None:

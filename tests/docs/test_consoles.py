@@ -35,6 +35,7 @@ NOT_RUN = {
     r"nyquist (classify|status|check) .*\[--": "says which options there are",
     r"(nyquist rollout|echo) ": "wants a candidate and its traffic; tests/companion has both",
     r"nyquist (serve|check) --repository repository\b": "a network of the reader's own",
+    r"nyquist .*--engine ray": "wants a cluster of Ray; tests.deploy.ray_nodes has one",
     r"nyquist lab": "shows its page until Ctrl-C; tests/companion opens it",
     r"nyquist plan": "measures or simulates for minutes; tests/capacity plans",
     r"nyquist diff": "wants two versions of a model; tests/export compares such",
