@@ -38,7 +38,8 @@ def test_a_packed_bomb_is_refused_and_takes_no_memory(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.INVALID_ARGUMENT,
     )
-    assert resident_mib(server) - before < 2 * BOMB_BYTES / 2**20
+    # the message as it was unpacked, as Python's bytes and as protobuf's: grpcio makes all three
+    assert resident_mib(server) - before < 3 * BOMB_BYTES / 2**20
     assert stub.ServerLive(pb.ServerLiveRequest()).live
 
 
