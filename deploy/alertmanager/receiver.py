@@ -27,7 +27,6 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit()
-    )  # the first process of a container ignores it
+    # Nobody else does so for the first process of a container.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     HTTPServer(("", 9095), Receiver).serve_forever()

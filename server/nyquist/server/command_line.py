@@ -133,7 +133,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         if name.endswith(ending):
             return metavar
     if "Path" in str(field.annotation):
-        return "FOLDER" if name in ("repository", "link_folder") else "FILE"
+        return "FOLDER" if name in ("cache", "repository", "link_folder") else "FILE"
     return "NAME" if name == "load" else "NUMBER"
 
 

@@ -6,7 +6,7 @@ arrivals -> balancer -> replica -> trial: when each request was sent, how long i
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,16 +34,13 @@ class ZoneFailure:
         noticed_s: until the balancer knows. What it sends there till then, and what is there, is
             sent again to another zone.
         at_s: after the warm-up.
+        kind: what happens, in a word.
     """
 
+    kind: ClassVar[Literal["zone"]] = "zone"
     zones: int = 3
     noticed_s: float = 2.0
     at_s: float = 0.0
-
-    @property
-    def kind(self) -> Literal["zone"]:
-        """What happens, in a word."""
-        return "zone"
 
     def left(self, replicas: int) -> int:
         """Return the replicas that are still there afterwards."""
@@ -58,16 +55,13 @@ class Rollout:
         unavailable: replicas that may be missing meanwhile, as a share; rounded down.
         surge: replicas beyond their number that there may be, likewise; rounded up.
         at_s: after the warm-up.
+        kind: what happens, in a word.
     """
 
+    kind: ClassVar[Literal["rollout"]] = "rollout"
     unavailable: float = 0.25
     surge: float = 0.25
     at_s: float = 0.0
-
-    @property
-    def kind(self) -> Literal["rollout"]:
-        """What happens, in a word."""
-        return "rollout"
 
     def left(self, replicas: int) -> int:
         """Return the fewest replicas that answer meanwhile."""
