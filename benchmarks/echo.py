@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from nyquist.server.front.asgi import OK, START
+from nyquist.server.front.asgi_call import OK, START
 from nyquist.server.front.grpc_wire import framed
 from nyquist.server.front.http_listener import HttpListener, open_socket
 from nyquist.server.front.inference_service import SERVICE

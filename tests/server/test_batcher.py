@@ -542,19 +542,19 @@ def test_every_instance_works_and_a_free_one_takes_what_waits() -> None:
     run(body())
 
 
-@pytest.mark.parametrize(("instances", "eager"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize(("instances", "busy"), [(1, 1), (2, 2), (3, 2), (4, 2)])
 def test_all_instances_work_at_once_where_requests_are_large_and_a_few_where_they_are_small(
-    instances: int, eager: int
+    instances: int, busy: int
 ) -> None:
     async def body() -> None:
         models = [GatedDouble() for _ in range(instances)]
-        limits = BatchLimits(4, merge=False, spread_from=3)
+        limits = BatchLimits(4, merge=False, keeps_busy=2.6)
         batcher = Batcher(models, limits, model_metrics(), QueueBudget(BYTES))
         small = [submit(batcher, 1.0) for _ in range(instances)]
         await settled()
-        await until(lambda: sum(model.entered.is_set() for model in models) >= eager)
+        await until(lambda: sum(model.entered.is_set() for model in models) >= busy)
         await later(batcher, 0.01)
-        assert sum(model.entered.is_set() for model in models) == eager
+        assert sum(model.entered.is_set() for model in models) == busy
         large = [submit(batcher, 1.0, 2.0, 3.0, 4.0) for _ in range(instances)]
         async with asyncio.timeout(20):
             await until(lambda: all(model.entered.is_set() for model in models))

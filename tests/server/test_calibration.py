@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from nyquist.server.runtime.calibration import HANDLING_S, best_batch_size, open_engines
+from nyquist.server.runtime.calibration import (
+    HANDLING_S,
+    REQUEST_S,
+    best_batch_size,
+    open_engines,
+)
 from nyquist.server.runtime.session_plan import CPU, CUDA, Execution
 from nyquist.server.runtime.session_settings import SessionSettings
 
@@ -89,8 +94,7 @@ def test_sessions_get_one_thread_and_few_requests_one_of_all_unless_somebody_has
     assert [engine.threads for engine in found.engines] == sessions
     assert (found.low_latency.threads if found.low_latency else 0) == (cores if few else 0)
     assert found.few == few or not few
-    small = one_s <= 0.001 and len(sessions) > 1
-    assert found.spread_from == (pytest.approx(0.001 / one_s) if small else 0)
+    assert found.keeps_busy == (pytest.approx(one_s / REQUEST_S) if len(sessions) > 1 else 0)
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,10 @@ def decide(
     limits: BatchLimits,
     running: int = 0,
     idle: Idle = Idle(1),  # noqa: B008 - a value
-    instances: int = 1,
     now: float = NOW,
 ) -> list[int] | WaitUntil:
     """Return the places in the queue of the requests that start, or the wait."""
-    decision = Policy(limits, instances).next(Waits(waiting), running, idle, now)
+    decision = Policy(limits).next(Waits(waiting), running, idle, now)
     if isinstance(decision, WaitUntil):
         return decision
     known = [id(request) for request in waiting]
@@ -122,22 +121,22 @@ def test_nobody_is_waited_for_at_the_end_of_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "instances", "running", "decision"),
+    ("keeps_busy", "pictures", "running", "decision"),
     [
-        (1, 1, 1, FOR_A_CHANGE),
-        (1, 2, 1, FOR_A_CHANGE),
-        (1, 3, 1, [0]),
-        (1, 3, 2, FOR_A_CHANGE),
-        (1, 9, 2, FOR_A_CHANGE),
-        (3, 9, 2, [0]),
+        (0.8, 1, 0, [0]),
+        (0.8, 1, 1, FOR_A_CHANGE),
+        (0.8, 3, 1, [0]),  # 2.4
+        (0.8, 3, 2, FOR_A_CHANGE),
+        (2.6, 1, 1, [0]),
+        (2.6, 1, 2, FOR_A_CHANGE),
+        (2.6, 3, 6, [0]),
+        (0.0, 1, 9, [0]),
     ],
 )
-def test_small_requests_leave_the_event_loop_a_core(
-    pictures: int, instances: int, running: int, decision: list[int] | WaitUntil
+def test_no_more_instances_work_than_the_event_loop_keeps_busy(
+    keeps_busy: float, pictures: int, running: int, decision: list[int] | WaitUntil
 ) -> None:
-    limits = BatchLimits(4, spread_from=3.0)
-    found = decide([Arrived(pictures)], limits, running, instances=instances)
-    assert found == decision
+    assert decide([Arrived(pictures)], BatchLimits(4, keeps_busy=keeps_busy), running) == decision
 
 
 def test_nothing_starts_without_a_free_instance() -> None:
@@ -159,7 +158,7 @@ def test_nothing_starts_without_a_free_instance() -> None:
 def test_who_has_been_alone_for_a_while_gets_the_instance_of_low_latency(
     waiting: list[Arrived], running: int, idle: Idle, alone: int, low_latency: bool
 ) -> None:
-    decision = Policy(four, 1).next(Waits(waiting), running, idle, NOW)
+    decision = Policy(four).next(Waits(waiting), running, idle, NOW)
     assert isinstance(decision, Start)
     assert (decision.alone, decision.low_latency) == (alone, low_latency)
 
@@ -181,7 +180,7 @@ def test_few_who_wait_get_all_threads_and_more_an_instance_for_each(
 ) -> None:
     limits, free = BatchLimits(4, few=3), running == 0
     idle = Idle(4, low_latency=free, alone=ALONE, together=together)
-    decision = Policy(limits, 4).next(Waits(waiting), running, idle, NOW)
+    decision = Policy(limits).next(Waits(waiting), running, idle, NOW)
     if low_latency is None:
         assert decision == FOR_A_CHANGE
     else:

@@ -61,17 +61,19 @@ class Warmed:
         self.sizes.append(size)
 
 
-@pytest.mark.parametrize(("spread_from", "warmed"), [(0.0, [[], [4]]), (7.0, [[], []])])
+@pytest.mark.parametrize(
+    ("keeps_busy", "warmed"), [(0.0, [[], [4]]), (2.0, [[], [4]]), (1.9, [[], []])]
+)
 def test_sessions_are_warmed_with_what_they_will_run_unless_they_may_never_be_needed(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, spread_from: float, warmed: list[list[int]]
+    repository: Path, monkeypatch: pytest.MonkeyPatch, keeps_busy: float, warmed: list[list[int]]
 ) -> None:
     """The first has been tried out with the best batch already."""
     engines: Any = [Warmed(), Warmed()]
-    found = Sessions(engines, spread_from=spread_from)
+    found = Sessions(engines, keeps_busy=keeps_busy)
     monkeypatch.setattr("nyquist.server.serving.loading.open_engines", lambda *_, **__: found)
     monkeypatch.setattr("nyquist.server.serving.loading.best_batch_size", lambda *_: 4)
     limits = load_model(repository / NAME, ON_CPU).limits
-    assert (limits.best_size, limits.spread_from) == (4, spread_from)
+    assert (limits.best_size, limits.keeps_busy) == (4, keeps_busy)
     assert [engine.sizes for engine in engines] == warmed
 
 

@@ -17,7 +17,7 @@ from nyquist.server.artifact.manifest import Manifest, read_manifest
 from nyquist.server.serving.mirrored import Inference
 from nyquist.server.serving.shadow import MAX_INFERENCES, Companion, Shadow, make_shadow
 from nyquist.server.settings import read_settings
-from nyquist.server.telemetry.current_call import bind_call
+from nyquist.server.telemetry.current_call import Call, bind_call
 from nyquist.server.telemetry.metrics import Metrics, ModelMetrics
 from nyquist.server.wire.errors import StartError
 from nyquist.server.wire.pb import inference_pb2 as pb
@@ -182,14 +182,14 @@ def test_a_companion_that_refuses_is_away_and_the_log_says_why(
 
 def test_a_call_of_the_companion_itself_is_not_mirrored(manifest: Manifest) -> None:
     with Receiver() as receiver, Mirroring(Companion(receiver.target), 1.0, manifest) as shadow:
-        bind_call((("x-nyquist-no-shadow", "1"),))
+        bind_call(Call((("x-nyquist-no-shadow", "1"),)))
         shadow.offer()
         for source in ("probe", "shadow"):
-            bind_call((("x-nyquist-source", source),))
+            bind_call(Call((("x-nyquist-source", source),)))
             shadow.offer()
-        bind_call((("traceparent", f"00-{TRACE}-00f067aa0ba902b7-00"),))
+        bind_call(Call((("traceparent", f"00-{TRACE}-00f067aa0ba902b7-00"),)))
         shadow.offer()
-        bind_call(())
+        bind_call(Call(()))
         shadow.offer()
         receiver.wait_until(lambda it: len(it.received) == 2)
     assert [message.trace_id for message in receiver.received] == [TRACE, ""]

@@ -87,7 +87,7 @@ class Replica:
     ) -> None:
         self._env, self._profile, self._rng, self._tell = env, profile, rng, tell
         self._limits = profile.batching.limits
-        self._policy = Policy(self._limits, profile.instances)
+        self._policy = Policy(self._limits)
         self._queue = RequestQueue(self._limits)
         self._times = profile.run_times(self._limits.max_batch_size).tolist()
         self._factors: list[float] = []

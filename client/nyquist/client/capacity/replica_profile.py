@@ -32,7 +32,8 @@ class Batching(_Strict):
         merge: whether requests share a run.
         max_queue_delay_s: that the first of a batch waits for company.
         preferred_sizes: of batches.
-        spread_from: pictures in a request from which on all instances work at once.
+        keeps_busy: instances that the event loop keeps busy with requests of one picture each, and
+            with others as many times more as those have pictures; 0 is all.
         max_queue_size: requests that may wait.
         timeout_s: how long one may wait; 0 is for ever.
     """
@@ -42,7 +43,7 @@ class Batching(_Strict):
     merge: bool = True
     max_queue_delay_s: Seconds = 0.0
     preferred_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    spread_from: Seconds = 0.0
+    keeps_busy: Annotated[float, Field(ge=0)] = 0.0
     max_queue_size: Annotated[int, Field(ge=1)] = DEFAULT_MAX_QUEUE_SIZE
     timeout_s: Seconds = 0.0
 
@@ -56,7 +57,7 @@ class Batching(_Strict):
             preferred_sizes=tuple(sorted(self.preferred_sizes)),
             levels=(QueuePolicy(self.max_queue_size, self.timeout_s),),
             best_size=self.best_size,
-            spread_from=self.spread_from,
+            keeps_busy=self.keeps_busy,
         )
 
 

@@ -21,7 +21,6 @@ import grpc
 from nyquist.server.front.access import ACCESS, Access, Authorizer
 from nyquist.server.telemetry.current_call import (
     Call,
-    Metadata,
     bind_call,
     current_call,
     current_spans,
@@ -131,17 +130,17 @@ class Calls(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler:
         """Return the handler of a call over grpcio, or one that refuses it."""
         metadata: Any = handler_call_details.invocation_metadata or ()
-        return self.handler(handler_call_details.method, metadata)
+        return self.handler(handler_call_details.method, Call(metadata))
 
-    def handler(self, path: str, metadata: Metadata, peer: object = None) -> MethodHandler:
+    def handler(self, path: str, call: Call, peer: object = None) -> MethodHandler:
         """Return the handler of a call, or one that refuses it before its message is read.
 
         Args:
             path: of the method, as in `/service/method`.
-            metadata: that the call came with.
+            call: by its metadata; the current one from now on.
             peer: the connection that it came by; None where the transport does not say.
         """
-        call = bind_call(metadata)
+        bind_call(call)
         method = self._methods[call.source].get(path) or self._first(path, call.source)
         if method is None:
             return _refusing(self._other, NotServed("Method not found!"))
@@ -149,7 +148,7 @@ class Calls(grpc.GenericRpcHandler):
             self._trace(call, method.name)
         try:
             if not method.free:
-                self._authorizer.check(method.name, method.access, metadata)
+                self._authorizer.check(method.name, method.access, call.metadata)
             method.slots.check(peer)
         except NyquistError as refusal:
             return _refusing(method.series, refusal)

@@ -32,7 +32,6 @@ class Reading(Protocol):
     """The call whose body is read."""
 
     peer_address: object
-    encoding: bytes
     receive: Receive
 
     def leave(self) -> None:
@@ -47,12 +46,14 @@ class MessageReader:
 
     Args:
         call: whose they are.
+        encoding: of those that are compressed.
         bodies: all that are being read.
         max_bytes: of one message.
     """
 
-    def __init__(self, call: Reading, bodies: Bodies, max_bytes: int) -> None:
-        self._call, self._bodies, self._max_bytes = call, bodies, max_bytes
+    def __init__(self, call: Reading, encoding: bytes, bodies: Bodies, max_bytes: int) -> None:
+        self._call, self._encoding = call, encoding
+        self._bodies, self._max_bytes = bodies, max_bytes
         self._left, self._ended = b"", False
         self._seen = self._gone = False
 
@@ -146,9 +147,9 @@ class MessageReader:
         whole = await self._whole(body, size)
         if whole is None or not flag:
             return whole
-        if self._call.encoding == b"identity":
+        if self._encoding == b"identity":
             raise InvalidRequest("a compressed message needs a grpc-encoding that says how")
-        return await inflated(whole, self._call.encoding, self._max_bytes)
+        return await inflated(whole, self._encoding, self._max_bytes)
 
     async def _whole(self, body: Body, size: int) -> Message | None:
         """Return a message of this size; None if the caller goes before it has come."""

@@ -19,6 +19,7 @@ from nyquist.server.front.http_body import read_body
 from nyquist.server.front.message_reader import Event, Receive, Send
 from nyquist.server.front.rest_paths import JSON, Answer, Endpoint, Paths, Request
 from nyquist.server.front.rest_tensors import json_size
+from nyquist.server.telemetry.current_call import Call
 from nyquist.server.wire.errors import ModelNotFound, NyquistError, TooLarge
 from nyquist.server.wire.request_head import LONG_BYTES
 
@@ -86,8 +87,8 @@ class Rest:
             return _not_allowed(method, endpoints)
         headers = scope["headers"]
         fields = dict(headers)
-        metadata = Metadata(headers, fields)
-        handler: Any = self._calls.handler(endpoint.call, metadata, context.peer_address)
+        call = Call(Metadata(headers, fields))
+        handler: Any = self._calls.handler(endpoint.call, call, context.peer_address)
         if sum(map(len, chain.from_iterable(headers))) > self._max_metadata_bytes:
             long = TooLarge(f"the headers are larger than {self._max_metadata_bytes} bytes")
             return await self._refuse(endpoint.call, long, context)

@@ -30,6 +30,8 @@ MOST_SMALL = 4
 """The same of a network whose pictures are small requests."""
 BATCH_S = 0.1
 """Batches that take longer are not tried out."""
+REQUEST_S = 0.0001
+"""What the event loop does for a request of one picture, with what wakes it."""
 HANDLING_S = 0.0006
 """What a run costs beside the model: threads are woken, and answers come in fewer bursts."""
 MORE = 1.03
@@ -46,12 +48,12 @@ class Sessions(NamedTuple):
         low_latency: one more, of all threads, for few requests; for many it is too dear.
         few: requests that wait up to which that one has answered them all sooner than a session
             for each.
-        spread_from: pictures in a request from which on it is not small; 0 where none is.
+        keeps_busy: as BatchLimits has it.
     """
 
     engines: list[Engine]
     low_latency: Engine | None = None
-    spread_from: float = 0.0
+    keeps_busy: float = 0.0
     few: int = 1
 
 
@@ -97,7 +99,7 @@ def open_engines(
         found = Sessions(
             first + others,
             engine if speedup > (IDEAL * threads if small else WORTH_IT_ALONE) else None,
-            SMALL_S / single_s if small else 0.0,
+            single_s / REQUEST_S,
             max(1, ceil(speedup) - 1) if each == 1 else 1,
         )
     logger.info(

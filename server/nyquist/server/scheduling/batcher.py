@@ -95,7 +95,7 @@ class Batcher:
         self._limits, self._metrics, self._budget = limits, metrics, budget
         self._first_probe_s, self._last_word_s = first_probe_s, last_word_s
         self._loop = asyncio.get_running_loop()
-        self._policy = Policy(limits, len(runners))
+        self._policy = Policy(limits)
         self._queue = RequestQueue(limits)
         self._deadlines = Deadlines(self._give_up)
         self._running: deque[Batch] = deque()

@@ -52,8 +52,8 @@ class BatchLimits:
         default_level: of a request without a priority, from 1.
         max_run_s: after which a run is given up, which none should reach; 0 is never.
         best_size: pictures in one run from which on more do not make it cheaper; 0 is the largest.
-        spread_from: pictures in a request, on average, from which on all instances work at once;
-            with fewer, what is done beside the model needs a core.
+        keeps_busy: instances that the event loop keeps busy with requests of one picture each, and
+            with others as many times more as those have pictures; 0 is all.
         few: requests up to which the instance of low latency answers all of them sooner than an
             instance for each.
     """
@@ -67,7 +67,7 @@ class BatchLimits:
     default_level: int = 1
     max_run_s: float = DEFAULT_MAX_RUN_S
     best_size: int = 0
-    spread_from: float = 0.0
+    keeps_busy: float = 0.0
     few: int = 1
 
     def level_of(self, priority: int) -> int:

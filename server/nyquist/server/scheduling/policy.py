@@ -16,8 +16,6 @@ from typing import NamedTuple, Protocol
 from nyquist.server.scheduling.limits import BatchLimits
 from nyquist.server.scheduling.request_queue import PendingRequest
 
-EAGER = 2
-"""Instances that work for small requests too, where the event loop is left a core."""
 ALONE = 4
 """Runs in a row with few waiting and nothing beside them after which it is taken to stay so."""
 
@@ -80,12 +78,10 @@ class Policy:
 
     Args:
         limits: of the model's batches.
-        instances: that it has, but for the one of low latency.
     """
 
-    def __init__(self, limits: BatchLimits, instances: int) -> None:
+    def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
-        self._eager = max(1, min(EAGER, instances - 1))
 
     def next(self, waiting: Waiting, running: int, idle: Idle, now: float) -> Start | WaitUntil:
         """Decide what to do next.
@@ -99,7 +95,8 @@ class Policy:
         count = waiting.count
         if not count or not idle.instances:
             return FOR_A_CHANGE
-        if running >= self._eager and waiting.pictures < self._limits.spread_from * count:
+        busy = self._limits.keeps_busy
+        if busy and running >= max(1, int(busy * waiting.pictures / count)):
             return FOR_A_CHANGE  # another instance would only take the event loop's core
         if idle.together and running == 1 and count + idle.together <= self._limits.few:
             return FOR_A_CHANGE  # all threads work on what is before them, and are soon through

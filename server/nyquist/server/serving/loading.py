@@ -117,13 +117,9 @@ def load_model(
     engines += [open_engine(replace(one, intra_op_threads=threads)) for one in others]
     best_size = best_batch_size(engines[0], batched) if batched else 0
     for engine in engines[1:]:
-        if (
-            batched and engine.provider == CPU and not sessions.spread_from
-        ):  # or it may never be needed
-            engine.warm(picture, best_size)
-    limits = replace(
-        limits, best_size=best_size, spread_from=sessions.spread_from, few=sessions.few
-    )
+        if batched and engine.provider == CPU and not 0 < sessions.keeps_busy < len(engines):
+            engine.warm(picture, best_size)  # others may never be needed
+    limits = replace(limits, best_size=best_size, keeps_busy=sessions.keeps_busy, few=sessions.few)
     for name, runs, sample in warmup_batches(config, described.signature, files.read):
         for engine in [*engines, *([sessions.low_latency] if sessions.low_latency else [])]:
             _run_sample(engine, name, runs, sample)

@@ -1,6 +1,6 @@
 """The call that is being answered: what its metadata says of it, read when it is asked for.
 
-metadata -> bind_call -> current_call: request id, trace context
+metadata -> Call -> bind_call -> current_call: request id, trace context
 """
 
 import re
@@ -43,26 +43,30 @@ class Spans(Protocol):
 class Call:
     """One call by its metadata.
 
+    Args:
+        metadata: that it came with.
+        source: where it has been read already.
+
     Attributes:
+        metadata: likewise.
         spans: of it; None where calls are not traced.
         source: who calls, as the caller says; what it makes up is a client's.
     """
 
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
+    def __init__(self, metadata: Metadata, source: Source | None = None) -> None:
+        self.metadata = metadata
         self.spans: Spans | None = None
-        sent = self._texts(SOURCE)
-        self.source = _SOURCES.get(sent[0], CLIENT) if sent else CLIENT
+        self.source = self._source() if source is None else source
 
     @property
     def headers(self) -> dict[str, str]:
         """The metadata that is text; of a key that came twice, the last."""
-        return {key: value for key, value in self._metadata if isinstance(value, str)}
+        return {key: value for key, value in self.metadata if isinstance(value, str)}
 
     @cached_property
     def request_id(self) -> str:
         """The caller's, or a new one where it sent none that is plain."""
-        for key, value in self._metadata:
+        for key, value in self.metadata:
             if key == REQUEST_ID and isinstance(value, str) and _PLAIN_ID.fullmatch(value):
                 return value
         return secrets.token_hex(8)
@@ -79,27 +83,33 @@ class Call:
         ids = {"request_id": self.request_id}
         return ids | {"trace_id": self.trace.trace_id} if self.trace else ids
 
+    def again(self) -> "Call":
+        """Return another call with the same metadata."""
+        return Call(self.metadata, self.source)
+
+    def _source(self) -> Source:
+        sent = self._texts(SOURCE)
+        return _SOURCES.get(sent[0], CLIENT) if sent else CLIENT
+
     def _texts(self, key: str) -> list[str]:
         """Return the texts that came with a key; where the metadata can, reading no other."""
-        texts: Callable[[str], list[str]] | None = getattr(self._metadata, "texts", None)
+        texts: Callable[[str], list[str]] | None = getattr(self.metadata, "texts", None)
         if texts is not None:
             return texts(key)
-        return [text for name, text in self._metadata if name == key and isinstance(text, str)]
+        return [text for name, text in self.metadata if name == key and isinstance(text, str)]
 
     def sent(self, key: str) -> bool:
         """Say whether it came with a key, whatever the value."""
-        return any(name == key for name, _ in self._metadata)
+        return any(name == key for name, _ in self.metadata)
 
 
 NO_CALL = Call(())
 _call: ContextVar[Call] = ContextVar("call", default=NO_CALL)
 
 
-def bind_call(metadata: Metadata) -> Call:
-    """Make the call with this metadata the current one, for all that is done for it."""
-    call = Call(metadata)
+def bind_call(call: Call) -> None:
+    """Make a call the current one, for all that is done for it."""
     _call.set(call)
-    return call
 
 
 def current_call() -> Call:
