@@ -104,6 +104,7 @@ def test_sessions_get_one_thread_and_few_requests_one_of_all_unless_somebody_has
         (0.010, 1, 2),  # a little longer already in a batch of 2, but one less is handled
         (HANDLING_S / 8, 64, 64),  # what is handled costs more than the model
         (0.030, 64, 1),  # what is handled is nothing beside the model
+        (0.080, 64, 1),  # nor beside one that is slow
         (0.500, 64, 64),  # not even a batch of 2 was tried
     ],
 )

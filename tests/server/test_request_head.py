@@ -14,7 +14,7 @@ from nyquist.server.artifact.manifest import read_manifest
 from nyquist.server.wire.decode import InferCall, RequestedOutput
 from nyquist.server.wire.encode import AnswerForm, encode_response
 from nyquist.server.wire.pb import inference_pb2 as pb
-from nyquist.server.wire.request_head import LONGEST_HEAD, Heads, Incoming
+from nyquist.server.wire.request_head import LONGEST_HEAD, Heads, Incoming, Requests
 from nyquist.server.wire.signature import Signature
 
 words = st.text(max_size=5)
@@ -66,6 +66,35 @@ def agrees_with_protobuf(body: bytes) -> bool:
     expected.ClearField("raw_input_contents")
     assert pb.ModelInferRequest.FromString(request.head) == expected
     return True
+
+
+@given(bodies, bodies)
+def test_a_request_laid_out_like_an_earlier_one_is_read_as_if_it_were_the_first(
+    earlier: bytes, later: bytes
+) -> None:
+    reader = Requests()
+    reader.read(earlier)
+    assert_read_alike(reader, later)
+
+
+def test_one_byte_that_differs_before_the_contents_is_enough_to_be_read_anew() -> None:
+    inputs = [{"name": "image", "datatype": "UINT8", "shape": [1, 200]}]
+    request = pb.ModelInferRequest(model_name="m", inputs=inputs, raw_input_contents=[bytes(200)])
+    good = request.SerializeToString()
+    reader = Requests()
+    assert reader.read(good).head
+    for at in range(len(good) - 200):
+        for byte in (0, 1, 10, 57, 58, 72, 199, 200, 255):
+            assert_read_alike(reader, good[:at] + bytes([byte]) + good[at + 1 :])
+            reader.read(good)
+
+
+def assert_read_alike(reader: Requests, body: bytes) -> None:
+    found, expected = reader.read(body), Incoming(body)
+    assert found.head == expected.head
+    if expected.head:
+        ends = (expected.id, expected.start, expected.size)
+        assert (found.id, found.start, found.size) == ends
 
 
 @given(bodies)

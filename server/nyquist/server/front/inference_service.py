@@ -25,7 +25,7 @@ from nyquist.server.wire.encode import field_start
 from nyquist.server.wire.errors import ModelNotFound, ModelNotReady, NyquistError, Stopping
 from nyquist.server.wire.pb import inference_pb2 as pb
 from nyquist.server.wire.pictures import FORMATS
-from nyquist.server.wire.request_head import LONG_BYTES, Heads, Incoming
+from nyquist.server.wire.request_head import LONG_BYTES, Heads, Incoming, Requests
 from nyquist.server.wire.signature import Signature, TensorSpec
 
 SERVICE = "inference.GRPCInferenceService"
@@ -85,6 +85,7 @@ class InferenceService:
     ) -> None:
         self._registry, self._control, self._others = registry, control, others
         self._default_deadline_s = default_deadline_s
+        self._requests = Requests()
         self._names: Heads[tuple[str, int | None]] = Heads()
         self._loop = asyncio.get_running_loop()
         self._ending, self._refusing = asyncio.Event(), False
@@ -197,7 +198,7 @@ class InferenceService:
         remaining_s = context.time_remaining()
         if remaining_s is None:
             remaining_s = self._default_deadline_s
-        return await self._infer(Incoming(body), remaining_s)
+        return await self._infer(self._requests.read(body), remaining_s)
 
     async def model_stream_infer(
         self, bodies: AsyncIterator[bytes], context: Context
@@ -212,7 +213,7 @@ class InferenceService:
 
     async def _stream_answer(self, body: bytes) -> bytes:
         """Return the bytes of a ModelStreamInferResponse, whatever the request is like."""
-        request, request_id = Incoming(body), ""
+        request, request_id = self._requests.read(body), ""
         try:
             request_id = request.id
             answer = await self._infer(request, None)

@@ -28,7 +28,7 @@ MOST_SESSIONS = 16
 """Each has the weights in memory; where there are more cores, they share them out."""
 MOST_SMALL = 4
 """The same of a network whose pictures are small requests."""
-BATCH_S = 0.1
+BATCH_S = 0.3
 """Batches that take longer are not tried out."""
 REQUEST_S = 0.0001
 """What the event loop does for a request of one picture, with what wakes it."""

@@ -50,8 +50,35 @@ class Heads(Generic[Known]):
         self._known[head] = known
 
 
+class Requests:
+    """Reads requests, and does not walk over one that is laid out like an earlier one.
+
+    As most are: as long as that, and the same up to the raw contents, which end both of them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[bytes, bytes]] = {}
+
+    def read(self, body: bytes | memoryview) -> "Incoming":
+        """Return a request by its bytes."""
+        before, head = self._known.get(len(body), (b"", b""))
+        if head and bytes(body[: len(before)]) == before:
+            return Incoming(body, head, len(before))
+        request = Incoming(body)
+        if request.head and not request.id_bytes and request.start + request.size == len(body):
+            if len(self._known) >= HEADS:
+                self._known.clear()
+            self._known[len(body)] = bytes(body[: request.start]), request.head
+        return request
+
+
 class Incoming:
     """A request as it came.
+
+    Args:
+        body: of the message.
+        head: where it is known already.
+        start: likewise; the raw contents end the body.
 
     Attributes:
         body: of the message.
@@ -61,9 +88,11 @@ class Incoming:
         size: of the raw contents, in bytes.
     """
 
-    def __init__(self, body: bytes | memoryview) -> None:
-        self.body, self.head, self.id_bytes = body, b"", b""
-        self.start = self.size = 0
+    def __init__(self, body: bytes | memoryview, head: bytes = b"", start: int = 0) -> None:
+        self.body, self.head, self.id_bytes, self.start = body, head, b"", start
+        self.size = len(body) - start if head else 0
+        if head:
+            return
         try:
             self._walk(body)
         except IndexError:  # cut off; protobuf says so to the caller
