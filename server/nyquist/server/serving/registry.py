@@ -133,12 +133,6 @@ class _Model:
         return bool(reasons - {"", UNLOADED})
 
     @property
-    def lone(self) -> Serving | None:
-        """What is served where one version is known, as of most models."""
-        versions = self.versions
-        return next(iter(versions.values())).serving if len(versions) == 1 else None
-
-    @property
     def serving(self) -> list[Serving]:
         """What is served, the highest version first."""
         numbers = sorted(self.versions, reverse=True)
@@ -236,9 +230,6 @@ class Registry:
         if model is None:
             raise ModelNotFound(f"Request for unknown model: '{name}' is not found")
         if version is None:
-            lone = model.lone
-            if lone is not None and lone.model.ready:
-                return lone
             serving = model.serving
             if not serving:
                 raise ModelNotFound(
