@@ -252,7 +252,7 @@ def test_a_flood_of_large_requests_leaves_the_memory_bounded(
     request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[bytes(64 * 4 * 48 * 48)])
     request.inputs.add(name="image", datatype="FP32", shape=(64, 1, 48, 48))
     full = request.SerializeToString()
-    callers, calls = 64, 900
+    callers, calls = 64, 1800
     try:
         with grpc.insecure_channel(held.target) as channel, ThreadPoolExecutor(callers) as pool:
             infer(channel, full)

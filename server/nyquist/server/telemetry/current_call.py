@@ -45,18 +45,28 @@ class Call:
 
     Args:
         metadata: that it came with.
-        source: where it has been read already.
+        like: another call with the same.
 
     Attributes:
         metadata: likewise.
+        trace: the W3C trace context that it came with.
         spans: of it; None where calls are not traced.
         source: who calls, as the caller says; what it makes up is a client's.
     """
 
-    def __init__(self, metadata: Metadata, source: Source | None = None) -> None:
+    source: Source
+    trace: TraceContext | None
+    spans: Spans | None = None
+
+    def __init__(self, metadata: Metadata, like: "Call | None" = None) -> None:
         self.metadata = metadata
-        self.spans: Spans | None = None
-        self.source = self._source() if source is None else source
+        if like is not None:
+            self.source, self.trace = like.source, like.trace
+            return
+        sent = self._texts(SOURCE)
+        self.source = _SOURCES.get(sent[0], CLIENT) if sent else CLIENT
+        traced = self._texts(TRACE_PARENT)
+        self.trace = parse_trace_parent(traced[0]) if traced else None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -72,12 +82,6 @@ class Call:
         return secrets.token_hex(8)
 
     @property
-    def trace(self) -> TraceContext | None:
-        """The W3C trace context that it came with."""
-        sent = self._texts(TRACE_PARENT)
-        return parse_trace_parent(sent[0]) if sent else None
-
-    @property
     def ids(self) -> dict[str, str]:
         """What a line of the log says of it."""
         ids = {"request_id": self.request_id}
@@ -85,11 +89,7 @@ class Call:
 
     def again(self) -> "Call":
         """Return another call with the same metadata."""
-        return Call(self.metadata, self.source)
-
-    def _source(self) -> Source:
-        sent = self._texts(SOURCE)
-        return _SOURCES.get(sent[0], CLIENT) if sent else CLIENT
+        return Call(self.metadata, like=self)
 
     def _texts(self, key: str) -> list[str]:
         """Return the texts that came with a key; where the metadata can, reading no other."""
