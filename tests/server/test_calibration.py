@@ -100,8 +100,8 @@ def test_sessions_get_one_thread_and_few_requests_one_of_all_unless_somebody_has
 @pytest.mark.parametrize(
     ("picture_s", "grows_at", "best"),
     [
-        (0.010, 2, 2),  # from 4 pictures on, each takes longer than in a batch of 2
-        (0.010, 1, 2),  # a little longer already in a batch of 2, but one less is handled
+        (0.001, 2, 2),  # from 4 pictures on, each takes longer than in a batch of 2
+        (0.001, 1, 4),  # a little longer already in a batch of 2, but fewer are handled
         (HANDLING_S / 8, 64, 64),  # what is handled costs more than the model
         (0.030, 64, 1),  # what is handled is nothing beside the model
         (0.080, 64, 1),  # nor beside one that is slow
@@ -129,7 +129,7 @@ def test_no_batch_is_tried_beyond_one_that_is_worse_whose_memory_would_be_kept_f
 
     def time_batch(size: int) -> float:
         tried.append(size)
-        return size * (0.005 if size <= 2 else 0.006)
+        return size * (0.0005 if size <= 2 else 0.0006)
 
     engine: Any = Timed(1, time_batch)
     assert best_batch_size(engine, 16) == 2
