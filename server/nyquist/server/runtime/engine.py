@@ -32,7 +32,7 @@ ANY_SESSION = SessionSettings()
 DRIVER = "libcuda.so.1"
 STRING, BFLOAT16 = "tensor(string)", "tensor(bfloat16)"
 ONNX_BFLOAT16 = 16
-TIMING_S = 0.05
+TIMING_S = 0.15
 TIMED_RUNS = 12
 
 logger = logging.getLogger(__name__)
