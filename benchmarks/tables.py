@@ -202,19 +202,23 @@ _HEADS = ["images/s", "p50 ms", "p95", "p99", "p99.9", "CPU us", "client", "MB"]
 
 
 def _figures(results: Results, of: dict[str, Fact]) -> list[str]:
-    """Return throughput and CPU with their spreads, the others as medians."""
+    """Return throughput and CPU with their spreads, the others as medians.
+
+    But the memory is the least: it is the most since the start, so that in a later round it has in
+    it what the earlier ones took with other loads.
+    """
     found = {figure: results.spread(figure, **of) for figure in _FIGURES}
     if None in found.values():
         return ["-"] * len(_FIGURES)
-    return [
-        short(each) if name in ("images_s", "cpu_us") else number(_in_ms(name, each.median))
-        for name, each in found.items()
-        if each
-    ]
+    return [_figure(name, each) for name, each in found.items() if each]
 
 
-def _in_ms(name: str, value: float) -> float:
-    return value / 1000 if name.startswith("p") and name.endswith("_us") else value
+def _figure(name: str, rounds: Spread) -> str:
+    if name in ("images_s", "cpu_us"):
+        return short(rounds)
+    if name == "peak_mb":
+        return number(rounds.least)
+    return number(rounds.median / 1000 if name.startswith("p") else rounds.median)
 
 
 def _loads(results: Results, **of: Fact) -> Iterator[tuple[str, str, dict[str, Fact]]]:

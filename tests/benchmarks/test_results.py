@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,17 @@ def test_the_page_keeps_its_words_and_gets_new_tables(measured: Results) -> None
     assert "old" not in filled
     assert filled.endswith("<!-- table payloads -->\n\nNothing was measured.\n\n<!-- end -->\n")
     assert page.filled(filled, measured) == filled
+
+
+def test_the_memory_of_a_load_is_not_what_an_earlier_round_took_with_another(
+    measured: Results,
+) -> None:
+    measured.rows[:] = [
+        replace(row, figures={**row.figures, "peak_mb": 247.0 if row.of["round"] == 1 else 400.0})
+        for row in measured.rows
+    ]
+    (sheet,) = (one for one in tables.sheets(measured) if one.name == "servers")
+    assert {row[-1] for row in sheet.rows if row[1] == "nyquist"} == {"247"}
 
 
 def test_every_plot_is_drawn_the_same_each_time(measured: Results, tmp_path: Path) -> None:
