@@ -34,14 +34,18 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:,.6g}")
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Write every plot as SVG, the same bytes for the same results."""
+    """Write every plot as SVG, the same bytes for the same results.
+
+    The growth, which most runs leave out, stays as it was where nothing of it was measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Callable[[Results], Figure]] = {
         "throughput_latency": _throughput_latency,
         "cpu": _cpu,
         "latency": _latency,
-        "growth": _growth,
     }
+    if any(results.values("value", experiment=name) for name in GROWTH):
+        plots["growth"] = _growth
     style: dict[str, Any] = {
         "svg.hashsalt": "nyquist", "svg.fonttype": "none", "font.family": "sans-serif",
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -135,7 +139,7 @@ def _latency(results: Results) -> Figure:
 def _growth(results: Results) -> Figure:
     """CPU time an image of Nyquist, over what grows."""
     known = [name for name in GROWTH if results.values("value", experiment=name)]
-    rows = max(-(-len(known) // COLUMNS), 1)
+    rows = -(-len(known) // COLUMNS)
     figure = Figure(figsize=(4.0 * COLUMNS, 3.4 * rows), layout="constrained")
     for at, experiment in enumerate(known):
         axes = figure.add_subplot(rows, COLUMNS, at + 1)

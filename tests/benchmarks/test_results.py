@@ -141,3 +141,12 @@ def test_every_plot_is_drawn_the_same_each_time(measured: Results, tmp_path: Pat
         drawn = (tmp_path / "a" / name).read_bytes()
         assert drawn == (tmp_path / "b" / name).read_bytes()
         assert b"<svg" in drawn
+
+
+def test_a_run_without_growth_leaves_the_plot_of_an_earlier_one(
+    measured: Results, tmp_path: Path
+) -> None:
+    (tmp_path / "growth.svg").write_text("earlier")
+    measured.rows[:] = [row for row in measured.rows if row.of["experiment"] != "models loaded"]
+    plots.draw(measured, tmp_path)
+    assert (tmp_path / "growth.svg").read_text() == "earlier"
