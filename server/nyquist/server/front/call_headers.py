@@ -1,6 +1,6 @@
 """What the headers of a gRPC call say, read once for all calls that bring the same ones.
 
-headers -> CallHeaders -> kept, unless they are of one call alone -> looked up
+headers -> CallHeaders -> kept, unless they are secret or of one call alone -> looked up
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from nyquist.server.telemetry.current_call import REQUEST_ID, Call
 from nyquist.server.wire.errors import InvalidRequest, NyquistError, TooLarge
 from nyquist.server.wire.trace_context import TRACE_PARENT
 
-OF_ONE_CALL = {REQUEST_ID.encode(), TRACE_PARENT.encode()}
+NOT_KEPT = {REQUEST_ID.encode(), TRACE_PARENT.encode(), b"authorization"}
+"""Names of headers that are another one's with each call, or that nobody should find later."""
+
 MOST_KEPT = 256
 LONGEST_KEPT = 2048
 """Bytes of all names and values: callers choose them, and they are kept."""
@@ -59,7 +61,7 @@ class KnownHeaders:
             refusal = TooLarge(f"the metadata is larger than {self._max_bytes} bytes")
         encoding = found.get(b"grpc-encoding", b"identity")
         told = CallHeaders(Call(Metadata(headers, found)), encoding, timeout_s, refusal)
-        if refusal is None and size <= LONGEST_KEPT and OF_ONE_CALL.isdisjoint(found):
+        if refusal is None and size <= LONGEST_KEPT and NOT_KEPT.isdisjoint(found):
             if len(self._known) >= MOST_KEPT:
                 self._known.clear()
             self._known[headers] = told
