@@ -33,7 +33,7 @@ DRIVER = "libcuda.so.1"
 STRING, BFLOAT16 = "tensor(string)", "tensor(bfloat16)"
 ONNX_BFLOAT16 = 16
 TIMING_S = 0.15
-TIMED_RUNS = 12
+TIMED_RUNS = 8
 
 logger = logging.getLogger(__name__)
 
