@@ -56,9 +56,13 @@ def _peak_resident_bytes(pid: int) -> int:
 
 
 def is_paused(pid: int) -> bool:
-    """Say whether a process is stopped by a signal, or gone."""
+    """Say whether every thread of a process is stopped by a signal, or gone."""
+    return all(map(_is_stopped, Path(f"/proc/{pid}/task").glob("*/stat")))
+
+
+def _is_stopped(thread: Path) -> bool:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = thread.read_text().rpartition(")")[2].split()
     except OSError:
         return True
     return fields[0] in "TZX"
